@@ -1,0 +1,63 @@
+"""Every field with its usual value: the other configs are differences from this one.
+
+The meaning and range of each field are in subspaces_jax/experiments/build.py (FIELDS).
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+
+    config.seed = 0
+    config.num_devices = 0
+    config.num_epochs = 160
+    config.batch_size = 128
+    config.log_every = 0
+    config.checkpoint_every = 1
+    config.keep_every = 0
+    config.test_every = 0
+
+    config.dataset = "cifar10"
+    config.data_dir = ""
+    config.idx_dir = ""
+    config.augmentation = "none"
+
+    config.network = "cifar_resnet_20"
+    config.dtype = "float32"
+    config.batch_norm = "device"
+
+    config.subspace = "line"
+    config.num_endpoints = 0
+    config.layerwise = False
+    config.beta = 1.0
+    config.num_samples = 1
+    config.over_samples = "auto"
+    config.own_coordinates = False
+
+    config.learning_rate = 0.1
+    config.schedule = "cosine"
+    config.warmup_epochs = 5
+    config.swa_learning_rate = 0.05
+    config.swa_start = 0.75
+    config.num_cycles = 3
+    config.multistep_every = 30
+    config.momentum = 0.9
+    config.weight_decay = 1e-4
+    config.decay = "endpoints"
+    config.label_smoothing = 0.0
+
+    config.num_points = 21
+    config.eval_batch_size = 500
+    return config
+
+
+def tiny(config: ConfigDict) -> ConfigDict:
+    """The form of seconds that the tests run: digits, two epochs of a thin shallow network, five points."""
+    config.dataset = "digits"
+    config.idx_dir = ""
+    config.network = "cifar_resnet_8_4" if config.network.startswith("cifar_resnet") else config.network
+    config.num_epochs = 2
+    config.warmup_epochs = 1
+    config.num_points = 5
+    return config

@@ -1,0 +1,16 @@
+"""Trains, evaluates and plots: python -m launch.train --config=configs/line_digits.py --workdir=runs/line_digits"""
+
+from launch import app
+from subspaces_jax.experiments import evaluate, plot, train
+
+
+def run(config, workdir):
+    rows = train.run(config, workdir)
+    facts = evaluate.run(config, workdir)
+    print(evaluate.table(facts))
+    plot.run(config, workdir)
+    print(f"step {facts['step']}: trained in {rows['seconds']:.0f} s, evaluated in {facts['seconds']:.0f} s; see {workdir}")
+
+
+if __name__ == "__main__":
+    app.main(run)

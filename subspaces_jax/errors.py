@@ -1,0 +1,29 @@
+"""Errors a user can cause and mend: each message is one line that names the culprit and what to do.
+
+The launch scripts print these without a traceback and exit with status 2. Everything else that is raised is a bug of
+ours and keeps its traceback.
+"""
+
+
+class SubspacesError(Exception):
+    """Base of all errors that the user can mend."""
+
+
+class ConfigError(SubspacesError, ValueError):
+    """A config field is unknown, ill-typed, out of range or at odds with another."""
+
+
+class DataError(SubspacesError, ValueError):
+    """A data set is unknown, not prepared, damaged or of the wrong form."""
+
+
+class CheckpointError(SubspacesError, ValueError):
+    """A checkpoint is missing, damaged or of another architecture."""
+
+
+class RunDirectoryError(SubspacesError, OSError):
+    """The run directory is missing, holds another run or is in use by a live one."""
+
+
+class NonFiniteLossError(SubspacesError, FloatingPointError):
+    """The training loss became NaN or infinite."""

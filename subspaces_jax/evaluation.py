@@ -1,0 +1,191 @@
+"""Evaluation of points: predictions, scores, BatchNorm statistics of a point, and all points of a path.
+
+Two functions stand for a network here, both of raw images as the data set holds them:
+
+    apply(variables, images [B, ...]) -> outputs [B, C]                    eval mode
+    apply_train(variables, images [B, ...], key) -> (outputs, batch_stats) train mode
+
+Everything jitted compiles once for all points, and data are arguments, never constants of the program.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from subspaces_jax import metrics
+from subspaces_jax.data import batches
+from subspaces_jax.geometry import contract
+
+PyTree = Any
+Apply = Callable[[PyTree, jax.Array], jax.Array]
+ApplyTrain = Callable[[PyTree, jax.Array, jax.Array], tuple[jax.Array, PyTree]]
+
+
+@partial(jax.jit, static_argnames=("apply", "batch_size"))
+def predict(apply: Apply, variables: PyTree, images: jax.Array, batch_size: int = 500) -> jax.Array:
+    """Outputs of one network for every example, in order.
+
+    Args:
+        apply: eval mode, (variables, images [B, ...]) -> [B, ...]; hashable, compiled once for each.
+        variables: {"params": ..., "batch_stats": ...}.
+        images: [N, ...].
+        batch_size: B; the last batch is padded, and what it pads is cut off.
+
+    Returns:
+        [N, ...].
+    """
+    indices, _ = batches.every_example(images.shape[0], min(batch_size, images.shape[0]))
+    outputs = lax.map(lambda rows: apply(variables, jnp.take(images, rows, axis=0)), jnp.asarray(indices))
+    return outputs.reshape(-1, *outputs.shape[2:])[: images.shape[0]]
+
+
+def score(apply: Apply, variables: PyTree, images: jax.Array, labels: jax.Array, batch_size: int = 500) -> dict[str, float]:
+    """Scores of one network's softmax over every example once: accuracy, nll, brier, ece_15, ece_20.
+
+    Args:
+        apply, variables, images, batch_size: as in `predict`.
+        labels: [N] integer classes.
+
+    Returns:
+        Fractions, nats for "nll".
+    """
+    probs = jax.nn.softmax(predict(apply, variables, images, batch_size).astype(jnp.float32))
+    return {name: float(value) for name, value in metrics.summary(probs, labels).items()}
+
+
+@partial(jax.jit, static_argnames=("apply_train", "batch_size"))
+def refresh_batch_stats(
+    apply_train: ApplyTrain, variables: PyTree, images: jax.Array, key: jax.Array, batch_size: int = 500
+) -> PyTree:
+    """BatchNorm statistics of the network `variables`: the means over one pass of each batch's mean and variance.
+
+    Conventions: the cumulative mean, every batch counting the same (batches are of equal size; the last is filled up
+    with examples from the beginning of the pass); variances are the biased ones of each batch, as Flax stores them, so
+    the variance of the batch means is not in them. The statistics that `variables` came with have no influence.
+
+    Args:
+        apply_train: train mode, (variables, images, key) -> (outputs, batch_stats), augmenting as in training if the
+            statistics shall be those of training images; hashable, compiled once for each.
+        variables: {"params": ..., "batch_stats": ...}.
+        images: [N, ...], visited in a random order drawn from `key`.
+        key: PRNG key.
+        batch_size: B.
+
+    Returns:
+        The new batch_stats; {} where the network has none.
+    """
+    zeros = jax.tree.map(jnp.zeros_like, variables.get("batch_stats", {}))
+    if not jax.tree.leaves(zeros):
+        return zeros
+    order = jax.random.permutation(key, images.shape[0])
+    indices = order[batches.full_batches(images.shape[0], batch_size)]
+
+    def add_batch(total, batch):
+        i, rows = batch
+        with nn.intercept_methods(_undo_decay):
+            _, stats = apply_train(
+                {**variables, "batch_stats": zeros}, jnp.take(images, rows, axis=0), jax.random.fold_in(key, i)
+            )
+        return jax.tree.map(jnp.add, total, stats), None
+
+    total, _ = lax.scan(add_batch, zeros, (jnp.arange(indices.shape[0]), indices))
+    return jax.tree.map(lambda leaf: leaf / indices.shape[0], total)
+
+
+def along(
+    stack: PyTree,
+    points: PyTree,
+    *,
+    apply: Apply,
+    images: jax.Array,
+    labels: jax.Array,
+    batch_stats: PyTree | None = None,
+    apply_train: ApplyTrain | None = None,
+    train_images: jax.Array | None = None,
+    key: jax.Array | None = None,
+    batch_size: int = 500,
+    params_at: Callable[[PyTree, PyTree], PyTree] = contract,
+    with_pairs: bool = True,
+    progress: Callable[[Sequence[int]], Any] = iter,
+) -> dict[str, np.ndarray]:
+    """Every point of a path scored, and each with its mirror image as a two-point ensemble.
+
+    Statistics are refreshed at each point where `apply_train` and `train_images` are given. The logits of a point are
+    computed once; scores and ensembles are taken from them afterwards. One compilation serves all points.
+
+    Args:
+        stack: leaves [K, ...]; whatever `params_at` takes.
+        points: [T, K] coordinates, or a tree whose leaves have a leading axis T.
+        apply, apply_train: see the top of this file.
+        images, labels: [N, ...] and [N], scored once each.
+        batch_stats: statistics of the network's form; {} or None where it has none.
+        train_images: [N', ...] for the refresh; the same draws at every point.
+        key: PRNG key of the refresh.
+        batch_size: for both passes.
+        params_at: (stack, point) -> params; `contract` unless the path is more than coordinates.
+        with_pairs: whether to score the two-point ensembles too.
+        progress: wraps the range over points, for a progress bar.
+
+    Returns:
+        {name: [T]}: the names of `metrics.summary` for the point itself, those of `pair_scores` for point t with point
+        T - 1 - t (with_pairs); and "logits" [T, N, C] float32.
+    """
+    variables_at = _variables_at(params_at, apply_train if train_images is not None else None, batch_size)
+    logits = []
+    for t in progress(range(jax.tree.leaves(points)[0].shape[0])):
+        point = jax.tree.map(lambda leaf: leaf[t], points)
+        variables = variables_at(stack, point, batch_stats or {}, train_images, key)
+        logits.append(np.asarray(predict(apply, variables, images, batch_size), np.float32))
+    stacked = np.stack(logits)
+    probs = jax.nn.softmax(jnp.asarray(stacked))
+    scores = metrics.summary(probs, labels) | (pair_scores(jnp.asarray(stacked), labels) if with_pairs else {})
+    return {name: np.asarray(value) for name, value in scores.items()} | {"logits": stacked}
+
+
+def pair_scores(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    """Two-point ensembles of each point t with its mirror image T - 1 - t, and how far the two are from each other.
+
+    Args:
+        logits: [T, N, C].
+        labels: [N].
+
+    Returns:
+        {name: [T]}: "pair_" and a name of `metrics.summary` for the mean of the two probabilities, "pair_total_variation"
+        and "pair_disagreement" between the two, and "pair_logit_mean_accuracy" for the mean of the two logits.
+    """
+    probs, mirrored = jax.nn.softmax(logits), jax.nn.softmax(logits[::-1])
+    scores = {f"pair_{name}": value for name, value in metrics.summary(0.5 * (probs + mirrored), labels).items()}
+    return scores | {
+        "pair_total_variation": metrics.total_variation(probs, mirrored),
+        "pair_disagreement": metrics.disagreement(probs, mirrored),
+        "pair_logit_mean_accuracy": metrics.accuracy(0.5 * (logits + logits[::-1]), labels),
+    }
+
+
+def _variables_at(params_at: Callable, apply_train: ApplyTrain | None, batch_size: int) -> Callable:
+    """(stack, point, batch_stats, train_images, key) -> variables of the point, jitted."""
+
+    @jax.jit
+    def variables_at(stack, point, batch_stats, train_images, key):
+        variables = {"params": params_at(stack, point), "batch_stats": batch_stats}
+        if apply_train is None or not jax.tree.leaves(batch_stats):
+            return variables
+        return variables | {"batch_stats": refresh_batch_stats(apply_train, variables, train_images, key, batch_size)}
+
+    return variables_at
+
+
+def _undo_decay(next_method: Callable, args: Sequence, keywords: dict, context: nn.module.InterceptorContext) -> Any:
+    """Makes each BatchNorm leave its batch's own statistics: from 0 it stores (1 - decay) times them, so divide."""
+    outputs = next_method(*args, **keywords)
+    module = context.module
+    if context.method_name == "__call__" and module.has_variable("batch_stats", "mean"):
+        for name in module.variables["batch_stats"]:
+            module.put_variable("batch_stats", name, module.get_variable("batch_stats", name) / (1.0 - module.momentum))
+    return outputs

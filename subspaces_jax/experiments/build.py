@@ -1,0 +1,291 @@
+"""From a config to objects. This file alone reads a config, and is the index of what can be configured.
+
+A config is a flat mapping of the fields in FIELDS. Durations are epochs here and steps below.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+from subspaces_jax import geometry, losses, networks, parallel
+from subspaces_jax.data import augmentation, batches, sources
+from subspaces_jax.errors import ConfigError
+from subspaces_jax.training import optimizers
+from subspaces_jax.training import step as training_step
+
+PyTree = Any
+Config = Mapping[str, Any]
+
+
+class Field(NamedTuple):
+    """What a config field may hold."""
+
+    type: type
+    accepts: Callable[[Any], bool]
+    meaning: str
+
+
+def _at_least(low: float) -> Callable[[Any], bool]:
+    return lambda value: value >= low
+
+
+def _fraction(value: float) -> bool:
+    return 0.0 <= value <= 1.0
+
+
+def _one_of(*names: str) -> Callable[[Any], bool]:
+    return lambda value: value in names
+
+
+def _choice(names: Mapping[str, Any], more: str) -> Field:
+    return Field(str, _one_of(*names), f"one of {', '.join(names)}: {more}")
+
+
+SUBSPACES: dict[str, tuple[int, Callable[[int], Any]]] = {  # name -> (usual number of endpoints, constructor)
+    "none": (1, geometry.Simplex),
+    "line": (2, lambda num: geometry.Line()),
+    "bezier": (3, geometry.Bezier),
+    "chain": (3, geometry.Chain),
+    "simplex": (3, geometry.Simplex),
+}
+AUGMENTATIONS: dict[str, tuple[Callable, ...]] = {
+    "none": (),
+    "flip": (augmentation.random_flip,),
+    "crop": (augmentation.random_crop,),
+    "shift1": (partial(augmentation.random_crop, padding=1),),
+    "crop_flip": (augmentation.random_crop, augmentation.random_flip),
+}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+NETWORKS = {"mlp": "mlp or mlp_256_256", "lenet": "lenet", "cifar_resnet": "cifar_resnet_20 or cifar_resnet_20_16"}
+
+FIELDS: dict[str, Field] = {
+    # the run
+    "seed": Field(int, _at_least(0), "a whole number from 0 up"),
+    "num_devices": Field(int, _at_least(0), "devices to use, 0 for all"),
+    "num_epochs": Field(int, _at_least(1), "at least 1"),
+    "batch_size": Field(int, _at_least(1), "images per step over all devices and samples, at least 1"),
+    "log_every": Field(int, _at_least(0), "steps between rows of metrics; 0 for each epoch's end only"),
+    "checkpoint_every": Field(int, _at_least(0), "epochs between checkpoints to resume from; 0 for the last only"),
+    "keep_every": Field(int, _at_least(0), "epochs between checkpoints that are kept for good; 0 for none"),
+    "test_every": Field(int, _at_least(0), "epochs between tests of the midpoint; 0 for none"),
+    # data
+    "dataset": Field(str, bool, "a name of data.sources.DATASETS"),
+    "data_dir": Field(str, _at_least(""), "the TFDS data directory, empty for TFDS's own default"),
+    "idx_dir": Field(str, _at_least(""), "a folder of MNIST-format IDX files to prepare from, or empty"),
+    "augmentation": _choice(AUGMENTATIONS, "of training images"),
+    # the network
+    "network": Field(str, bool, f"one of {'; '.join(NETWORKS.values())}"),
+    "dtype": _choice(DTYPES, "of the computation; parameters are float32"),
+    "batch_norm": Field(str, _one_of("device", "global"), "statistics of each device, or of all (global)"),
+    # the subspace
+    "subspace": _choice(SUBSPACES, "what is trained"),
+    "num_endpoints": Field(int, _at_least(0), "K, 0 for the subspace's usual number"),
+    "layerwise": Field(bool, lambda value: True, "whether every module draws its own point"),
+    "beta": Field(float, _at_least(0.0), "coefficient of the cosine penalty, at least 0"),
+    "num_samples": Field(int, _at_least(1), "S, points drawn per step, at least 1"),
+    "over_samples": Field(str, _one_of("auto", "vmap", "scan"), "auto, vmap or scan"),
+    "own_coordinates": Field(bool, lambda value: True, "whether each device draws its own points"),
+    # the optimizer
+    "learning_rate": Field(float, _at_least(0.0), "at least 0"),
+    "schedule": _choice(optimizers.POLICIES, "policy of the learning rate"),
+    "warmup_epochs": Field(int, _at_least(0), "at least 0"),
+    "swa_learning_rate": Field(float, _at_least(0.0), "at least 0, for the swa schedules"),
+    "swa_start": Field(float, _fraction, "fraction of the epochs, for swa_cyclic"),
+    "num_cycles": Field(int, _at_least(1), "models of the cyclic schedules"),
+    "multistep_every": Field(int, _at_least(1), "epochs, for multistep"),
+    "momentum": Field(float, lambda value: 0.0 <= value < 1.0, "in [0, 1)"),
+    "weight_decay": Field(float, _at_least(0.0), "at least 0"),
+    "decay": Field(str, _one_of("endpoints", "point"), "what decays: endpoints, or the sampled point"),
+    "label_smoothing": Field(float, _fraction, "in [0, 1]"),
+    # evaluation
+    "num_points": Field(int, _at_least(2), "points of a curve, or to a side of a simplex, at least 2"),
+    "eval_batch_size": Field(int, _at_least(1), "at least 1"),
+}
+
+
+class Model(NamedTuple):
+    """A network as the functions that training and evaluation take; all take images as the data set holds them."""
+
+    network: nn.Module
+    init: Callable[[jax.Array, int], PyTree]  # (key, K) -> variables with stacked params
+    apply: Callable[[PyTree, jax.Array], jax.Array]  # eval mode -> outputs, float32
+    apply_train: Callable[[PyTree, jax.Array, jax.Array], tuple[jax.Array, PyTree]]  # augments; for refresh_batch_stats
+    apply_step: Callable[[PyTree, jax.Array, jax.Array], tuple[jax.Array, PyTree]]  # inside the pmapped step
+    augment: Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def check(config: Config) -> dict[str, Any]:
+    """The config as a plain dict, every field known, present, well-typed and in range.
+
+    Raises:
+        ConfigError: names the field, what it got and what it takes.
+    """
+    config = dict(config)
+    if unknown := sorted(config.keys() - FIELDS.keys()):
+        raise ConfigError(unknown_field(unknown[0]))
+    if missing := sorted(FIELDS.keys() - config.keys()):
+        raise ConfigError(f"config fields are missing: {', '.join(missing)}")
+    for name, field in FIELDS.items():
+        value = config[name]
+        if field.type is float and type(value) is int:
+            config[name] = value = float(value)
+        if type(value) is not field.type or not field.accepts(value):
+            raise ConfigError(f"config.{name} is {value!r}: it takes {field.type.__name__}, {field.meaning}")
+    if config["dataset"] not in sources.DATASETS:
+        raise ConfigError(f"config.dataset is {_unknown(config['dataset'], sources.DATASETS)}")
+    subspace(config), network(config, 2)
+    return config
+
+
+def unknown_field(name: str) -> str:
+    """The message for a config field that does not exist."""
+    return f"config field {_unknown(name, FIELDS)}"
+
+
+def subspace(config: Config) -> Any:
+    """The subspace without its layerwise form, which needs parameters."""
+    name, num = config["subspace"], config["num_endpoints"]
+    usual, make = SUBSPACES[name]
+    try:
+        made = make(num or usual)
+    except ValueError as error:
+        raise ConfigError(f"config.num_endpoints: {error}") from None
+    if num and made.num_endpoints != num or name == "none" and num > 1:
+        raise ConfigError(f"config.num_endpoints is {num} but subspace {name!r} has {usual}: set 0 or {usual}")
+    if config["beta"] and made.num_endpoints < 2 or config["layerwise"] and made.num_endpoints < 2:
+        raise ConfigError(f"config.beta and config.layerwise need a subspace, got {name!r}: set beta=0 and layerwise=False")
+    return made
+
+
+def network(config: Config, num_classes: int, axis_name: str | None = None) -> nn.Module:
+    """The Flax module named by config.network: a family and its sizes, joined by underscores."""
+    name, dtype = config["network"], DTYPES[config["dtype"]]
+    family = re.match(r"[a-z_]*[a-z]", name)
+    family = family.group() if family else ""
+    sizes = [int(size) for size in re.findall(r"_(\d+)", name)]
+    if family not in NETWORKS or name != "_".join([family, *map(str, sizes)]) or 0 in sizes:
+        raise ConfigError(f"config.network is {_unknown(name, NETWORKS)} ({'; '.join(NETWORKS.values())})")
+    try:
+        if family == "mlp":
+            return networks.MLP(num_classes, tuple(sizes) or (256, 256), dtype)
+        if family == "lenet" and not sizes:
+            return networks.LeNet(num_classes, dtype)
+        if family == "cifar_resnet" and 1 <= len(sizes) <= 2:
+            made = networks.CifarResNet(num_classes, *sizes, dtype=dtype, axis_name=axis_name)
+            made.blocks_per_stage  # a property that refuses other depths than 6n + 2
+            return made
+    except ValueError as error:
+        raise ConfigError(f"config.network is {name!r}: {error}") from None
+    raise ConfigError(f"config.network is {name!r}: write {NETWORKS[family]}")
+
+
+def model(config: Config) -> Model:
+    """The network of the config for the config's data set."""
+    info = sources.DATASETS[config["dataset"]]
+    normalise = partial(augmentation.normalise, mean=info.mean, std=info.std, dtype=DTYPES[config["dtype"]])
+    module = network(config, info.num_classes)
+    in_step = network(config, info.num_classes, parallel.AXIS if config["batch_norm"] == "global" else None)
+    augment = augmentation.compose(*AUGMENTATIONS[config["augmentation"]])
+
+    def init(key, num_endpoints):
+        images = jnp.zeros((1, *info.image_shape), jnp.float32)
+        return jax.jit(lambda key: geometry.init_stack(module, key, num_endpoints, images))(key)
+
+    def apply(variables, images):
+        return module.apply(variables, normalise(images)).astype(jnp.float32)
+
+    def train_mode(module, variables, images, key):
+        outputs, updated = module.apply(
+            variables, normalise(images), train=True, mutable=["batch_stats"], rngs={"dropout": key}
+        )
+        return outputs.astype(jnp.float32), updated.get("batch_stats", {})
+
+    def apply_train(variables, images, key):
+        keys = jax.random.split(key, images.shape[0])
+        return train_mode(module, variables, augment(keys, images), key)
+
+    return Model(module, init, apply, apply_train, partial(train_mode, in_step), augment)
+
+
+def data(config: Config, split: str) -> sources.Arrays:
+    """One split of the config's data set, NumPy arrays."""
+    return sources.load(
+        config["dataset"], split, data_dir=config["data_dir"] or None, idx_dir=config["idx_dir"] or None
+    )
+
+
+def schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
+    """The learning rate as a function of the step."""
+    options: dict[str, dict[str, Any]] = {
+        "swa_constant": {"swa_rate": config["swa_learning_rate"]},
+        "swa_cyclic": {
+            "swa_rate": config["swa_learning_rate"],
+            "swa_start": config["swa_start"],
+            "num_models": config["num_cycles"],
+        },
+        "snapshot_cyclic": {"num_models": config["num_cycles"]},
+        "multistep": {"every": config["multistep_every"]},
+    }
+    name = config["schedule"]
+    try:
+        policy = optimizers.POLICIES[name](
+            config["learning_rate"], config["num_epochs"], config["warmup_epochs"], **options.get(name, {})
+        )
+    except ValueError as error:
+        raise ConfigError(f"config.schedule {name!r}: {error}") from None
+    return optimizers.by_step(policy, steps_per_epoch)
+
+
+def optimizer(config: Config, rate: optax.Schedule) -> optax.GradientTransformation:
+    """The optimizer of the stack."""
+    decays = config["weight_decay"] if config["decay"] == "endpoints" else 0.0
+    return optimizers.sgd(rate, config["momentum"], decays)
+
+
+def step(config: Config, made: Model, space: Any, transformation: optax.GradientTransformation) -> training_step.Step:
+    """The training step of one device's share."""
+    over_samples = config["over_samples"]
+    if over_samples == "auto":  # on CPU a vmap over kernels is a grouped convolution, several times slower
+        over_samples = "scan" if jax.default_backend() == "cpu" else "vmap"
+    return training_step.make_step(
+        made.apply_step,
+        space,
+        transformation,
+        loss=partial(losses.cross_entropy, label_smoothing=config["label_smoothing"]),
+        augment=made.augment if config["augmentation"] != "none" else None,
+        num_samples=config["num_samples"],
+        over_samples=over_samples,
+        beta=config["beta"],
+        point_decay=config["weight_decay"] if config["decay"] == "point" else 0.0,
+        own_coordinates=config["own_coordinates"],
+    )
+
+
+def mesh(config: Config) -> jax.sharding.Mesh:
+    """The device mesh; the batch must split evenly over devices and samples."""
+    made = parallel.device_mesh(config["num_devices"] or None)
+    parts = made.size * config["num_samples"]
+    if config["batch_size"] % parts:
+        raise ConfigError(
+            f"config.batch_size is {config['batch_size']}, which {config['num_samples']} samples (config.num_samples) on "
+            f"{made.size} devices do not divide: choose a multiple of {parts}"
+        )
+    return made
+
+
+def steps_per_epoch(config: Config, num_examples: int) -> int:
+    """Full batches in an epoch."""
+    return batches.steps_per_epoch(num_examples, config["batch_size"])
+
+
+def _unknown(name: str, known: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
+    return f"{name!r}, which is unknown: {hint}"

@@ -1,0 +1,26 @@
+"""Subspaces of weight space: coordinates, contraction, penalties, planes. Arrays in, arrays out."""
+
+from subspaces_jax.geometry.contraction import contract, init_stack, num_endpoints, stack, unstack
+from subspaces_jax.geometry.coordinates import Arc, Bezier, Chain, Line, Simplex, layerwise
+from subspaces_jax.geometry.penalties import cosine_penalty, endpoint_statistics, pairwise_products, random_pair
+from subspaces_jax.geometry.planes import Plane, plane_through
+
+__all__ = [
+    "Arc",
+    "Bezier",
+    "Chain",
+    "Line",
+    "Plane",
+    "Simplex",
+    "contract",
+    "cosine_penalty",
+    "endpoint_statistics",
+    "init_stack",
+    "layerwise",
+    "num_endpoints",
+    "pairwise_products",
+    "plane_through",
+    "random_pair",
+    "stack",
+    "unstack",
+]

@@ -1,0 +1,78 @@
+"""Stacks of networks, and the contraction that makes one network of a stack."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from subspaces_jax import trees
+
+PyTree = Any
+
+
+def stack(params: Sequence[PyTree]) -> PyTree:
+    """K parameter trees of one architecture -> one tree whose leaves have shape [K, ...].
+
+    Raises:
+        ValueError: no trees, or trees that differ in names or shapes (the message lists them).
+    """
+    if not params:
+        raise ValueError("expected at least one parameter tree, got none")
+    for k, other in enumerate(params):
+        if difference := trees.describe_mismatch(other, params[0]):
+            raise ValueError(f"parameters {k} are of another architecture than parameters 0: {difference}")
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+
+
+def unstack(stacked: PyTree) -> list[PyTree]:
+    """A stack with leaves [K, ...] -> K parameter trees."""
+    return [jax.tree.map(lambda leaf: leaf[k], stacked) for k in range(num_endpoints(stacked))]
+
+
+def num_endpoints(stacked: PyTree) -> int:
+    """K, the length of the leading axis that all leaves of a stack share."""
+    lengths = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(stacked)}
+    if len(lengths) != 1 or None in lengths:
+        raise ValueError(f"expected a stack whose leaves share their leading axis, got leading axes {lengths}")
+    return lengths.pop()
+
+
+def contract(stacked: PyTree, coordinates: PyTree) -> PyTree:
+    """The point of a stack with the given coordinates: sum_k coordinates[k] * stack[k], at full float32 precision.
+
+    One-hot coordinates give the endpoint exactly, and the gradient for endpoint k is coordinates[k] times the gradient
+    at the point.
+
+    Args:
+        stacked: tree with leaves [K, ...].
+        coordinates: [K], or a prefix tree of `stacked` with one [K] a module (see `layerwise`).
+
+    Returns:
+        A parameter tree with leaves [...].
+    """
+
+    def point(weights, subtree):
+        return jax.tree.map(lambda leaf: jnp.einsum("k,k...->...", weights, leaf, precision="highest"), subtree)
+
+    return jax.tree.map(point, coordinates, stacked)
+
+
+def init_stack(module: Any, key: jax.Array, num_endpoints: int, *inputs: Any, **keywords: Any) -> PyTree:
+    """The variables of K independent initialisations of one Flax module.
+
+    Args:
+        module: a Flax module; it knows nothing of stacks.
+        key: a PRNG key.
+        num_endpoints: K.
+        *inputs, **keywords: what `module.init` takes after the key.
+
+    Returns:
+        The module's variables with "params" stacked, leaves [K, ...]; every other collection ("batch_stats") is that
+        of the first initialisation, not stacked, because it belongs to a point and not to an endpoint.
+    """
+    if num_endpoints < 1:
+        raise ValueError(f"a stack has at least 1 endpoint, got num_endpoints = {num_endpoints}")
+    keys = jax.random.split(key, num_endpoints)
+    params = jax.vmap(lambda k: module.init(k, *inputs, **keywords)["params"])(keys)
+    return {**module.init(keys[0], *inputs, **keywords), "params": params}

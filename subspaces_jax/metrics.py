@@ -1,0 +1,118 @@
+"""Scores of predicted probabilities: fractions and nats, one number per leading index.
+
+All take probabilities [..., N, C] and labels [N], so that one call scores a network, an ensemble or all points of a
+path. A point of a line and its two-point ensemble are scored by the same functions.
+"""
+
+import jax
+import jax.numpy as jnp
+
+SMALLEST = float(jnp.finfo(jnp.float32).tiny)
+
+
+def accuracy(probs: jax.Array, labels: jax.Array) -> jax.Array:
+    """Fraction of examples whose most probable class is the label.
+
+    Args:
+        probs: [..., N, C] probabilities (or logits).
+        labels: [N] integer classes.
+
+    Returns:
+        [...], in [0, 1].
+
+    >>> accuracy(jnp.array([[0.7, 0.3], [0.6, 0.4]]), jnp.array([0, 1]))
+    Array(0.5, dtype=float32)
+    """
+    _check(probs, labels)
+    return jnp.mean((_predictions(probs) == _align(labels, probs.ndim - 1)).astype(jnp.float32), axis=-1)
+
+
+def negative_log_likelihood(probs: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean of -log p[label] in nats; probabilities below the smallest normal float32 count as that number.
+
+    Args:
+        probs: [..., N, C] probabilities.
+        labels: [N] integer classes.
+
+    Returns:
+        [...], nats, at least 0.
+    """
+    _check(probs, labels)
+    of_label = jnp.take_along_axis(probs, _align(labels, probs.ndim - 1)[..., None], axis=-1)[..., 0]
+    return jnp.mean(-jnp.log(jnp.maximum(of_label, SMALLEST)), axis=-1)
+
+
+def brier_score(probs: jax.Array, labels: jax.Array) -> jax.Array:
+    """Mean over examples of sum_c (p_c - [c = label])^2, in [0, 2]. Probs [..., N, C], labels [N] -> [...].
+
+    Reference: Brier, Verification of Forecasts Expressed in Terms of Probability, 1950.
+    """
+    _check(probs, labels)
+    one_hot = jax.nn.one_hot(labels, probs.shape[-1], dtype=probs.dtype)
+    return jnp.mean(jnp.sum((probs - _align(one_hot, probs.ndim)) ** 2, axis=-1), axis=-1)
+
+
+def expected_calibration_error(probs: jax.Array, labels: jax.Array, num_bins: int = 15) -> jax.Array:
+    """Expected calibration error (ECE) over equal-width bins of the confidence.
+
+    ECE = (1 / N) sum over bins of | sum of correct - sum of confidence |, the bin of a confidence q being
+    min(floor(num_bins * q), num_bins - 1).
+
+    Args:
+        probs: [..., N, C] probabilities.
+        labels: [N] integer classes.
+        num_bins: the field's usual 15; the subspace paper uses 20.
+
+    Returns:
+        [...], in [0, 1].
+
+    Reference: Guo et al., On Calibration of Modern Neural Networks, 2017, arXiv:1706.04599.
+    """
+    _check(probs, labels)
+    confidence = jnp.max(probs, axis=-1)
+    correct = (_predictions(probs) == _align(labels, probs.ndim - 1)).astype(confidence.dtype)
+    bins = jnp.clip(jnp.floor(num_bins * confidence).astype(jnp.int32), 0, num_bins - 1)
+    sum_bins = lambda gap, of: jax.ops.segment_sum(gap, of, num_segments=num_bins)
+    gaps = jnp.vectorize(sum_bins, signature="(n),(n)->(b)")(correct - confidence, bins)
+    return jnp.sum(jnp.abs(gaps), axis=-1) / labels.shape[0]
+
+
+def total_variation(probs_a: jax.Array, probs_b: jax.Array) -> jax.Array:
+    """Mean over examples of half the L1 distance between two predictions. Both [..., N, C] -> [...], in [0, 1]."""
+    _check_pair(probs_a, probs_b)
+    return jnp.mean(0.5 * jnp.sum(jnp.abs(probs_a - probs_b), axis=-1), axis=-1)
+
+
+def disagreement(probs_a: jax.Array, probs_b: jax.Array) -> jax.Array:
+    """Fraction of examples with different most probable classes. Both [..., N, C] -> [...], in [0, 1]."""
+    _check_pair(probs_a, probs_b)
+    return jnp.mean((_predictions(probs_a) != _predictions(probs_b)).astype(jnp.float32), axis=-1)
+
+
+def summary(probs: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    """All scores of one set of predictions by name: accuracy, nll, brier, ece_15, ece_20; each [...]."""
+    return {
+        "accuracy": accuracy(probs, labels),
+        "nll": negative_log_likelihood(probs, labels),
+        "brier": brier_score(probs, labels),
+        "ece_15": expected_calibration_error(probs, labels, 15),
+        "ece_20": expected_calibration_error(probs, labels, 20),
+    }
+
+
+def _predictions(probs: jax.Array) -> jax.Array:
+    return jnp.argmax(probs, axis=-1)
+
+
+def _align(array: jax.Array, ndim: int) -> jax.Array:
+    return array.reshape((1,) * (ndim - array.ndim) + array.shape)
+
+
+def _check(probs: jax.Array, labels: jax.Array) -> None:
+    if probs.ndim < 2 or labels.ndim != 1 or probs.shape[-2] != labels.shape[0]:
+        raise ValueError(f"expected probs [..., N, C] and labels [N], got {probs.shape} and {labels.shape}")
+
+
+def _check_pair(probs_a: jax.Array, probs_b: jax.Array) -> None:
+    if probs_a.ndim < 2 or probs_a.shape[-2:] != probs_b.shape[-2:]:
+        raise ValueError(f"expected two arrays [..., N, C], got {probs_a.shape} and {probs_b.shape}")

@@ -1,0 +1,1 @@
+"""Figures from result dicts and nothing else: every figure can be redrawn without a network or an accelerator."""

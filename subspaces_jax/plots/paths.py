@@ -1,0 +1,40 @@
+"""Figures of a path: what each of its points scores, alone and as a two-point ensemble."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from subspaces_jax.plots import style
+
+PANELS = (("accuracy", "test accuracy (%)", 100.0), ("nll", "test loss (nats)", 1.0), ("ece_20", "ECE (%)", 100.0))
+
+
+def profile(facts: dict[str, Any], title: str = "") -> Figure:
+    """Accuracy, loss and calibration along a path.
+
+    Args:
+        facts: of `experiments.evaluate`: "scores" with lists of T numbers, two-point ensembles under "pair_...".
+        title: above the figure.
+
+    Returns:
+        Three panels: solid, each point; dashed, the ensemble of t with 1 - t; dotted, the mean of the two ends.
+    """
+    scores = facts["scores"]
+    t = np.linspace(0.0, 1.0, len(scores["accuracy"]))
+    with style.panels(len(PANELS)) as (figure, axes):
+        for axis, (name, label, scale) in zip(axes, PANELS):
+            values = scale * np.asarray(scores[name])
+            axis.plot(t, values, "-", color=style.COLOURS["single"], label="point $t$")
+            axis.plot(t[[0, -1]], values[[0, -1]], "o", color=style.COLOURS["single"], label="ends")
+            ends = 0.5 * (values[0] + values[-1])
+            axis.axhline(ends, linestyle=":", color=style.COLOURS["reference"], label="mean of the ends")
+            if f"pair_{name}" in scores:
+                pairs = scale * np.asarray(scores[f"pair_{name}"])
+                axis.plot(t, pairs, "--", color=style.COLOURS["pair"], label="ensemble of $t$ and $1-t$")
+            axis.set(xlabel="$t$", ylabel=label, xlim=(0.0, 1.0))
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+        if title:
+            figure.suptitle(title, fontsize=9)
+        return figure

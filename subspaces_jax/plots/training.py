@@ -1,0 +1,27 @@
+"""Figures of a training run: loss, learning rate and, for several endpoints, how far apart they are."""
+
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from subspaces_jax.plots import style
+
+
+def dynamics(rows: list[dict[str, Any]], title: str = "") -> Figure:
+    """Loss, learning rate, squared cosine and distance of the endpoints by epoch.
+
+    Args:
+        rows: of metrics.jsonl: "epoch", "loss", "learning_rate" and, for several endpoints, "cosine_squared", "distance".
+        title: above the figure.
+    """
+    panels = [("loss", "training loss (nats)", "log"), ("learning_rate", "learning rate", "linear")]
+    if "distance" in rows[0]:
+        panels += [("cosine_squared", r"$\cos^2$ of endpoints", "log"), ("distance", "distance of endpoints", "linear")]
+    epochs = [row["epoch"] for row in rows]
+    with style.panels(len(panels), height=2.0) as (figure, axes):
+        for axis, (name, label, scale) in zip(axes, panels):
+            axis.plot(epochs, [row[name] for row in rows], color=style.COLOURS["single"])
+            axis.set(xlabel="epoch", ylabel=label, yscale=scale)
+        if title:
+            figure.suptitle(title, fontsize=9)
+        return figure

@@ -1,0 +1,145 @@
+"""Learning-rate policies and optimizers, as Optax schedules and transformations.
+
+A policy is a function of the epoch, a whole number counted from 0: as in the subspace paper the rate is constant within
+an epoch. Symbols: E epochs in all, W warm-up epochs, e the epoch.
+
+References: Wortsman et al., Learning Neural Network Subspaces, 2021, arXiv:2102.10472; Izmailov et al., Averaging Weights
+Leads to Wider Optima and Better Generalization, 2018, arXiv:1803.05407 (SWA); Huang et al., Snapshot Ensembles, 2017,
+arXiv:1704.00109.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Policy = Callable[[jax.Array], jax.Array]
+
+
+def cosine(peak: float, num_epochs: int, warmup: int = 0) -> Policy:
+    """Linear warm-up peak (e+1) / W, then peak (1 + cos(pi (e-W) / (E-W))) / 2: never 0 within the run."""
+    span = max(num_epochs - warmup, 1)
+    return _warmed_up(peak, warmup, lambda e: peak * _half_cosine((e - warmup) / span))
+
+
+def constant(peak: float, num_epochs: int, warmup: int = 0) -> Policy:
+    """Linear warm-up, then the peak."""
+    return _warmed_up(peak, warmup, lambda e: jnp.full_like(e, peak))
+
+
+def linear(peak: float, num_epochs: int, warmup: int = 0) -> Policy:
+    """peak (1 - e/E), after a linear warm-up if W > 0 (the paper's has none)."""
+    return _warmed_up(peak, warmup, lambda e: peak * (1.0 - e / num_epochs))
+
+
+def piecewise(
+    peak: float, num_epochs: int, warmup: int = 0, boundaries: tuple[float, ...] = (0.5, 0.75), factor: float = 0.1
+) -> Policy:
+    """peak times `factor` for each boundary (a fraction of E) that e has reached: 80 and 120 of 160 epochs."""
+    passed = lambda e: sum((e >= b * num_epochs).astype(jnp.float32) for b in boundaries)
+    return _warmed_up(peak, warmup, lambda e: peak * factor ** passed(e))
+
+
+def multistep(peak: float, num_epochs: int, warmup: int = 0, every: int = 30, factor: float = 0.1) -> Policy:
+    """peak factor^(floor(e / every))."""
+    return _warmed_up(peak, warmup, lambda e: peak * factor ** jnp.floor(e / every))
+
+
+def swa_constant(peak: float, num_epochs: int, warmup: int = 0, swa_rate: float = 0.05) -> Policy:
+    """The peak up to E/2, linearly down to `swa_rate` at 0.9 E, then `swa_rate`."""
+    down = lambda e: jnp.clip((e / num_epochs - 0.5) / 0.4, 0.0, 1.0)
+    return _warmed_up(peak, warmup, lambda e: peak + (swa_rate - peak) * down(e))
+
+
+def swa_cyclic(
+    peak: float,
+    num_epochs: int,
+    warmup: int = 0,
+    num_models: int = 3,
+    swa_start: float = 0.75,
+    swa_rate: float = 0.05,
+) -> Policy:
+    """A cosine from the peak to 0 at the first knot, then one from `swa_rate` to 0 between any two `swa_knots`."""
+    knots = swa_knots(num_epochs, num_models, swa_start)
+    return _cycles(peak, warmup, (warmup, *knots), (peak, *[swa_rate] * (len(knots) - 1)))
+
+
+def snapshot_cyclic(peak: float, num_epochs: int, warmup: int = 0, num_models: int = 3) -> Policy:
+    """M cosines from the peak to 0, restarting at `snapshot_knots`."""
+    return _cycles(peak, warmup, snapshot_knots(num_epochs, num_models, warmup), (peak,) * num_models)
+
+
+def swa_knots(num_epochs: int, num_models: int, swa_start: float = 0.75) -> tuple[int, ...]:
+    """Epochs, counted from 1, after which M models are captured: from swa_start * E to E in equal whole steps.
+
+    >>> swa_knots(160, 4)
+    (120, 133, 146, 160)
+    """
+    start = int(swa_start * num_epochs)
+    if num_models == 1:
+        return (num_epochs,)
+    step = (num_epochs - start) // (num_models - 1)
+    if step < 1:
+        raise ValueError(f"{num_models} models need at least {num_models - 1} epochs after {start} of {num_epochs}")
+    return (*(start + i * step for i in range(num_models - 1)), num_epochs)
+
+
+def snapshot_knots(num_epochs: int, num_models: int, warmup: int = 0) -> tuple[int, ...]:
+    """Beginnings of M cycles of equal whole length after the warm-up, and the end of the last.
+
+    >>> snapshot_knots(160, 3, 5)
+    (5, 56, 107, 160)
+    """
+    step = (num_epochs - warmup) // num_models
+    if step < 1:
+        raise ValueError(f"{num_models} cycles need at least as many epochs after warm-up, got {num_epochs - warmup}")
+    return (*(warmup + i * step for i in range(num_models)), num_epochs)
+
+
+POLICIES: dict[str, Callable[..., Policy]] = {
+    "cosine": cosine,
+    "constant": constant,
+    "linear": linear,
+    "piecewise": piecewise,
+    "multistep": multistep,
+    "swa_constant": swa_constant,
+    "swa_cyclic": swa_cyclic,
+    "snapshot_cyclic": snapshot_cyclic,
+}
+
+
+def by_step(policy: Policy, steps_per_epoch: int) -> optax.Schedule:
+    """An Optax schedule (a function of the step) that holds the policy's rate through each epoch."""
+    return lambda step: policy((step // steps_per_epoch).astype(jnp.float32))
+
+
+def sgd(schedule: optax.Schedule, momentum: float = 0.9, weight_decay: float = 0.0) -> optax.GradientTransformation:
+    """SGD with heavy-ball momentum and coupled weight decay of every leaf of the stack, BatchNorm's included.
+
+    g += weight_decay * w;  v = momentum * v + g;  w -= rate * v.
+    """
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum or None))
+
+
+def _half_cosine(fraction: jax.Array) -> jax.Array:
+    return 0.5 * (1.0 + jnp.cos(jnp.pi * fraction))
+
+
+def _warmed_up(peak: float, warmup: int, policy: Policy) -> Policy:
+    def warmed_up(epoch: jax.Array) -> jax.Array:
+        epoch = jnp.asarray(epoch, jnp.float32)
+        return jnp.where(epoch < warmup, peak * (epoch + 1.0) / max(warmup, 1), policy(epoch))
+
+    return warmed_up
+
+
+def _cycles(peak: float, warmup: int, knots: tuple[int, ...], peaks: tuple[float, ...]) -> Policy:
+    """In each [knot_i, knot_i+1) a cosine from peak_i to 0."""
+    starts, ends = jnp.asarray(knots[:-1], jnp.float32), jnp.asarray(knots[1:], jnp.float32)
+
+    def cycle(epoch: jax.Array) -> jax.Array:
+        i = jnp.clip(jnp.searchsorted(starts, epoch, side="right") - 1, 0)
+        return jnp.asarray(peaks, jnp.float32)[i] * _half_cosine((epoch - starts[i]) / (ends[i] - starts[i]))
+
+    return _warmed_up(peak, warmup, cycle)
