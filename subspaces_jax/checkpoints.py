@@ -19,7 +19,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from subspaces_jax import geometry, trees
+from subspaces_jax import geometry, logs, trees
 from subspaces_jax.errors import CheckpointError
 
 PyTree = Any
@@ -60,7 +60,7 @@ def open_manager(workdir: str | pathlib.Path, keep_every: int | None = None, kee
     """
     options = ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every, enable_async_checkpointing=True)
     folder = pathlib.Path(workdir).absolute() / FOLDER
-    with _quiet(), ocp.CheckpointManager(folder, options=options) as manager:
+    with logs.quiet(), ocp.CheckpointManager(folder, options=options) as manager:
         yield manager
 
 
@@ -130,7 +130,7 @@ def restore(workdir: str | pathlib.Path, step: int | None = None, like: PyTree =
     folder = pathlib.Path(workdir).absolute() / FOLDER
     if not folder.is_dir():  # Orbax would create it
         raise CheckpointError(f"no checkpoints in {folder.parent}: train with --workdir={workdir}, or name another workdir")
-    with _quiet(), ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+    with logs.quiet(), ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
         steps = sorted(manager.all_steps(), reverse=True)
         if not steps:
             raise CheckpointError(f"no finished checkpoint in {folder}: let the run reach its first one")
@@ -207,15 +207,3 @@ def _set_aside(manager: ocp.CheckpointManager, steps: Sequence[int]) -> None:
 def _first_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:80]
-
-
-@contextmanager
-def _quiet():
-    """Orbax warns through absl at each save and restore of things that are as we want them."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

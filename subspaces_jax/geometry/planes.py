@@ -57,7 +57,7 @@ def plane_through(params_a: PyTree, params_b: PyTree, params_c: PyTree) -> Plane
     length = np.sqrt(_dot(to_b, to_b))
     offset = _dot(to_b, to_c) / length if length else 0.0
     height = np.sqrt(max(_dot(to_c, to_c) - offset**2, 0.0))
-    if height <= 1e-5 * max(length, np.sqrt(_dot(to_c, to_c)), 1e-30):
+    if not length or height <= 1e-5 * max(length, abs(offset)):
         raise ValueError("the three networks lie on one line and span no plane; take three that do not")
     return Plane(endpoints, float(length), float(offset), float(height))
 

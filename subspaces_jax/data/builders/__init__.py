@@ -1,0 +1,1 @@
+"""Our own TFDS builders: they prepare ArrayRecord files without TensorFlow, from data that are at hand."""

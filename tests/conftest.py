@@ -1,0 +1,63 @@
+"""As strict as Flax allows: rank promotion raises, warnings are errors, and nothing reaches a network."""
+
+import itertools
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """One cache of compiled programs for all tests and for the processes that they start."""
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2"}
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_dir(tmp_path_factory):
+    """The TFDS data directory of all tests, empty at first, where digits are prepared once."""
+    folder = str(tmp_path_factory.mktemp("tensorflow_datasets"))
+    os.environ["TFDS_DATA_DIR"] = folder
+    return folder
+
+
+@pytest.fixture
+def getkey():
+    """Fresh PRNG keys, a new one a call."""
+    counter = itertools.count()
+    return lambda: jax.random.fold_in(jax.random.key(20261121), next(counter))
+
+
+@pytest.fixture
+def strict_dtypes():
+    """No implicit promotion of dtypes: for our own mathematics, where a silent float64 or int would be a bug."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture
+def small_stack(getkey):
+    """(K) -> a stack of K two-layer parameter trees."""
+
+    def make(num_endpoints):
+        return {
+            "Dense_0": {
+                "kernel": jax.random.normal(getkey(), (num_endpoints, 3, 5)),
+                "bias": jax.random.normal(getkey(), (num_endpoints, 5)),
+            },
+            "inner": {
+                "scale": jax.random.normal(getkey(), (num_endpoints, 5)),
+                "Dense_1": {"kernel": jax.random.normal(getkey(), (num_endpoints, 5, 2)), "bias": jnp.ones((num_endpoints, 2))},
+            },
+        }
+
+    return make

@@ -1,0 +1,130 @@
+"""Scores against a worked example by hand, closed forms and plain NumPy loops."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import sklearn.metrics
+
+from subspaces_jax import losses, metrics
+
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
+# Six predictions of two classes and what follows from them by hand.
+PROBS = jnp.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.45, 0.55], [0.6, 0.4], [1.0, 0.0]], jnp.float32)
+LABELS = jnp.array([0, 1, 1, 0, 0, 0])
+
+
+def test_worked_example():
+    np.testing.assert_allclose(metrics.accuracy(PROBS, LABELS), 4 / 6, rtol=1e-6)
+    of_label = [0.9, 0.2, 0.7, 0.45, 0.6, 1.0]
+    np.testing.assert_allclose(metrics.negative_log_likelihood(PROBS, LABELS), -np.log(of_label).mean(), rtol=1e-5)
+    squares = [2 * (1 - p) ** 2 for p in of_label]
+    np.testing.assert_allclose(metrics.brier_score(PROBS, LABELS), np.mean(squares), rtol=1e-5)
+    # with 2 bins all six confidences (.9 .8 .7 .55 .6 1.) share the upper one: |4 - 4.55| / 6
+    np.testing.assert_allclose(metrics.expected_calibration_error(PROBS, LABELS, 2), 0.55 / 6, rtol=1e-5)
+    # with 4 bins [.5, .75) holds .7+ .55- .6+ and [.75, 1] holds .9+ .8- 1.+
+    expected = (abs(2 - 1.85) + abs(2 - 2.7)) / 6
+    np.testing.assert_allclose(metrics.expected_calibration_error(PROBS, LABELS, 4), expected, rtol=1e-5)
+
+
+def random_predictions(seed, shape):
+    rng = np.random.default_rng(seed)
+    probs = rng.dirichlet(np.ones(shape[-1]), size=shape[:-1]).astype(np.float32)
+    return probs, rng.integers(0, shape[-1], shape[-2])
+
+
+def ece_by_loop(probs, labels, num_bins):
+    """The definition, one example at a time."""
+    gap = [0.0] * num_bins
+    for p, label in zip(probs, labels):
+        b = min(int(np.floor(np.float32(num_bins) * p.max())), num_bins - 1)
+        gap[b] += float(p.argmax() == label) - float(p.max())
+    return sum(map(abs, gap)) / len(labels)
+
+
+@pytest.mark.parametrize("num_bins", [1, 15, 20])
+def test_ece_equals_the_definition(num_bins):
+    probs, labels = random_predictions(0, (200, 5))
+    found = metrics.expected_calibration_error(jnp.asarray(probs), jnp.asarray(labels), num_bins)
+    np.testing.assert_allclose(found, ece_by_loop(probs, labels, num_bins), atol=1e-5)
+
+
+def test_agrees_with_scikit_learn():
+    probs, labels = random_predictions(1, (150, 4))
+    args = jnp.asarray(probs), jnp.asarray(labels)
+    expected = sklearn.metrics.accuracy_score(labels, probs.argmax(-1))
+    np.testing.assert_allclose(metrics.accuracy(*args), expected, rtol=1e-6)
+    exact = probs.astype(np.float64) / probs.sum(-1, keepdims=True, dtype=np.float64)
+    expected = sklearn.metrics.log_loss(labels, exact)
+    np.testing.assert_allclose(metrics.negative_log_likelihood(*args), expected, rtol=1e-4)
+    expected = sklearn.metrics.brier_score_loss(labels, exact, labels=range(4), scale_by_half=False)
+    np.testing.assert_allclose(metrics.brier_score(*args), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("confidence, correct, expected", [(1.0, 1.0, 0.0), (0.95, 0.5, 0.45), (1.0, 0.0, 1.0)])
+def test_ece_of_a_constant_predictor(confidence, correct, expected):
+    probs = jnp.tile(jnp.array([[confidence, 1 - confidence]], jnp.float32), (100, 1))
+    labels = (jnp.arange(100) >= 100 * correct).astype(jnp.int32)
+    np.testing.assert_allclose(metrics.expected_calibration_error(probs, labels, 20), expected, atol=1e-5)
+
+
+def test_calibrated_data_have_no_calibration_error():
+    rng = np.random.default_rng(2)
+    confidence = rng.uniform(0.5, 1.0, 100_000).astype(np.float32)
+    labels = (rng.uniform(size=confidence.size) > confidence).astype(np.int32)
+    probs = jnp.asarray(np.stack([confidence, 1 - confidence], -1))
+    assert metrics.expected_calibration_error(probs, jnp.asarray(labels)) < 0.01
+
+
+def test_every_metric_maps_over_leading_axes():
+    probs, labels = random_predictions(3, (2, 3, 40, 5))
+    probs, labels = jnp.asarray(probs), jnp.asarray(labels)
+    for name, values in metrics.summary(probs, labels).items():
+        assert values.shape == (2, 3), name
+        one = metrics.summary(probs[1, 2], labels)[name]
+        np.testing.assert_allclose(values[1, 2], one, rtol=1e-5)
+
+
+def test_distances_between_predictions():
+    a, b = (jnp.asarray(random_predictions(seed, (50, 4))[0]) for seed in (4, 5))
+    expected = np.mean(0.5 * np.abs(np.asarray(a) - np.asarray(b)).sum(-1))
+    np.testing.assert_allclose(metrics.total_variation(a, b), expected, rtol=1e-5)
+    np.testing.assert_allclose(metrics.disagreement(a, b), np.mean(np.argmax(a, -1) != np.argmax(b, -1)), rtol=1e-6)
+    assert metrics.total_variation(a, a) == metrics.disagreement(a, a) == 0
+    one_hot = jnp.eye(2, dtype=jnp.float32)
+    assert metrics.total_variation(one_hot, one_hot[::-1]) == metrics.disagreement(one_hot, one_hot[::-1]) == 1
+
+
+def test_a_certain_mistake_has_a_finite_loss():
+    nll = metrics.negative_log_likelihood(jnp.array([[1.0, 0.0]], jnp.float32), jnp.array([1]))
+    assert np.isfinite(nll) and nll > 80
+
+
+@pytest.mark.parametrize("probs, labels", [((3, 2), (4,)), ((3,), (3,)), ((3, 2), (3, 1))])
+def test_wrong_shapes_are_refused(probs, labels):
+    for metric in (metrics.accuracy, metrics.brier_score, metrics.expected_calibration_error):
+        with pytest.raises(ValueError, match="expected probs"):
+            metric(jnp.zeros(probs), jnp.zeros(labels, jnp.int32))
+    with pytest.raises(ValueError, match="two arrays"):
+        metrics.total_variation(jnp.zeros((3, 2)), jnp.zeros((4, 2)))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_cross_entropy_is_that_of_smoothed_labels(smoothing):
+    rng = np.random.default_rng(6)
+    logits, labels = rng.normal(size=(30, 5)).astype(np.float32), rng.integers(0, 5, 30)
+    log_probs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    targets = (1 - smoothing) * np.eye(5)[labels] + smoothing / 5
+    found = losses.cross_entropy(jnp.asarray(logits), jnp.asarray(labels), smoothing)
+    np.testing.assert_allclose(found, -(targets * log_probs).sum(-1), rtol=1e-5)
+
+
+def test_cross_entropy_is_float32_whatever_the_network_computes_in():
+    found = losses.cross_entropy(jnp.ones((2, 3), jnp.bfloat16), jnp.zeros(2, jnp.int32), 0.1)
+    assert found.dtype == jnp.float32
+
+
+def test_cross_entropy_refuses_to_broadcast():
+    with pytest.raises(AssertionError):
+        losses.cross_entropy(jnp.zeros((3, 2)), jnp.zeros(1, jnp.int32))
