@@ -180,7 +180,7 @@ def _default_data_dir() -> str:
 
 
 def _command(name: str, root: pathlib.Path) -> str:
-    return f"pip install 'subspaces_jax[prepare]' && tfds build {name} --file_format=array_record --data_dir={root}"
+    return f"pip install -e '.[prepare]' && tfds build {name} --file_format=array_record --data_dir={root}"
 
 
 def _check_known(what: str, name: str, known: Any) -> None:

@@ -1,0 +1,18 @@
+"""A line of thin ResNet-8s on Fashion-MNIST, small enough for two CPU cores.
+
+    python -m launch.train --config=configs/line_fashion_mnist.py --workdir=runs/line_fashion_mnist \
+        --config.idx_dir=/usr/share/datasets/fashion-mnist
+"""
+
+from configs import base
+
+
+def get_config(form: str = ""):
+    config = base.get_config()
+    config.dataset = "fashion_mnist"
+    config.augmentation = "flip"
+    config.network = "cifar_resnet_8_8"
+    config.num_epochs = 10
+    config.warmup_epochs = 1
+    config.log_every = 100
+    return base.tiny(config) if form == "tiny" else config

@@ -1,0 +1,14 @@
+"""One thin ResNet-8 on Fashion-MNIST: standard training to compare configs/line_fashion_mnist.py with.
+
+    python -m launch.train --config=configs/plain_fashion_mnist.py --workdir=runs/plain_fashion_mnist \
+        --config.idx_dir=/usr/share/datasets/fashion-mnist
+"""
+
+from configs import line_fashion_mnist
+
+
+def get_config(form: str = ""):
+    config = line_fashion_mnist.get_config(form)
+    config.subspace = "none"
+    config.beta = 0.0
+    return config

@@ -1,0 +1,133 @@
+"""Our convolution against JAX's own, and the form that it compiles to."""
+
+import re
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from subspaces_jax.networks.layers import Conv, convolution
+
+NUMBERS = ("NHWC", "HWIO", "NHWC")
+CASES = [  # kernel, strides, padding, (H, W), channels in and out
+    ((3, 3), (1, 1), "SAME", (8, 8), 3, 4),
+    ((3, 3), (1, 1), "VALID", (7, 9), 1, 4),
+    ((3, 3), (2, 2), "SAME", (8, 8), 8, 4),
+    ((3, 3), (2, 2), "SAME", (7, 7), 3, 4),
+    ((3, 3), (2, 1), "SAME", (9, 6), 3, 5),
+    ((3, 3), (2, 2), "VALID", (8, 8), 3, 4),  # the stride does not divide: the last row and column are not read
+    ((1, 1), (1, 1), "SAME", (5, 5), 8, 3),
+    ((1, 1), (2, 2), "SAME", (6, 7), 3, 4),
+    ((5, 5), (1, 1), "SAME", (8, 8), 3, 6),
+    ((5, 5), (3, 2), ((2, 1), (0, 3)), (11, 8), 2, 3),
+    ((2, 3), (1, 1), ((1, 0), (2, 1)), (6, 6), 3, 3),
+]
+
+
+def inputs(case, dtype=jnp.float32):
+    kernel, _, _, size, channels, features = case
+    keys = jax.random.split(jax.random.key(0), 2)
+    images = jax.random.normal(keys[0], (4, *size, channels)).astype(dtype)
+    return images, jax.random.normal(keys[1], (*kernel, channels, features)).astype(dtype)
+
+
+def loss(convolve, case):
+    """A loss whose cotangent differs at every place."""
+
+    def value(images, kernel):
+        outputs = convolve(images, kernel, case[1], case[2], dimension_numbers=NUMBERS)
+        weights = jnp.sin(jnp.arange(outputs.size, dtype=jnp.float32)).reshape(outputs.shape)
+        return jnp.sum(outputs * weights.astype(outputs.dtype)), outputs
+
+    return value
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_values_and_gradients_are_those_of_lax(case):
+    args = inputs(case)
+    ours, theirs = (
+        jax.jit(jax.value_and_grad(loss(convolve, case), (0, 1), has_aux=True))(*args)
+        for convolve in (convolution, lax.conv_general_dilated)
+    )
+    chex.assert_trees_all_close(ours, theirs, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("case", CASES[:4], ids=str)
+def test_vmap_over_kernels_and_scan_give_the_same(case):
+    images, kernel = inputs(case)
+    kernels = jnp.stack([kernel, -2 * kernel, kernel**2])
+    grad = jax.grad(lambda k, x: loss(convolution, case)(x, k)[0])
+    one_by_one = jnp.stack([grad(k, images) for k in kernels])
+    vmapped = jax.vmap(grad, (0, None))(kernels, images)
+    scanned = lax.scan(lambda _, k: (None, grad(k, images)), None, kernels)[1]
+    summed = jax.grad(lambda ks: jnp.sum(jax.vmap(lambda k: loss(convolution, case)(images, k)[0])(ks)))(kernels)
+    for other in (vmapped, scanned, summed):
+        np.testing.assert_allclose(other, one_by_one, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[2]], ids=str)
+def test_gradients_have_the_dtype_of_what_they_are_of(case):
+    args = inputs(case, jnp.bfloat16)
+    grads, outputs = jax.grad(loss(convolution, case), (0, 1), has_aux=True)(*args)
+    assert {leaf.dtype for leaf in (*grads, outputs)} == {jnp.dtype("bfloat16")}
+    exact, _ = jax.grad(loss(convolution, case), (0, 1), has_aux=True)(*[x.astype(jnp.float32) for x in args])
+    for found, expected in zip(grads, exact):
+        scale = float(jnp.max(jnp.abs(expected)))
+        np.testing.assert_allclose(found.astype(jnp.float32) / scale, expected / scale, atol=0.02)
+
+
+@pytest.mark.parametrize("options", [{"feature_group_count": 2}, {"rhs_dilation": (2, 2)}, {"lhs_dilation": (2, 1)}])
+def test_anything_unusual_is_passed_on(options):
+    images = jnp.arange(2 * 8 * 8 * 4, dtype=jnp.float32).reshape(2, 8, 8, 4)
+    kernel = jnp.ones((3, 3, 4 // options.get("feature_group_count", 1), 6))
+    args = (images, kernel, (1, 1), "SAME")
+    ours, theirs = (
+        f(*args, dimension_numbers=NUMBERS, **options) for f in (convolution, lax.conv_general_dilated)
+    )
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def convolutions(function, *args):
+    """The dimension labels and window of every convolution in the optimized program."""
+    text = jax.jit(function).lower(*args).compile().as_text()
+    return re.findall(r"convolution\(.*?window=\{(.*?)\}.*?dim_labels=(\S+?),", text)
+
+
+def in_scan(convolve, case):
+    """A gradient step on the kernel, three times, as a training loop does it."""
+
+    def steps(images, kernel):
+        def body(kernel, _):
+            to_images, to_kernel = jax.grad(loss(convolve, case), (0, 1), has_aux=True)(images, kernel)[0]
+            return kernel - to_kernel, jnp.sum(to_images)
+
+        return lax.scan(body, kernel, length=3)
+
+    return steps
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_in_a_loop_every_convolution_has_the_canonical_form(case):
+    found = convolutions(in_scan(convolution, case), *inputs(case))
+    assert found, "the forward convolution is one"
+    for window, labels in found:
+        assert labels == "b01f_01io->b01f" and "rhs_reversal" not in window and "dilate" not in window
+
+
+def test_the_criterion_finds_the_slow_form_in_what_jax_derives():
+    found = convolutions(in_scan(lax.conv_general_dilated, CASES[0]), *inputs(CASES[0]))
+    assert any(labels != "b01f_01io->b01f" for _, labels in found)
+
+
+def test_conv_has_the_parameters_of_flax_and_kaiming_normal_values(getkey):
+    images = jnp.ones((1, 8, 8, 16))
+    ours = Conv(64, (3, 3)).init(getkey(), images)["params"]
+    theirs = nn.Conv(64, (3, 3), use_bias=False).init(getkey(), images)["params"]
+    chex.assert_trees_all_equal_shapes_and_dtypes(ours, theirs)
+    kernel = np.asarray(ours["kernel"])
+    np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 16)), rtol=0.03)
+    assert np.abs(kernel).max() > 3 * kernel.std()  # not truncated
