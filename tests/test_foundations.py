@@ -50,7 +50,8 @@ def test_a_module_imports_only_from_floors_below_it(path):
 
 
 def test_importing_everything_has_no_side_effect_and_needs_no_tensorflow():
-    modules = [".".join(("subspaces_jax", *p.relative_to(PACKAGE).with_suffix("").parts)) for p in FILES]
+    files = [p for p in FILES if p.parent.name != "builders"]  # builders are TFDS classes, imported when they are needed
+    modules = [".".join(("subspaces_jax", *p.relative_to(PACKAGE).with_suffix("").parts)) for p in files]
     program = (
         "import importlib, sys, jax\n"
         f"for name in {modules}: importlib.import_module(name.removesuffix('.__init__'))\n"

@@ -64,9 +64,10 @@ def test_agrees_with_scikit_learn():
 
 @pytest.mark.parametrize("confidence, correct, expected", [(1.0, 1.0, 0.0), (0.95, 0.5, 0.45), (1.0, 0.0, 1.0)])
 def test_ece_of_a_constant_predictor(confidence, correct, expected):
-    probs = jnp.tile(jnp.array([[confidence, 1 - confidence]], jnp.float32), (100, 1))
-    labels = (jnp.arange(100) >= 100 * correct).astype(jnp.int32)
-    np.testing.assert_allclose(metrics.expected_calibration_error(probs, labels, 20), expected, atol=1e-5)
+    probs = np.tile(np.array([[confidence, 1 - confidence]], np.float32), (100, 1))
+    labels = (np.arange(100) >= 100 * correct).astype(np.int32)
+    found = metrics.expected_calibration_error(jnp.asarray(probs), jnp.asarray(labels), 20)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_calibrated_data_have_no_calibration_error():

@@ -84,7 +84,7 @@ def test_gradients_have_the_dtype_of_what_they_are_of(case):
 def test_anything_unusual_is_passed_on(options):
     images = jnp.arange(2 * 8 * 8 * 4, dtype=jnp.float32).reshape(2, 8, 8, 4)
     kernel = jnp.ones((3, 3, 4 // options.get("feature_group_count", 1), 6))
-    args = (images, kernel, (1, 1), "SAME")
+    args = (images, kernel, (1, 1), ((1, 1), (1, 2)))
     ours, theirs = (
         f(*args, dimension_numbers=NUMBERS, **options) for f in (convolution, lax.conv_general_dilated)
     )
@@ -102,8 +102,8 @@ def in_scan(convolve, case):
 
     def steps(images, kernel):
         def body(kernel, _):
-            to_images, to_kernel = jax.grad(loss(convolve, case), (0, 1), has_aux=True)(images, kernel)[0]
-            return kernel - to_kernel, jnp.sum(to_images)
+            (value, _), grads = jax.value_and_grad(loss(convolve, case), (0, 1), has_aux=True)(images, kernel)
+            return kernel - grads[1], value + jnp.sum(grads[0])
 
         return lax.scan(body, kernel, length=3)
 
@@ -113,7 +113,7 @@ def in_scan(convolve, case):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_in_a_loop_every_convolution_has_the_canonical_form(case):
     found = convolutions(in_scan(convolution, case), *inputs(case))
-    assert found, "the forward convolution is one"
+    assert found or case[0] == (1, 1)  # XLA makes a matrix product of a 1x1 convolution
     for window, labels in found:
         assert labels == "b01f_01io->b01f" and "rhs_reversal" not in window and "dilate" not in window
 
