@@ -133,7 +133,8 @@ def make_advance(step: Step, statistics: Callable[[PyTree], Metrics] | None = No
     Returns:
         (state, images, labels, indices [steps of an epoch, S, b], num_steps) -> (state, metrics), for `pmapped`. Takes
         rows of `indices` from state.step modulo their number on; the caller keeps within the epoch. Metrics are means
-        over the steps, the statistics, and "bad_step": the first step whose loss or penalty was not finite, or -1.
+        over the steps, the statistics, and "bad_step": the first step, counted from 1, whose loss or penalty was not
+        finite, or -1.
     """
 
     def advance(state, images, labels, indices, num_steps):

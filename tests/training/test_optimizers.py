@@ -1,0 +1,89 @@
+"""Learning-rate policies against numbers of the subspace paper's code, SGD against PyTorch's rule written out."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from subspaces_jax.training import optimizers
+
+
+def rates(policy, epochs):
+    return [float(policy(jnp.float32(epoch))) for epoch in epochs]
+
+
+def test_cosine_with_warmup():
+    found = rates(optimizers.cosine(0.1, 160, 5), [0, 1, 2, 3, 4, 5, 80, 159])
+    np.testing.assert_allclose(found, [0.02, 0.04, 0.06, 0.08, 0.1, 0.1, 0.05253, 1.03e-5], rtol=5e-3)
+    np.testing.assert_allclose(rates(optimizers.cosine(0.1, 200, 5), [199]), [6.5e-6], rtol=0.01)
+
+
+@pytest.mark.parametrize(
+    "policy, epochs, expected",
+    [
+        (optimizers.constant(0.2, 10, 2), [0, 1, 2, 9], [0.1, 0.2, 0.2, 0.2]),
+        (optimizers.linear(0.2, 10), [0, 5, 9], [0.2, 0.1, 0.02]),
+        (optimizers.piecewise(0.1, 160), [0, 79, 80, 119, 120, 159], [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]),
+        (optimizers.multistep(0.1, 90, every=30), [0, 29, 30, 60, 89], [0.1, 0.1, 0.01, 0.001, 0.001]),
+        (optimizers.swa_constant(0.1, 160), [0, 80, 112, 144, 159], [0.1, 0.1, 0.075, 0.05, 0.05]),
+    ],
+)
+def test_policies(policy, epochs, expected):
+    np.testing.assert_allclose(rates(policy, epochs), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "num_models, knots",
+    [(1, (160,)), (2, (120, 160)), (3, (120, 140, 160)), (4, (120, 133, 146, 160)), (6, (120, 128, 136, 144, 152, 160))],
+)
+def test_swa_knots_of_the_paper(num_models, knots):
+    assert optimizers.swa_knots(160, num_models) == knots
+    assert optimizers.swa_knots(80, num_models)[-1] == 80  # the reference has 160 epochs wired in
+
+
+def test_cyclic_policies_restart_at_their_knots():
+    swa = optimizers.swa_cyclic(0.1, 160, 5, num_models=3)
+    np.testing.assert_allclose(rates(swa, [5, 120, 140]), [0.1, 0.05, 0.05], rtol=1e-5)
+    expected = [0.05 * (1 + np.cos(np.pi * (119 - 5) / 115)), 0.025 * (1 + np.cos(np.pi * 19 / 20))]
+    np.testing.assert_allclose(rates(swa, [119, 139]), expected, rtol=1e-3)
+    assert optimizers.snapshot_knots(160, 3, 5) == (5, 56, 107, 160)
+    snapshot = optimizers.snapshot_cyclic(0.1, 160, 5, num_models=3)
+    np.testing.assert_allclose(rates(snapshot, [0, 5, 56, 107]), [0.02, 0.1, 0.1, 0.1], rtol=1e-5)
+    np.testing.assert_allclose(rates(optimizers.swa_cyclic(0.1, 40, num_models=1), [20]), [0.05], rtol=1e-5)
+
+
+def test_impossible_cycles_are_refused():
+    with pytest.raises(ValueError, match="9 models need at least 8 epochs after 7 of 10"):
+        optimizers.swa_knots(10, 9)
+    with pytest.raises(ValueError, match="5 cycles need"):
+        optimizers.snapshot_knots(6, 5, 2)
+
+
+def test_every_policy_is_finite_and_bounded_by_its_peak():
+    for name, policy in optimizers.POLICIES.items():
+        found = rates(policy(0.1, 40, 3), range(40))
+        assert np.isfinite(found).all() and min(found) >= 0 and max(found) <= 0.1 + 1e-7, name
+
+
+def test_rate_is_constant_within_an_epoch():
+    schedule = optimizers.by_step(optimizers.cosine(0.1, 4, 1), steps_per_epoch=3)
+    found = [float(schedule(jnp.int32(step))) for step in range(12)]
+    for epoch in range(4):
+        assert len(set(found[3 * epoch : 3 * epoch + 3])) == 1
+    assert len(set(found)) == 3  # warm-up ends where the cosine begins
+
+
+def test_sgd_is_pytorchs_rule():
+    """g += decay w; v = momentum v + g; w -= rate v, written out in NumPy."""
+    rng = np.random.default_rng(0)
+    w, v = rng.normal(size=5), np.zeros(5)
+    optimizer = optimizers.sgd(lambda step: 0.1, 0.9, 0.01)
+    params = jnp.asarray(w, jnp.float32)
+    state = optimizer.init(params)
+    for _ in range(6):
+        g = rng.normal(size=5)
+        updates, state = optimizer.update(jnp.asarray(g, jnp.float32), state, params)
+        params = optax.apply_updates(params, updates)
+        v = 0.9 * v + g + 0.01 * w
+        w = w - 0.1 * v
+    np.testing.assert_allclose(params, w, rtol=1e-5)

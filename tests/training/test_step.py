@@ -1,0 +1,263 @@
+"""The step against plain Flax and Optax, and against itself on several devices, samples and layouts."""
+
+from functools import partial
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec
+
+from subspaces_jax import geometry, losses, parallel
+from subspaces_jax.data import augmentation
+from subspaces_jax.networks import MLP
+from subspaces_jax.networks.layers import Conv
+from subspaces_jax.training import optimizers
+from subspaces_jax.training.state import init_state
+from subspaces_jax.training.step import make_advance, make_step
+
+RATE, MOMENTUM, DECAY = 0.05, 0.9, 1e-3
+EPOCH = 6  # steps
+WHOLE = PartitionSpec()
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """96 random "images" and labels: what the step computes does not depend on what they show."""
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (96, 8, 8, 1)).astype(np.uint8), rng.integers(0, 10, 96).astype(np.int32)
+
+
+def pixels(images):
+    return images.astype(jnp.float32) / 255 - 0.5
+
+
+def train_mode(network, variables, images, key):
+    outputs, updated = network.apply(variables, pixels(images), train=True, mutable=["batch_stats"], rngs={"dropout": key})
+    return outputs, updated.get("batch_stats", {})
+
+
+class ConvNet(nn.Module):
+    """Every kind of layer that the step has to carry, and quick to compile."""
+
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = Conv(4, (3, 3), strides=2)(nn.relu(Conv(3, (3, 3))(x)))
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=self.axis_name)(x)
+        return nn.Dense(10)(nn.relu(x).mean((1, 2)))
+
+
+def start(space, network=None):
+    network = network or ConvNet()
+    optimizer = optimizers.sgd(lambda step: RATE, MOMENTUM, DECAY)
+    variables = geometry.init_stack(network, jax.random.key(1), space.num_endpoints, jnp.zeros((1, 8, 8, 1)))
+    return init_state(variables, optimizer, jax.random.key(2)), optimizer
+
+
+def train(space, data, *, num_steps=4, devices=1, network=None, axis_name=None, num_samples=1, batch=24, **options):
+    """The metrics after each of `num_steps` steps, and the last state."""
+    network = network or ConvNet
+    state, optimizer = start(space, network())
+    if options.pop("layerwise", False):
+        space = geometry.layerwise(space, state.params)
+    step = make_step(
+        partial(train_mode, network(axis_name) if axis_name else network()),
+        space,
+        optimizer,
+        loss=losses.cross_entropy,
+        num_samples=num_samples,
+        **options,
+    )
+    mesh = parallel.device_mesh(devices)
+    split = PartitionSpec(None, None, parallel.AXIS)
+    advance = parallel.pmapped(make_advance(step), mesh, (WHOLE, WHOLE, WHOLE, split, WHOLE), donate_argnums=(0,))
+    state = parallel.replicate(state, mesh)
+    indices = jnp.asarray(rows(batch)).reshape(EPOCH, num_samples, batch // num_samples)
+    metrics = []
+    for _ in range(num_steps):
+        state, row = advance(state, *map(jnp.asarray, data), indices, 1)
+        metrics.append({name: float(value) for name, value in row.items()})
+    return metrics, jax.device_get(state._replace(key=jax.random.key_data(state.key)))
+
+
+def rows(batch):
+    return np.random.default_rng(3).integers(0, 96, (EPOCH, batch)).astype(np.int32)
+
+
+def assert_same(a, b, rtol=1e-5, atol=2e-6):
+    """Metrics and states equal up to float32 rounding."""
+    for one, other in zip(a[0], b[0]):
+        assert one.keys() == other.keys()
+        for name in one:
+            np.testing.assert_allclose(one[name], other[name], rtol=rtol, atol=atol, err_msg=name)
+    chex.assert_trees_all_close(a[1].params, b[1].params, rtol=1e-4, atol=1e-4)
+
+
+def test_one_endpoint_trains_like_plain_flax_and_optax(digits):
+    """The oracle is the loop of the Flax manual: value_and_grad, tx.update, apply_updates."""
+    images, labels = digits
+    module = ConvNet()
+    metrics, state = train(geometry.Simplex(1), digits, num_steps=5)
+    variables = geometry.unstack(
+        geometry.init_stack(module, jax.random.key(1), 1, jnp.zeros((1, 8, 8, 1)))["params"]
+    )[0]
+    stats = module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["batch_stats"]
+    tx = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(RATE, momentum=MOMENTUM))
+    opt_state = tx.init(variables)
+
+    def loss(params, stats, x, y):
+        logits, new = module.apply({"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), new["batch_stats"]
+
+    for i in range(5):
+        batch = rows(24)[i]
+        (value, stats), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+            variables, stats, pixels(images[batch]), labels[batch]
+        )
+        updates, opt_state = tx.update(grads, opt_state, variables)
+        variables = optax.apply_updates(variables, updates)
+        np.testing.assert_allclose(metrics[i]["loss"], value, rtol=1e-5)
+    chex.assert_trees_all_close(geometry.unstack(state.params)[0], variables, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_close(state.batch_stats, stats, rtol=1e-4, atol=1e-6)
+
+
+def test_a_line_whose_endpoints_move_as_the_chain_rule_says(digits):
+    """One step of SGD without momentum by hand: endpoint k moves by -rate * c_k * gradient at the point."""
+    images, labels = digits
+    space = geometry.Line()
+    _, after = train(space, digits, num_steps=1, network=lambda: MLP(10, (8,)))
+    before, _ = start(space, MLP(10, (8,)))
+    drawn = {}
+
+    def spy(key, shape):
+        drawn["c"] = geometry.Line().sample(key, shape)
+        return drawn["c"]
+
+    class Spy:
+        num_endpoints, sample = 2, staticmethod(spy)
+
+    step = make_step(partial(train_mode, MLP(10, (8,))), Spy, optax.sgd(0.0), loss=losses.cross_entropy)
+    state = before._replace(opt_state=optax.sgd(0.0).init(before.params))
+    mapped = jax.shard_map(
+        lambda *args: (step(*args)[1], drawn["c"]),
+        mesh=parallel.device_mesh(1),
+        in_specs=(WHOLE,) * 4,
+        out_specs=WHOLE,
+        check_vma=False,
+    )
+    _, coordinates = jax.jit(mapped)(state, jnp.asarray(images), jnp.asarray(labels), jnp.asarray(rows(24)[:1]))
+    c = np.asarray(coordinates)[0]
+    point = jax.tree.map(lambda leaf: c[0] * leaf[0] + c[1] * leaf[1], before.params)
+    x, y = pixels(images[rows(24)[0]]), labels[rows(24)[0]]
+    loss = lambda p: optax.softmax_cross_entropy_with_integer_labels(MLP(10, (8,)).apply({"params": p}, x), y).mean()
+    grads = jax.grad(loss)(point)
+    for k in range(2):
+        expected = jax.tree.map(lambda w, g: w[k] - RATE * (c[k] * g + DECAY * w[k]), before.params, grads)
+        chex.assert_trees_all_close(geometry.unstack(after.params)[k], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_samples", [2, 4])
+@pytest.mark.parametrize("layerwise", [False, True])
+def test_samples_by_vmap_and_by_scan_give_the_same_numbers(digits, num_samples, layerwise):
+    options = dict(num_samples=num_samples, layerwise=layerwise, beta=1.0)
+    vmapped = train(geometry.Simplex(3), digits, over_samples="vmap", **options)
+    scanned = train(geometry.Simplex(3), digits, over_samples="scan", **options)
+    assert_same(vmapped, scanned)
+
+
+def test_samples_of_one_point_without_batch_norm_are_one_batch(digits):
+    """K = 1 draws the same point S times; without BatchNorm the mean over parts is the mean over the batch."""
+    network = lambda: MLP(10, (8,))
+    one = train(geometry.Simplex(1), digits, network=network)
+    four = train(geometry.Simplex(1), digits, network=network, num_samples=4, over_samples="scan")
+    assert_same(one, four)
+
+
+@pytest.mark.parametrize("num_samples, over_samples", [(1, "scan"), (3, "scan"), (3, "vmap")])
+def test_four_devices_give_the_losses_of_one(digits, num_samples, over_samples):
+    """Shared coordinates, BatchNorm over all devices, crops that depend on an image's place in the whole batch."""
+    crop = augmentation.compose(augmentation.random_crop, augmentation.random_flip)
+    options = dict(num_samples=num_samples, over_samples=over_samples, beta=1.0, augment=crop, axis_name=parallel.AXIS)
+    one = train(geometry.Line(), digits, devices=1, **options)
+    four = train(geometry.Line(), digits, devices=4, **options)
+    assert_same(one, four, rtol=1e-4)
+
+
+def test_statistics_of_each_device_differ_from_those_of_all(digits):
+    """The negative control of the test above: with per-device BatchNorm the losses do depend on the devices."""
+    one = train(geometry.Line(), digits, devices=1, num_steps=2)[0]
+    four = train(geometry.Line(), digits, devices=4, num_steps=2)[0]
+    assert abs(one[0]["loss"] - four[0]["loss"]) > 1e-4
+
+
+def test_devices_may_draw_their_own_points(digits):
+    network = lambda: MLP(10, (8,))
+    shared = train(geometry.Line(), digits, devices=4, network=network, num_steps=1)
+    own = train(geometry.Line(), digits, devices=4, network=network, num_steps=1, own_coordinates=True)
+    assert abs(shared[0][0]["loss"] - own[0][0]["loss"]) > 1e-6
+    one = train(geometry.Line(), digits, devices=1, network=network, num_steps=1, own_coordinates=True)
+    assert np.isfinite(one[0][0]["loss"])
+
+
+def test_penalty_is_reported_and_pushes_endpoints_apart(digits):
+    network = lambda: MLP(10, (8,))
+    free = train(geometry.Line(), digits, network=network, num_steps=6)
+    pushed = train(geometry.Line(), digits, network=network, num_steps=6, beta=50.0)
+    before = start(geometry.Line(), network())[0]
+    np.testing.assert_allclose(pushed[0][0]["penalty"], geometry.cosine_penalty(before.params, 0, 1), rtol=1e-5)
+    assert geometry.cosine_penalty(pushed[1].params, 0, 1) < geometry.cosine_penalty(free[1].params, 0, 1)
+    assert "penalty" not in free[0][0]
+
+
+def test_decay_of_the_point_for_one_endpoint_is_decay_of_the_endpoint(digits):
+    """For K = 1 the two objectives are one; the optimizer's own decay is taken away from both runs' difference."""
+    network = lambda: MLP(10, (8,))
+    by_point = train(geometry.Simplex(1), digits, network=network, point_decay=0.1)[1].params
+    state, _ = start(geometry.Simplex(1), network())
+    optimizer = optimizers.sgd(lambda step: RATE, MOMENTUM, DECAY + 0.1)
+    step = make_step(partial(train_mode, network()), geometry.Simplex(1), optimizer, loss=losses.cross_entropy)
+    state = state._replace(opt_state=optimizer.init(state.params))
+    mapped = parallel.pmapped(make_advance(step), parallel.device_mesh(1), (WHOLE,) * 5)
+    indices = jnp.asarray(rows(24))[:, None]
+    state, _ = mapped(state, *map(jnp.asarray, digits), indices, 4)
+    chex.assert_trees_all_close(by_point, state.params, rtol=1e-4, atol=1e-6)
+
+
+def test_many_steps_in_one_dispatch_are_the_steps_one_by_one_bit_for_bit(digits):
+    state, optimizer = start(geometry.Line())
+    state = parallel.replicate(state, parallel.device_mesh(1))
+    step = make_step(partial(train_mode, ConvNet()), geometry.Line(), optimizer, loss=losses.cross_entropy)
+    traces = chex.assert_max_traces(make_advance(step), n=1)
+    advance = parallel.pmapped(traces, parallel.device_mesh(1), (WHOLE,) * 5)
+    arrays = (*map(jnp.asarray, digits), jnp.asarray(rows(24))[:, None])
+    at_once, one_by_one = state, state
+    at_once, _ = advance(at_once, *arrays, 5)
+    for _ in range(5):
+        one_by_one, _ = advance(one_by_one, *arrays, 1)
+    key_data = lambda s: s._replace(key=jax.random.key_data(s.key))
+    chex.assert_trees_all_equal(key_data(at_once), key_data(one_by_one))
+    assert advance._cache_size() == 1
+
+
+def test_the_first_bad_step_is_named(digits):
+    state, optimizer = start(geometry.Line())
+    step = make_step(partial(train_mode, ConvNet()), geometry.Line(), optimizer, loss=losses.cross_entropy)
+
+    def breaks_at_two(state, *args):
+        new, metrics = step(state, *args)
+        return new, metrics | {"loss": jnp.where(state.step >= 2, jnp.nan, metrics["loss"])}
+
+    advance = parallel.pmapped(make_advance(breaks_at_two), parallel.device_mesh(1), (WHOLE,) * 5)
+    arrays = (*map(jnp.asarray, digits), jnp.asarray(rows(24))[:, None])
+    assert int(advance(state, *arrays, 2)[1]["bad_step"]) == -1
+    assert int(advance(state, *arrays, 5)[1]["bad_step"]) == 3  # counted from 1
+
+
+def test_wrong_arguments_are_refused():
+    with pytest.raises(ValueError, match='"vmap" or "scan", got \'map\''):
+        make_step(None, geometry.Line(), optax.sgd(0.1), loss=None, over_samples="map")
