@@ -1,0 +1,132 @@
+"""Every config, run tiny from training to figures; and the fields of configs against those that build reads."""
+
+import importlib.util
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from launch import app
+from subspaces_jax import checkpoints, records
+from subspaces_jax.errors import ConfigError
+from subspaces_jax.experiments import build, evaluate, plot, train
+
+FOLDER = pathlib.Path(__file__).parents[2] / "configs"
+CONFIGS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "base"))
+
+
+def load(name, form="tiny", **fields):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(form)
+    config.update({"num_devices": 1} | fields)
+    return app.to_dict(config)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_runs_tiny_from_training_to_figures(name, tmp_path):
+    config = load(name, num_epochs=1)
+    last = train.run(config, tmp_path)
+    assert last["step"] == 1437 // config["batch_size"] and np.isfinite(last["loss"])
+    facts = evaluate.run(None, tmp_path)
+    num_points = 1 if config["subspace"] == "none" else config["num_points"]
+    assert len(facts["scores"]["accuracy"]) == num_points
+    assert evaluate.table(facts).count("\n") == num_points + 1
+    arrays, read_back = records.load_results(tmp_path, evaluate.RESULTS)
+    assert read_back["scores"] == facts["scores"] and arrays["logits"].shape == (num_points, 360, 10)
+    figures = plot.run(None, tmp_path)["figures"]
+    assert figures and all(pathlib.Path(figure).stat().st_size > 1000 for figure in figures)
+    assert json.loads((tmp_path / "config.json").read_text()) == config
+    assert checkpoints.restore(tmp_path).config == config
+    assert list((tmp_path / "events").iterdir())
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, "base"])
+def test_every_config_has_the_fields_that_build_reads_and_says_how_to_run_it(name):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert build.check(app.to_dict(module.get_config())).keys() == build.FIELDS.keys()
+    assert name == "base" or f"--config=configs/{name}.py" in module.__doc__
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"learning_rat": 0.1}, "config field 'learning_rat', which is unknown: did you mean learning_rate"),
+        ({"num_epochs": 2.5}, "config.num_epochs is 2.5: it takes int, at least 1"),
+        ({"learning_rate": "fast"}, "config.learning_rate is 'fast': it takes float"),
+        ({"layerwise": 1}, "config.layerwise is 1: it takes bool"),
+        ({"beta": -1.0}, "config.beta is -1.0: it takes float, coefficient"),
+        ({"learning_rate": float("nan")}, "config.learning_rate is nan"),
+        ({"momentum": 1.0}, "config.momentum is 1.0: it takes float, in \\[0, 1\\)"),
+        ({"schedule": "cosin"}, "config.schedule is 'cosin': it takes str, one of cosine"),
+        ({"dataset": "digit"}, "config.dataset is 'digit', which is unknown: did you mean digits"),
+        ({"network": "resnet_20"}, "config.network is 'resnet_20', which is unknown"),
+        ({"network": "cifar_resnet_21"}, "needs a depth of 6n \\+ 2 .* got 21"),
+        ({"network": "cifar_resnet"}, "write cifar_resnet_20 or cifar_resnet_20_16"),
+        ({"network": "cifar_resnet_8_0"}, "which is unknown"),
+        ({"subspace": "lines"}, "config.subspace is 'lines'"),
+        ({"num_endpoints": 3}, "config.num_endpoints is 3 but subspace 'line' has 2"),
+        ({"subspace": "bezier", "num_endpoints": 1}, "Bezier needs an integer num_endpoints of at least 2, got 1"),
+        ({"subspace": "none"}, "beta and config.layerwise need a subspace"),
+        ({"schedule": "snapshot_cyclic", "num_cycles": 50}, "50 cycles need"),
+    ],
+)
+def test_a_wrong_field_is_named(fields, message, tmp_path):
+    config = load("line_digits") | fields
+    with pytest.raises(ConfigError, match=message) as caught:
+        train.run(config, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_missing_field_is_named():
+    config = load("line_digits")
+    del config["beta"], config["seed"]
+    with pytest.raises(ConfigError, match="config fields are missing: beta, seed"):
+        build.check(config)
+
+
+def test_whole_numbers_are_taken_for_floats():
+    assert build.check(load("line_digits") | {"learning_rate": 1})["learning_rate"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"batch_size": 2000}, "batch_size is 2000 but the data have 1437 examples"),
+        ({"batch_size": 30, "num_samples": 4}, "batch_size is 30, which 4 samples .* on 1 devices do not divide.* multiple of 4"),
+        ({"num_devices": 99}, "num_devices is 99 but there are"),
+        ({"dataset": "cifar10"}, "cifar10 is not prepared in .*: prepare it with .*tfds build cifar10"),
+    ],
+)
+def test_what_does_not_fit_the_data_or_the_machine_is_named(fields, message, tmp_path):
+    with pytest.raises(ValueError, match=message) as caught:
+        train.run(load("line_digits") | fields, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+VARIANTS = {
+    "layerwise": dict(layerwise=True, num_samples=2),
+    "bezier": dict(subspace="bezier"),
+    "simplex": dict(subspace="simplex", num_endpoints=4, layerwise=True),
+    "chain": dict(subspace="chain", decay="point", label_smoothing=0.1),
+    "mlp": dict(network="mlp_16", schedule="swa_cyclic", num_epochs=4, warmup_epochs=0, num_cycles=2),
+    "lenet": dict(network="lenet", augmentation="crop_flip", log_every=3),
+    "bfloat16": dict(dtype="bfloat16", batch_norm="global", own_coordinates=True, test_every=1),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_run(name, tmp_path):
+    config = load("line_digits") | {"num_epochs": 1, "num_points": 3} | VARIANTS[name]
+    last = train.run(config, tmp_path)
+    assert np.isfinite(last["loss"]) and np.isfinite(last["distance"])
+    assert ("test_accuracy" in last) == (config["test_every"] > 0)
+    scores = evaluate.run(None, tmp_path)["scores"]
+    assert np.isfinite(scores["nll"]).all()
+    plot.run(None, tmp_path)

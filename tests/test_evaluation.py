@@ -1,0 +1,215 @@
+"""Every example once, statistics of a point, and all points of a path from one compilation."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from subspaces_jax import evaluation, geometry, metrics
+from subspaces_jax.data import batches
+from subspaces_jax.geometry import Bezier, Line, Simplex
+
+
+class Normed(nn.Module):
+    """BatchNorm before and after a layer, with different decays, so that refreshing must know none of them."""
+
+    decay: float = 0.7
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.BatchNorm(use_running_average=not train, momentum=self.decay)(x)
+        return nn.BatchNorm(use_running_average=not train, momentum=0.99)(nn.Dense(3)(x))
+
+
+@pytest.fixture
+def task(getkey):
+    """A line of small networks on 103 examples of 5 numbers."""
+    images = 3 + 2 * jax.random.normal(getkey(), (103, 5))
+    labels = jax.random.randint(getkey(), (103,), 0, 3)
+    variables = geometry.init_stack(Normed(), getkey(), 2, images[:1])
+    return images, labels, variables
+
+
+def apply(variables, images):
+    return Normed().apply(variables, images)
+
+
+def apply_train(variables, images, key):
+    outputs, updated = Normed().apply(variables, images, train=True, mutable=["batch_stats"])
+    return outputs, updated["batch_stats"]
+
+
+def point(variables, t=0.3):
+    return variables | {"params": geometry.contract(variables["params"], Line().coordinates(jnp.float32(t)))}
+
+
+@pytest.mark.parametrize("batch_size", [1, 32, 103, 500])
+def test_predictions_and_scores_do_not_depend_on_batches(task, batch_size):
+    images, labels, variables = task
+    network = point(variables)
+    logits = evaluation.predict(apply, network, images, batch_size)
+    assert logits.shape == (103, 3)
+    np.testing.assert_allclose(logits, apply(network, images), rtol=1e-5, atol=1e-6)
+    scores = evaluation.score(apply, network, images, labels, batch_size)
+    expected = metrics.summary(jax.nn.softmax(apply(network, images)), labels)
+    for name, value in expected.items():
+        np.testing.assert_allclose(scores[name], value, rtol=1e-5)
+
+
+def test_order_of_examples_does_not_matter(task):
+    images, labels, variables = task
+    order = np.random.default_rng(0).permutation(103)
+    scores = evaluation.score(apply, point(variables), images, labels, 32)
+    shuffled = evaluation.score(apply, point(variables), images[order], labels[order], 32)
+    np.testing.assert_allclose(list(scores.values()), list(shuffled.values()), rtol=1e-5)
+
+
+def by_hand(params, batches_of_images):
+    """Mean over batches of each batch's mean and biased variance, of both BatchNorm layers, in NumPy."""
+    sums = []
+    for x in batches_of_images:
+        first, second = (params[f"BatchNorm_{i}"] for i in (0, 1))
+        h = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) * first["scale"] + first["bias"]
+        y = h @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]
+        assert second["scale"].shape == (3,)
+        sums.append([x.mean(0), x.var(0), y.mean(0), y.var(0)])
+    means = [np.mean(values, axis=0) for values in zip(*sums)]
+    return {"BatchNorm_0": {"mean": means[0], "var": means[1]}, "BatchNorm_1": {"mean": means[2], "var": means[3]}}
+
+
+def assert_stats(found, expected):
+    for layer, values in expected.items():
+        for name, value in values.items():
+            np.testing.assert_allclose(found[layer][name], value, rtol=2e-4, atol=2e-5, err_msg=f"{layer}/{name}")
+
+
+def test_refreshed_statistics_of_one_batch_are_its_mean_and_variance(task):
+    images, _, variables = task
+    network = jax.tree.map(np.asarray, point(variables))
+    found = evaluation.refresh_batch_stats(apply_train, network, images, jax.random.key(0), batch_size=500)
+    assert_stats(found, by_hand(network["params"], [np.asarray(images)]))
+
+
+def test_refreshed_statistics_are_the_mean_over_batches(task):
+    images, _, variables = task
+    network, key = jax.tree.map(np.asarray, point(variables)), jax.random.key(5)
+    found = evaluation.refresh_batch_stats(apply_train, network, images, key, batch_size=20)
+    order = np.asarray(jax.random.permutation(key, 103))
+    rows = order[batches.full_batches(103, 20)]  # 6 batches of 20, the last with 17 from the beginning
+    assert_stats(found, by_hand(network["params"], [np.asarray(images)[row] for row in rows]))
+
+
+def test_refreshed_statistics_do_not_depend_on_the_old_ones(task):
+    images, _, variables = task
+    network = point(variables)
+    other = network | {"batch_stats": jax.tree.map(lambda leaf: leaf + 7.0, network["batch_stats"])}
+    refresh = lambda v: evaluation.refresh_batch_stats(apply_train, v, images, jax.random.key(0), 50)
+    first, second = refresh(network), refresh(other)
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second)):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_networks_without_statistics_have_none_to_refresh(task):
+    images, _, variables = task
+    assert evaluation.refresh_batch_stats(apply_train, {"params": {}}, images, jax.random.key(0)) == {}
+
+
+def test_every_point_of_a_path_equals_a_score_of_its_own(task):
+    images, labels, variables = task
+    points, key = Line().grid(5), jax.random.key(3)
+    found = evaluation.along(
+        variables["params"],
+        points,
+        apply=apply,
+        images=images,
+        labels=labels,
+        batch_stats=variables["batch_stats"],
+        apply_train=apply_train,
+        train_images=images,
+        key=key,
+        batch_size=40,
+    )
+    assert found["logits"].shape == (5, 103, 3)
+    for t in range(5):
+        network = variables | {"params": geometry.contract(variables["params"], points[t])}
+        stats = evaluation.refresh_batch_stats(apply_train, network, images, key, 40)
+        scores = evaluation.score(apply, network | {"batch_stats": stats}, images, labels, 40)
+        for name, value in scores.items():
+            np.testing.assert_allclose(found[name][t], value, rtol=1e-4, err_msg=name)
+
+
+def test_pairs_are_ensembles_of_probabilities_of_mirrored_points(task):
+    images, labels, variables = task
+    found = evaluation.along(
+        variables["params"], Bezier(2).grid(5), apply=apply, images=images, labels=labels, batch_stats=variables["batch_stats"]
+    )
+    probs = np.exp(found["logits"]) / np.exp(found["logits"]).sum(-1, keepdims=True)
+    for t in range(5):
+        mean = 0.5 * (probs[t] + probs[4 - t])
+        np.testing.assert_allclose(found["pair_accuracy"][t], np.mean(mean.argmax(-1) == labels), rtol=1e-5)
+        nll = -np.log(mean[np.arange(103), labels]).mean()
+        np.testing.assert_allclose(found["pair_nll"][t], nll, rtol=1e-4)
+        distance = 0.5 * np.abs(probs[t] - probs[4 - t]).sum(-1).mean()
+        np.testing.assert_allclose(found["pair_total_variation"][t], distance, atol=1e-6)
+        logit_mean = found["logits"][t] + found["logits"][4 - t]
+        np.testing.assert_allclose(found["pair_logit_mean_accuracy"][t], np.mean(logit_mean.argmax(-1) == labels), rtol=1e-5)
+    # the midpoint with itself is the midpoint
+    assert found["pair_accuracy"][2] == found["accuracy"][2] and found["pair_disagreement"][2] == 0
+    np.testing.assert_allclose(found["pair_nll"][2], found["nll"][2], rtol=1e-5)
+    np.testing.assert_array_equal(found["pair_brier"], found["pair_brier"][::-1])
+
+
+def test_a_path_may_be_any_function_of_the_point(task):
+    images, labels, variables = task
+    shifted = lambda stack, t: jax.tree.map(lambda leaf: leaf[0] + t * (leaf[1] - leaf[0]), stack)
+    options = dict(apply=apply, images=images, labels=labels, batch_stats=variables["batch_stats"], with_pairs=False)
+    by_function = evaluation.along(variables["params"], jnp.linspace(0.0, 1.0, 4), params_at=shifted, **options)
+    by_coordinates = evaluation.along(variables["params"], Line().grid(4), **options)
+    np.testing.assert_allclose(by_function["logits"], by_coordinates["logits"], rtol=1e-4, atol=1e-5)
+    assert "pair_accuracy" not in by_function
+
+
+def test_one_compilation_serves_all_points(task):
+    images, labels, variables = task
+    traces = []
+
+    def counting(variables, images):
+        traces.append(1)
+        return Normed().apply(variables, images)
+
+    evaluation.along(
+        variables["params"], Line().grid(9), apply=counting, images=images, labels=labels, batch_stats=variables["batch_stats"]
+    )
+    assert len(traces) == 1
+
+
+def test_a_simplex_is_evaluated_on_its_lattice(task, getkey):
+    images, labels, _ = task
+    variables = geometry.init_stack(Normed(), getkey(), 3, images[:1])
+    found = evaluation.along(
+        variables["params"],
+        Simplex(3).grid(3),
+        apply=apply,
+        images=images,
+        labels=labels,
+        batch_stats=variables["batch_stats"],
+        with_pairs=False,
+    )
+    assert found["accuracy"].shape == (6,)
+
+
+@pytest.mark.parametrize("num_examples, batch_size", [(10, 3), (10, 10), (1, 4), (7, 7)])
+def test_batches_hold_every_example(num_examples, batch_size):
+    indices, mask = batches.every_example(num_examples, batch_size)
+    np.testing.assert_array_equal(indices[mask], np.arange(num_examples))
+    full = batches.full_batches(num_examples, batch_size)
+    assert set(full.ravel()) == set(range(num_examples)) and full.shape[1] == min(batch_size, num_examples)
+
+
+def test_an_epoch_visits_each_example_at_most_once_and_differs_from_the_next(getkey):
+    key = getkey()
+    first, second = (np.asarray(batches.epoch_indices(key, epoch, 103, 10)) for epoch in (0, 1))
+    assert first.shape == (10, 10) and len(set(first.ravel())) == 100
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(first, batches.epoch_indices(key, 0, 103, 10))
