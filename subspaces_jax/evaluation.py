@@ -55,8 +55,8 @@ def score(apply: Apply, variables: PyTree, images: jax.Array, labels: jax.Array,
     Returns:
         Fractions, nats for "nll".
     """
-    probs = jax.nn.softmax(predict(apply, variables, images, batch_size).astype(jnp.float32))
-    return {name: float(value) for name, value in metrics.summary(probs, labels).items()}
+    logits = predict(apply, variables, images, batch_size)
+    return {name: float(value) for name, value in _summary_of_logits(logits, labels).items()}
 
 
 @partial(jax.jit, static_argnames=("apply_train", "batch_size"))
@@ -111,6 +111,7 @@ def along(
     key: jax.Array | None = None,
     batch_size: int = 500,
     params_at: Callable[[PyTree, PyTree], PyTree] = contract,
+    variables_at: Callable[..., PyTree] | None = None,
     with_pairs: bool = True,
     progress: Callable[[Sequence[int]], Any] = iter,
 ) -> dict[str, np.ndarray]:
@@ -129,6 +130,7 @@ def along(
         key: PRNG key of the refresh.
         batch_size: for both passes.
         params_at: (stack, point) -> params; `contract` unless the path is more than coordinates.
+        variables_at: from `point_variables`, for callers that score several stacks and compile once for all of them.
         with_pairs: whether to score the two-point ensembles too.
         progress: wraps the range over points, for a progress bar.
 
@@ -136,18 +138,19 @@ def along(
         {name: [T]}: the names of `metrics.summary` for the point itself, those of `pair_scores` for point t with point
         T - 1 - t (with_pairs); and "logits" [T, N, C] float32.
     """
-    variables_at = _variables_at(params_at, apply_train if train_images is not None else None, batch_size)
+    refresh = apply_train if train_images is not None else None
+    variables_at = variables_at or point_variables(params_at, refresh, batch_size)
     logits = []
     for t in progress(range(jax.tree.leaves(points)[0].shape[0])):
         point = jax.tree.map(lambda leaf: leaf[t], points)
         variables = variables_at(stack, point, batch_stats or {}, train_images, key)
         logits.append(np.asarray(predict(apply, variables, images, batch_size), np.float32))
     stacked = np.stack(logits)
-    probs = jax.nn.softmax(jnp.asarray(stacked))
-    scores = metrics.summary(probs, labels) | (pair_scores(jnp.asarray(stacked), labels) if with_pairs else {})
+    scores = _summary_of_logits(stacked, labels) | (pair_scores(stacked, labels) if with_pairs else {})
     return {name: np.asarray(value) for name, value in scores.items()} | {"logits": stacked}
 
 
+@jax.jit
 def pair_scores(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     """Two-point ensembles of each point t with its mirror image T - 1 - t, and how far the two are from each other.
 
@@ -168,8 +171,16 @@ def pair_scores(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     }
 
 
-def _variables_at(params_at: Callable, apply_train: ApplyTrain | None, batch_size: int) -> Callable:
-    """(stack, point, batch_stats, train_images, key) -> variables of the point, jitted."""
+@jax.jit
+def _summary_of_logits(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    return metrics.summary(jax.nn.softmax(logits.astype(jnp.float32)), labels)
+
+
+def point_variables(
+    params_at: Callable[[PyTree, PyTree], PyTree], apply_train: ApplyTrain | None, batch_size: int
+) -> Callable[..., PyTree]:
+    """(stack, point, batch_stats, train_images, key) -> variables of the point, statistics refreshed, as one jitted
+    function. Without `apply_train`, or where there are no statistics, they stay as they are."""
 
     @jax.jit
     def variables_at(stack, point, batch_stats, train_images, key):

@@ -196,7 +196,7 @@ def model(config: Config) -> Model:
 
     def init(key, num_endpoints):
         images = jnp.zeros((1, *info.image_shape), jnp.float32)
-        return jax.jit(lambda key: geometry.init_stack(module, key, num_endpoints, images))(key)
+        return geometry.init_stack(module, key, num_endpoints, images)
 
     def apply(variables, images):
         return module.apply(variables, normalise(images)).astype(jnp.float32)

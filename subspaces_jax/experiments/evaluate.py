@@ -64,7 +64,7 @@ def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | No
         "seconds": time.perf_counter() - clock,
     }
     if space.num_endpoints > 1:
-        statistics = geometry.endpoint_statistics(checkpoint.params)
+        statistics = jax.jit(geometry.endpoint_statistics)(checkpoint.params)
         facts |= {name: float(value) for name, value in statistics.items()}
     if parallel.is_main():
         arrays |= {"points": np.asarray(points), "labels": np.asarray(test.labels)}

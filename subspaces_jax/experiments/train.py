@@ -44,10 +44,9 @@ def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
 
     key = jax.random.key(config["seed"])
     space = build.subspace(config)
-    variables = model.init(rngs.stream(key, "init"), space.num_endpoints)
+    state = parallel.replicate(_initial_state(model, optimizer, space.num_endpoints, key), mesh)
     if config["layerwise"]:
-        space = geometry.layerwise(space, variables["params"])
-    state = parallel.replicate(init_state(variables, optimizer, rngs.stream(key, "train")), mesh)
+        space = geometry.layerwise(space, state.params)
 
     with contextlib.ExitStack() as stack:
         folder = pathlib.Path(workdir).absolute()
@@ -87,6 +86,16 @@ def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         )
         progress.close()
     return last | {"resumed_from": resumed_from, "seconds": time.perf_counter() - clock}
+
+
+def _initial_state(model, optimizer, num_endpoints, key) -> State:
+    def make(key):
+        variables = model.init(rngs.stream(key, "init"), num_endpoints)
+        return init_state(variables, optimizer, rngs.stream(key, "train"))
+
+    # LLVM takes 12 s to optimise the random numbers of a ResNet-8 on CPU, and 1 s not to; the program runs once
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(make, compiler_options=options)(key)
 
 
 def _advance(config, mesh, model, space, optimizer, train, key, epoch):

@@ -100,7 +100,7 @@ def test_whole_numbers_are_taken_for_floats():
         ({"batch_size": 2000}, "batch_size is 2000 but the data have 1437 examples"),
         ({"batch_size": 30, "num_samples": 4}, "batch_size is 30, which 4 samples .* on 1 devices do not divide.* multiple of 4"),
         ({"num_devices": 99}, "num_devices is 99 but there are"),
-        ({"dataset": "cifar10"}, "cifar10 is not prepared in .*: prepare it with .*tfds build cifar10"),
+        ({"dataset": "cifar10"}, "cifar10 is not prepared in .*: prepare it with .*tfds.builder\\(.cifar10"),
     ],
 )
 def test_what_does_not_fit_the_data_or_the_machine_is_named(fields, message, tmp_path):

@@ -1,0 +1,33 @@
+"""Measures ratios on this machine: python -m launch.benchmark [--network=cifar_resnet_20 --size=32 --peer]"""
+
+import importlib.util
+
+import jax
+from absl import app, flags, logging
+
+from subspaces_jax.experiments import benchmark
+
+_NETWORK = flags.DEFINE_string("network", "cifar_resnet_20", "a network of the config field of that name")
+_SIZE = flags.DEFINE_integer("size", 32, "height and width of the images")
+_CHANNELS = flags.DEFINE_integer("channels", 3, "channels of the images")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "images a step")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the computation")
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "alternations of each row")
+_PEER = flags.DEFINE_bool("peer", importlib.util.find_spec("torch") is not None, "compare with PyTorch (extra 'peer')")
+
+
+def main(_):
+    logging.set_verbosity(logging.WARNING)
+    task = benchmark.Task(_NETWORK.value, _SIZE.value, _CHANNELS.value, _BATCH_SIZE.value, _DTYPE.value)
+    peer = None
+    if _PEER.value:
+        from launch import peer as torch_peer
+
+        peer = torch_peer.stepper
+    device = jax.devices()[0]
+    print(f"{task} on {device.platform} ({device.device_kind}), jax {jax.__version__}, median of {_ROUNDS.value} rounds")
+    print(benchmark.table(benchmark.run(task, _ROUNDS.value, peer)))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,190 @@
+"""What things cost relative to each other on this machine: alternating runs, ratios with their spread."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from subspaces_jax import evaluation, geometry, losses, parallel
+from subspaces_jax.experiments import build
+from subspaces_jax.training import optimizers
+from subspaces_jax.training.state import init_state
+from subspaces_jax.training.step import make_advance, make_step
+
+STEPS = 8  # of one epoch of the benchmark's data, and of one timed run
+Run = Callable[[], None]
+
+
+class Row(NamedTuple):
+    """One line of the table: `ours` takes `ratio` times as long as `base`, from `low` to `high` over the rounds."""
+
+    name: str
+    ratio: float
+    low: float
+    high: float
+    seconds: float
+    base_seconds: float
+    target: str
+
+
+def compare(name: str, ours: Run, base: Run, target: str = "", rounds: int = 5, per: int = 1) -> Row:
+    """Runs both in turn, `rounds` times after one warm-up each, and takes the ratio of each round.
+
+    Args:
+        name: of the row.
+        ours, base: do the work and wait for it.
+        target: what the ratio is to be, for the table.
+        rounds: how often.
+        per: units of work in one run; seconds are given for one.
+    """
+    ours(), base()
+    pairs = [(_seconds(ours), _seconds(base)) if i % 2 else _seconds_reversed(ours, base) for i in range(rounds)]
+    ratios = [a / b for a, b in pairs]
+    medians = [statistics.median(column) / per for column in zip(*pairs)]
+    return Row(name, statistics.median(ratios), min(ratios), max(ratios), *medians, target)
+
+
+class Task(NamedTuple):
+    """A network of the table `build.network` knows, on random images.
+
+    Attributes:
+        network: its name; size, channels: of the images; batch_size: B; dtype: of the computation.
+    """
+
+    network: str = "cifar_resnet_20"
+    size: int = 32
+    channels: int = 3
+    batch_size: int = 128
+    dtype: str = "float32"
+
+
+def stepper(task: Task, space: Any, num_samples: int = 1, dispatches: int = 1) -> Run:
+    """STEPS training steps of `space` in `dispatches` dispatches, as a training run does them."""
+    network = build.network({"network": task.network, "dtype": task.dtype}, 10)
+    optimizer = optimizers.sgd(lambda step: 1e-3, 0.9, 1e-4)
+
+    def apply(variables, images, key):
+        images = images.astype(jnp.float32) / 255
+        outputs, updated = network.apply(variables, images, train=True, mutable=["batch_stats"])
+        return outputs.astype(jnp.float32), updated.get("batch_stats", {})
+
+    many = space.num_endpoints > 1
+    step = make_step(
+        apply,
+        space,
+        optimizer,
+        loss=losses.cross_entropy,
+        num_samples=num_samples,
+        over_samples="scan" if jax.default_backend() == "cpu" else "vmap",
+        beta=1.0 if many else 0.0,
+    )
+    whole = PartitionSpec()
+    mesh = parallel.device_mesh(1)
+    specs = (whole, whole, whole, PartitionSpec(None, None, parallel.AXIS), whole)
+    advance = parallel.pmapped(make_advance(step), mesh, specs, donate_argnums=(0,))
+    image = jnp.zeros((1, task.size, task.size, task.channels))
+    variables = geometry.init_stack(network, jax.random.key(0), space.num_endpoints, image)
+    state = parallel.replicate(init_state(variables, optimizer, jax.random.key(1)), mesh)
+    images, labels = parallel.replicate(_data(task, STEPS * task.batch_size), mesh)
+    indices = jnp.arange(STEPS * task.batch_size, dtype=jnp.int32).reshape(STEPS, num_samples, -1)
+    held = [state]
+
+    def run() -> None:
+        for _ in range(dispatches):
+            held[0], metrics = advance(held[0], images, labels, indices, STEPS // dispatches)
+        jax.block_until_ready(metrics)
+
+    return run
+
+
+def profiler(task: Task, num_points: int, num_images: int, together: bool) -> Run:
+    """`num_points` points of a line scored with refreshed statistics: by `along`, or each by a call of its own."""
+    network = build.network({"network": task.network, "dtype": task.dtype}, 10)
+    image = jnp.zeros((1, task.size, task.size, task.channels))
+    variables = geometry.init_stack(network, jax.random.key(0), 2, image)
+    images, labels = map(jnp.asarray, _data(task, num_images))
+    key, points = jax.random.key(2), geometry.Line().grid(num_points)
+
+    def apply(variables, images):
+        return network.apply(variables, images.astype(jnp.float32) / 255).astype(jnp.float32)
+
+    def apply_train(variables, images, key):
+        images = images.astype(jnp.float32) / 255
+        outputs, updated = network.apply(variables, images, train=True, mutable=["batch_stats"])
+        return outputs, updated.get("batch_stats", {})
+
+    shared = dict(apply=apply, images=images, labels=labels, apply_train=apply_train, train_images=images, key=key)
+    variables_at = evaluation.point_variables(geometry.contract, apply_train, task.batch_size)
+    options = shared | {"batch_stats": variables["batch_stats"], "variables_at": variables_at}
+
+    def along() -> None:
+        evaluation.along(variables["params"], points, batch_size=task.batch_size, **options)
+
+    def one_by_one() -> None:
+        for point in points:
+            network_at = variables_at(variables["params"], point, variables["batch_stats"], images, key)
+            evaluation.score(apply, network_at, images, labels, task.batch_size)
+
+    return along if together else one_by_one
+
+
+def run(task: Task, rounds: int = 5, peer: Callable[[Task, int], Run] | None = None) -> list[Row]:
+    """The whole table.
+
+    Args:
+        task: network, images, batch and precision.
+        rounds: alternations a row.
+        peer: makes STEPS training steps of the same task in another framework; None leaves its rows out.
+    """
+    line, plain = geometry.Line(), geometry.Simplex(1)
+    steps = partial(stepper, task)
+    cpu = jax.default_backend() == "cpu"
+    of_plain, of_line = steps(plain), steps(line)
+    compared = partial(compare, rounds=rounds, per=STEPS)
+    rows = [
+        compared("line step / plain step", of_line, of_plain, "<= 1.05" if cpu else "<= 1.03"),
+        compared("simplex of 5 step / plain step", steps(geometry.Simplex(5)), of_plain, "<= 1.10"),
+        compared("2 samples a batch / 1", steps(line, 2), of_line, "<= 1.15"),
+        compared("4 samples a batch / 1", steps(line, 4), of_line, "<= 1.15"),
+        compared(f"{STEPS} steps a dispatch / one a dispatch", of_line, steps(line, dispatches=STEPS), "<= 1.05"),
+    ]
+    points, num_images = 21, 4 * task.batch_size
+    profiles = (profiler(task, points, num_images, together) for together in (True, False))
+    rows.append(compare("along 21 points / 21 scores", *profiles, "<= 1.05", rounds, points))
+    if peer is not None:
+        of_peer = peer(task, STEPS)
+        target = "as near as can be" if cpu else "< 1"
+        rows += [compared(f"{name} step / peer step", ours, of_peer, target) for name, ours in (("plain", of_plain), ("line", of_line))]
+    return rows
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Rows as text, with a column for the spread of the ratio over rounds."""
+    lines = [f"{'':40}  {'ratio':>6}  {'low':>6} {'high':>6}  {'ms':>9}  {'base ms':>9}  target"]
+    for row in rows:
+        numbers = f"{row.ratio:6.3f}  {row.low:6.3f} {row.high:6.3f}  {1e3 * row.seconds:9.2f}  {1e3 * row.base_seconds:9.2f}"
+        lines.append(f"{row.name:40}  {numbers}  {row.target}")
+    return "\n".join(lines)
+
+
+def _data(task: Task, num: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (num, task.size, task.size, task.channels)).astype(np.uint8)
+    return images, rng.integers(0, 10, num).astype(np.int32)
+
+
+def _seconds(run: Run) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def _seconds_reversed(ours: Run, base: Run) -> tuple[float, float]:
+    base_seconds = _seconds(base)
+    return _seconds(ours), base_seconds
