@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -60,13 +61,15 @@ def to_dict(config: ConfigDict) -> dict[str, Any]:
 def _parse(argv: Sequence[str]) -> Sequence[str]:
     """Absl's parser, with one line instead of a traceback where a config file or field is wrong."""
     try:
-        return flags.FLAGS(list(argv))
-    except flags.Error as error:
-        _fail(error)
+        rest = flags.FLAGS(list(argv))
+        if _CONFIG.value is not None:
+            to_dict(_CONFIG.value)  # a file that cannot be loaded says so only when it is used
+        return rest
     except (AttributeError, KeyError) as error:
-        name = error.args[0].strip("'\"") if error.args else ""
-        _fail(build.unknown_field(name.split("'")[1] if "'" in name else name))
-    except (FileNotFoundError, ValueError) as error:
+        _fail(build.unknown_field(re.search(r"\w+", str(error)).group()))
+    except OSError as error:
+        _fail(f"the config cannot be loaded: {str(error).splitlines()[-1].strip()}")
+    except (flags.Error, ValueError) as error:
         _fail(error)
 
 

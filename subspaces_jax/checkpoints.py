@@ -9,7 +9,9 @@ A checkpoint has separate items, so that an evaluation reads the weights and not
 """
 
 import logging
+import os
 import pathlib
+import re
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -57,11 +59,19 @@ def open_manager(workdir: str | pathlib.Path, keep_every: int | None = None, kee
         workdir: the run directory.
         keep_every: checkpoints whose step is a multiple of this stay for good; None for none.
         keep_last: how many of the latest stay.
+
+    Raises:
+        OSError: a save, this or one that was begun before, met a full or read-only disk.
     """
     options = ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every, enable_async_checkpointing=True)
     folder = pathlib.Path(workdir).absolute() / FOLDER
-    with logs.quiet(), ocp.CheckpointManager(folder, options=options) as manager:
-        yield manager
+    with logs.quiet():
+        manager = ocp.CheckpointManager(folder, options=options)
+        try:
+            yield manager
+        finally:
+            with _writing(folder):
+                manager.close()
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: Resumable, config: dict[str, Any]) -> None:
@@ -75,7 +85,8 @@ def save(manager: ocp.CheckpointManager, step: int, state: Resumable, config: di
     }
     if jax.tree.leaves(state.batch_stats):
         items["batch_stats"] = ocp.args.StandardSave(state.batch_stats)
-    manager.save(step, args=ocp.args.Composite(**items))
+    with _writing(manager.directory):
+        manager.save(step, args=ocp.args.Composite(**items))
 
 
 def resume(manager: ocp.CheckpointManager, like: Resumable) -> tuple[Resumable, int, list[str]] | None:
@@ -193,6 +204,17 @@ def _check_architecture(manager: ocp.CheckpointManager, step: int, expected: PyT
         raise CheckpointError(
             f"checkpoint {step} in {manager.directory} is of another architecture than the config: {difference}"
         )
+
+
+@contextmanager
+def _writing(folder: Any):
+    """Turns what Orbax raises for a failed write, which may be of an earlier save, into the OSError that it was."""
+    try:
+        yield
+    except Exception as error:
+        if (code := re.search(r"os_error_code='(\d+)'", str(error))) is None:
+            raise
+        raise OSError(int(code.group(1)), os.strerror(int(code.group(1))), str(folder)) from error
 
 
 def _set_aside(manager: ocp.CheckpointManager, steps: Sequence[int]) -> None:

@@ -89,13 +89,13 @@ class Metrics:
     """
 
     def __init__(self, folder: pathlib.Path, resume_from: int = 0):
-        from tensorboardX import SummaryWriter  # takes half a second to import, and only training writes rows
+        from subspaces_jax.events import Events
 
         path = folder / METRICS
         kept = [row for row in read_metrics(folder) if row["step"] <= resume_from] if path.exists() else []
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = open(path, "a")
-        self._events = SummaryWriter(str(folder / EVENTS), purge_step=resume_from + 1 if kept else None)
+        self._events = Events(folder / EVENTS, resume_from)
 
     def __enter__(self) -> "Metrics":
         return self
@@ -108,8 +108,7 @@ class Metrics:
         """Appends one row; it is on its way to the disk when this returns."""
         self._file.write(json.dumps({"step": step} | row) + "\n")
         self._file.flush()
-        for name, value in row.items():
-            self._events.add_scalar(name, value, step)
+        self._events.write(step, row)
 
 
 def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, float]]:
