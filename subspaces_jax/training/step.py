@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from subspaces_jax import rngs, trees
+from subspaces_jax import rngs
 from subspaces_jax.geometry import contract, cosine_penalty, random_pair
 from subspaces_jax.parallel import AXIS
 from subspaces_jax.training.state import State
@@ -154,11 +154,6 @@ def make_advance(step: Step, statistics: Callable[[PyTree], Metrics] | None = No
         return state, metrics | (statistics(state.params) if statistics else {}) | {"bad_step": bad_step}
 
     return advance
-
-
-def count_parameters(state: State) -> int:
-    """Scalars in the whole stack."""
-    return trees.num_parameters(state.params)
 
 
 def _image_keys(key: jax.Array, shape: tuple[int, int], device: jax.Array) -> jax.Array:

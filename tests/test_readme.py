@@ -1,0 +1,49 @@
+"""The README's commands name files, fields and flags that exist, and its example runs."""
+
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from subspaces_jax.experiments import build
+
+ROOT = pathlib.Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line.strip() for line in README.splitlines() if line.startswith("    ") and line.strip().startswith(("pip", "python"))]
+
+
+def test_the_first_screen_has_the_two_commands_and_no_other():
+    first = README[: README.index("```python")]
+    assert [line.strip() for line in first.splitlines() if line.startswith("    ")] == [
+        "pip install -e . && python -m launch.train --config=configs/line_digits.py --workdir=runs/line_digits",
+        "pip install -e '.[test]' && pytest",
+    ]
+    assert len(README.splitlines()) < 150
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_name_what_exists(command):
+    for word in shlex.split(command):
+        if word.startswith("launch."):
+            assert (ROOT / f"{word.replace('.', '/')}.py").exists(), word
+        if word.startswith("--config="):
+            assert (ROOT / word.removeprefix("--config=").split(":")[0]).exists(), word
+        if word.startswith("--config."):
+            assert word.removeprefix("--config.").split("=")[0] in build.FIELDS, word
+
+
+def test_files_that_are_named_exist():
+    named = re.findall(r"`((?:configs|colabs|launch|tests|subspaces_jax|networks|geometry)/[\w/.]*)`", README)
+    assert len(named) > 5
+    for name in named:
+        assert (ROOT / name).exists() or (ROOT / "subspaces_jax" / name).exists(), name
+
+
+def test_the_example_runs():
+    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert example.count("\n") <= 14
+    process = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert process.stdout.startswith("0.0 (4, 10)\n0.5 (4, 10)\n1.0 (4, 10)\ncosine^2 of the ends:")
