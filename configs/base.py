@@ -17,13 +17,20 @@ def get_config() -> ConfigDict:
     config.checkpoint_every = 1
     config.keep_every = 0
     config.test_every = 0
+    config.num_members = 1
+    config.capture = False
 
     config.dataset = "cifar10"
     config.data_dir = ""
     config.idx_dir = ""
     config.augmentation = "none"
+    config.num_train_examples = 0
+    config.label_noise = 0.0
+    config.pixel_shuffle = False
+    config.corruption_seed = 0
 
     config.network = "cifar_resnet_20"
+    config.dropout = 0.0
     config.dtype = "float32"
     config.batch_norm = "device"
 
@@ -32,6 +39,7 @@ def get_config() -> ConfigDict:
     config.layerwise = False
     config.beta = 1.0
     config.num_samples = 1
+    config.feature_diversity = 0.0
     config.over_samples = "auto"
     config.own_coordinates = False
 

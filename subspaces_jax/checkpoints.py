@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as policies
 
 from subspaces_jax import geometry, logs, trees
 from subspaces_jax.errors import CheckpointError
@@ -52,18 +53,23 @@ class Resumable(NamedTuple):
 
 
 @contextmanager
-def open_manager(workdir: str | pathlib.Path, keep_every: int | None = None, keep_last: int = 2):
+def open_manager(
+    workdir: str | pathlib.Path, keep_every: int | None = None, keep_last: int = 2, keep_steps: Sequence[int] = ()
+):
     """A checkpoint manager on `workdir`, closed (and its last save waited for) on leaving.
 
     Args:
         workdir: the run directory.
         keep_every: checkpoints whose step is a multiple of this stay for good; None for none.
         keep_last: how many of the latest stay.
+        keep_steps: checkpoints of these steps stay for good too.
 
     Raises:
         OSError: a save, this or one that was begun before, met a full or read-only disk.
     """
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep_last, keep_period=keep_every, enable_async_checkpointing=True)
+    kept = [policies.LatestN(keep_last), policies.CustomSteps(list(keep_steps))]
+    kept += [policies.EveryNSteps(keep_every)] if keep_every else []
+    options = ocp.CheckpointManagerOptions(preservation_policy=policies.AnyPreservationPolicy(kept))
     folder = pathlib.Path(workdir).absolute() / FOLDER
     with logs.quiet():
         manager = ocp.CheckpointManager(folder, options=options)
@@ -159,15 +165,22 @@ def restore(workdir: str | pathlib.Path, step: int | None = None, like: PyTree =
     raise CheckpointError(f"{'; '.join(problems)} in {folder}: restore another step or train again")
 
 
-def restore_stack(workdirs: Sequence[str | pathlib.Path], step: int | None = None) -> Checkpoint:
+def restore_stack(
+    workdirs: Sequence[str | pathlib.Path], step: int | Sequence[int | None] | None = None
+) -> Checkpoint:
     """Several runs of one architecture as one stack: their endpoints along the leading axis, in the order given.
+
+    Args:
+        workdirs: run directories; one may be named several times.
+        step: the training step of all, or of each; default the latest of each.
 
     Returns:
         A Checkpoint whose batch_stats and config are those of the first run; refresh the statistics at each point.
     """
     if not workdirs:
         raise CheckpointError("no run directories given: name at least one")
-    loaded = [restore(workdir, step) for workdir in workdirs]
+    steps = [step] * len(workdirs) if step is None or isinstance(step, int) else step
+    loaded = [restore(workdir, at) for workdir, at in zip(workdirs, steps, strict=True)]
     endpoints = [endpoint for checkpoint in loaded for endpoint in geometry.unstack(checkpoint.params)]
     try:
         return loaded[0]._replace(params=geometry.stack(endpoints))

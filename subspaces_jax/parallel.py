@@ -1,10 +1,11 @@
 """Data parallelism: the device mesh, the pmapped step, several processes.
 
-`pmapped` is what `jax.pmap` is in current JAX, `jit` of `shard_map` over one mesh axis, called directly: the step sees
+`pmapped` is what `jax.pmap` is in current JAX, `jit` of `shard_map` over a mesh, called directly: the step sees
 one device's share and uses `lax.pmean` over AXIS, and the state has no leading device axis. `check_vma=False` keeps
 pmap's rules of differentiation, under which `pmean(grad(loss))` is the gradient of the mean loss.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,15 +16,21 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from subspaces_jax.errors import ConfigError
 
 PyTree = Any
-AXIS = "batch"
+AXIS, MEMBERS = "batch", "members"
 
 
-def device_mesh(num_devices: int | None = None) -> Mesh:
-    """A mesh of one axis, AXIS, over the first `num_devices` devices of all processes (default: all)."""
+def device_mesh(num_devices: int | None = None, num_members: int = 1) -> Mesh:
+    """A mesh over the first `num_devices` devices of all processes (default: all), with axes MEMBERS and AXIS.
+
+    Members, trainings that need not talk to one another, get as many groups of devices as divide both their number and
+    that of the devices; each batch is split over a group. With one member AXIS has all devices.
+    """
     devices = jax.devices()
     if num_devices is not None and not 1 <= num_devices <= len(devices):
         raise ConfigError(f"num_devices is {num_devices} but there are {len(devices)} devices ({devices[0].platform})")
-    return Mesh(np.asarray(devices[:num_devices]), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+    used = np.asarray(devices[:num_devices])
+    groups = math.gcd(len(used), num_members)
+    return Mesh(used.reshape(groups, -1), (MEMBERS, AXIS), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 
 
 def pmapped(
@@ -46,9 +53,9 @@ def pmapped(
     return jax.jit(mapped, donate_argnums=tuple(donate_argnums))
 
 
-def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Every leaf whole on every device of the mesh; each process passes the same values."""
-    sharding = NamedSharding(mesh, PartitionSpec())
+def replicate(tree: PyTree, mesh: Mesh, spec: PartitionSpec = PartitionSpec()) -> PyTree:
+    """Every leaf on the devices of the mesh, whole on each unless `spec` splits it; each process passes the same values."""
+    sharding = NamedSharding(mesh, spec)
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
     return jax.tree.map(lambda leaf: _replicate_leaf(leaf, sharding), tree)

@@ -4,7 +4,6 @@ A config is a flat mapping of the fields in FIELDS. Durations are epochs here an
 """
 
 import difflib
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,9 +13,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from subspaces_jax import geometry, losses, networks, parallel
-from subspaces_jax.data import augmentation, batches, sources
+from subspaces_jax import geometry, losses, parallel
+from subspaces_jax.data import augmentation, batches, corruption, sources
 from subspaces_jax.errors import ConfigError
+from subspaces_jax.networks import families
 from subspaces_jax.training import optimizers
 from subspaces_jax.training import step as training_step
 
@@ -34,6 +34,10 @@ class Field(NamedTuple):
 
 def _at_least(low: float) -> Callable[[Any], bool]:
     return lambda value: value >= low
+
+
+def _any(value: Any) -> bool:
+    return True
 
 
 def _fraction(value: float) -> bool:
@@ -63,8 +67,6 @@ AUGMENTATIONS: dict[str, tuple[Callable, ...]] = {
     "crop_flip": (augmentation.random_crop, augmentation.random_flip),
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-NETWORKS = {"mlp": "mlp or mlp_256_256", "lenet": "lenet", "cifar_resnet": "cifar_resnet_20 or cifar_resnet_20_16"}
-
 FIELDS: dict[str, Field] = {
     # the run
     "seed": Field(int, _at_least(0), "a whole number from 0 up"),
@@ -75,30 +77,38 @@ FIELDS: dict[str, Field] = {
     "checkpoint_every": Field(int, _at_least(0), "epochs between checkpoints to resume from; 0 for the last only"),
     "keep_every": Field(int, _at_least(0), "epochs between checkpoints that are kept for good; 0 for none"),
     "test_every": Field(int, _at_least(0), "epochs between tests of the midpoint; 0 for none"),
+    "num_members": Field(int, _at_least(1), "M, networks trained together, with seeds from seed on"),
+    "capture": Field(bool, _any, "whether num_cycles checkpoints are kept: the cycles' ends, or equally spaced from swa_start"),
     # data
     "dataset": Field(str, bool, "a name of data.sources.DATASETS"),
     "data_dir": Field(str, _at_least(""), "the TFDS data directory, empty for TFDS's own default"),
     "idx_dir": Field(str, _at_least(""), "a folder of MNIST-format IDX files to prepare from, or empty"),
     "augmentation": _choice(AUGMENTATIONS, "of training images"),
+    "num_train_examples": Field(int, _at_least(0), "of the training split, 0 for all"),
+    "label_noise": Field(float, _fraction, "fraction of training labels drawn anew, in [0, 1]"),
+    "pixel_shuffle": Field(bool, _any, "whether all images have their pixels in one other order"),
+    "corruption_seed": Field(int, _at_least(0), "of label_noise and pixel_shuffle, whatever the run's seed"),
     # the network
-    "network": Field(str, bool, f"one of {'; '.join(NETWORKS.values())}"),
+    "network": Field(str, bool, f"one of {families.EVERY_NAME}"),
+    "dropout": Field(float, lambda value: 0.0 <= value < 1.0, "rate, in [0, 1), for networks that have it"),
     "dtype": _choice(DTYPES, "of the computation; parameters are float32"),
     "batch_norm": Field(str, _one_of("device", "global"), "statistics of each device, or of all (global)"),
     # the subspace
     "subspace": _choice(SUBSPACES, "what is trained"),
     "num_endpoints": Field(int, _at_least(0), "K, 0 for the subspace's usual number"),
-    "layerwise": Field(bool, lambda value: True, "whether every module draws its own point"),
+    "layerwise": Field(bool, _any, "whether every module draws its own point"),
     "beta": Field(float, _at_least(0.0), "coefficient of the cosine penalty, at least 0"),
     "num_samples": Field(int, _at_least(1), "S, points drawn per step, at least 1"),
-    "over_samples": Field(str, _one_of("auto", "vmap", "scan"), "auto, vmap or scan"),
-    "own_coordinates": Field(bool, lambda value: True, "whether each device draws its own points"),
+    "feature_diversity": Field(float, _at_least(0.0), "coefficient of the similarity of two samples' features, at least 0"),
+    "over_samples": Field(str, _one_of("auto", "vmap", "scan"), "auto, vmap or scan, for members too"),
+    "own_coordinates": Field(bool, _any, "whether each device draws its own points"),
     # the optimizer
     "learning_rate": Field(float, _at_least(0.0), "at least 0"),
     "schedule": _choice(optimizers.POLICIES, "policy of the learning rate"),
     "warmup_epochs": Field(int, _at_least(0), "at least 0"),
     "swa_learning_rate": Field(float, _at_least(0.0), "at least 0, for the swa schedules"),
-    "swa_start": Field(float, _fraction, "fraction of the epochs, for swa_cyclic"),
-    "num_cycles": Field(int, _at_least(1), "models of the cyclic schedules"),
+    "swa_start": Field(float, _fraction, "fraction of the epochs, for swa_cyclic and capture"),
+    "num_cycles": Field(int, _at_least(1), "models of the cyclic schedules, and captured ones"),
     "multistep_every": Field(int, _at_least(1), "epochs, for multistep"),
     "momentum": Field(float, lambda value: 0.0 <= value < 1.0, "in [0, 1)"),
     "weight_decay": Field(float, _at_least(0.0), "at least 0"),
@@ -117,7 +127,8 @@ class Model(NamedTuple):
     init: Callable[[jax.Array, int], PyTree]  # (key, K) -> variables with stacked params
     apply: Callable[[PyTree, jax.Array], jax.Array]  # eval mode -> outputs, float32
     apply_train: Callable[[PyTree, jax.Array, jax.Array], tuple[jax.Array, PyTree]]  # augments; for refresh_batch_stats
-    apply_step: Callable[[PyTree, jax.Array, jax.Array], tuple[jax.Array, PyTree]]  # inside the pmapped step
+    apply_step: Callable[[PyTree, jax.Array, jax.Array], tuple[Any, PyTree]]  # inside the pmapped step
+    features: Callable[[PyTree, jax.Array], jax.Array]  # eval mode -> [B, ...], [B, 0] where the network sows none
     augment: Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -140,7 +151,14 @@ def check(config: Config) -> dict[str, Any]:
             raise ConfigError(f"config.{name} is {value!r}: it takes {field.type.__name__}, {field.meaning}")
     if config["dataset"] not in sources.DATASETS:
         raise ConfigError(f"config.dataset is {_unknown(config['dataset'], sources.DATASETS)}")
-    subspace(config), network(config, 2)
+    made = subspace(config)
+    network(config, 2)
+    if config["num_members"] > 1 and (made.num_endpoints > 1 or config["capture"]):
+        raise ConfigError("config.num_members trains single networks: set subspace='none' and capture=False, or num_members=1")
+    if config["capture"] and made.num_endpoints > 1:
+        raise ConfigError("config.capture keeps checkpoints of one network: set subspace='none', or capture=False")
+    if config["feature_diversity"] and config["num_samples"] < 2:
+        raise ConfigError("config.feature_diversity compares two samples of a batch: set num_samples=2 or more")
     return config
 
 
@@ -165,25 +183,14 @@ def subspace(config: Config) -> Any:
 
 
 def network(config: Config, num_classes: int, axis_name: str | None = None) -> nn.Module:
-    """The Flax module named by config.network: a family and its sizes, joined by underscores."""
-    name, dtype = config["network"], DTYPES[config["dtype"]]
-    family = re.match(r"[a-z_]*[a-z]", name)
-    family = family.group() if family else ""
-    sizes = [int(size) for size in re.findall(r"_(\d+)", name)]
-    if family not in NETWORKS or name != "_".join([family, *map(str, sizes)]) or 0 in sizes:
-        raise ConfigError(f"config.network is {_unknown(name, NETWORKS)} ({'; '.join(NETWORKS.values())})")
+    """The Flax module named by config.network, see `networks.families`."""
+    options = {"dtype": DTYPES[config["dtype"]], "axis_name": axis_name, "dropout": config["dropout"]}
     try:
-        if family == "mlp":
-            return networks.MLP(num_classes, tuple(sizes) or (256, 256), dtype)
-        if family == "lenet" and not sizes:
-            return networks.LeNet(num_classes, dtype)
-        if family == "cifar_resnet" and 1 <= len(sizes) <= 2:
-            made = networks.CifarResNet(num_classes, *sizes, dtype=dtype, axis_name=axis_name)
-            made.blocks_per_stage  # a property that refuses other depths than 6n + 2
-            return made
+        made = families.by_name(config["network"], num_classes, **options)
+        getattr(made, "blocks_per_stage", None)  # refuses depths that a CifarResNet cannot have
     except ValueError as error:
-        raise ConfigError(f"config.network is {name!r}: {error}") from None
-    raise ConfigError(f"config.network is {name!r}: write {NETWORKS[family]}")
+        raise ConfigError(f"config.network is {error}") from None
+    return made
 
 
 def model(config: Config) -> Model:
@@ -193,32 +200,70 @@ def model(config: Config) -> Model:
     module = network(config, info.num_classes)
     in_step = network(config, info.num_classes, parallel.AXIS if config["batch_norm"] == "global" else None)
     augment = augmentation.compose(*AUGMENTATIONS[config["augmentation"]])
+    train_options, eval_options = (families.train_options(module, train) for train in (True, False))
 
     def init(key, num_endpoints):
         images = jnp.zeros((1, *info.image_shape), jnp.float32)
         return geometry.init_stack(module, key, num_endpoints, images)
 
     def apply(variables, images):
-        return module.apply(variables, normalise(images)).astype(jnp.float32)
+        return module.apply(variables, normalise(images), **eval_options).astype(jnp.float32)
 
-    def train_mode(module, variables, images, key):
+    def features(variables, images):
+        _, kept = module.apply(variables, normalise(images), **eval_options, mutable=["intermediates"])
+        return kept["intermediates"]["features"][0] if "features" in kept.get("intermediates", {}) else jnp.zeros((len(images), 0))
+
+    def train_mode(module, kept, variables, images, key):
         outputs, updated = module.apply(
-            variables, normalise(images), train=True, mutable=["batch_stats"], rngs={"dropout": key}
+            variables, normalise(images), **train_options, mutable=["batch_stats", *kept], rngs={"dropout": key}
         )
-        return outputs.astype(jnp.float32), updated.get("batch_stats", {})
+        outputs = outputs.astype(jnp.float32)
+        if kept:
+            outputs = outputs, updated["intermediates"]["features"][0]
+        return outputs, updated.get("batch_stats", {})
 
     def apply_train(variables, images, key):
         keys = jax.random.split(key, images.shape[0])
-        return train_mode(module, variables, augment(keys, images), key)
+        return train_mode(module, (), variables, augment(keys, images), key)
 
-    return Model(module, init, apply, apply_train, partial(train_mode, in_step), augment)
+    kept = ("intermediates",) if config["feature_diversity"] else ()
+    return Model(module, init, apply, apply_train, partial(train_mode, in_step, kept), features, augment)
 
 
-def data(config: Config, split: str) -> sources.Arrays:
-    """One split of the config's data set, NumPy arrays."""
-    return sources.load(
-        config["dataset"], split, data_dir=config["data_dir"] or None, idx_dir=config["idx_dir"] or None
-    )
+def data(config: Config, split: str, clean: bool = False) -> sources.Arrays:
+    """One split of the config's data set, NumPy arrays, corrupted as the config says: training labels, pixels of both.
+
+    Args:
+        clean: whether labels are left as they are.
+    """
+    folders = {"data_dir": config["data_dir"] or None, "idx_dir": config["idx_dir"] or None}
+    images, labels = sources.load(config["dataset"], split, **folders)
+    if split == "train":
+        num = config["num_train_examples"] or len(labels)
+        if num > len(labels):
+            raise ConfigError(f"config.num_train_examples is {num}, but {config['dataset']} has {len(labels)}: at most that")
+        images, labels = images[:num], labels[:num]
+        if not clean:
+            num_classes = sources.DATASETS[config["dataset"]].num_classes
+            labels = corruption.noisy_labels(labels, config["label_noise"], num_classes, config["corruption_seed"])
+    if config["pixel_shuffle"]:
+        images = corruption.pixel_shuffle(images, config["corruption_seed"])
+    return sources.Arrays(images, labels)
+
+
+def capture_steps(config: Config, steps_per_epoch: int) -> tuple[int, ...]:
+    """Steps after which checkpoints are kept for averages and snapshots: none without config.capture."""
+    num_epochs, models = config["num_epochs"], config["num_cycles"]
+    if not config["capture"]:
+        return ()
+    try:
+        if config["schedule"] == "snapshot_cyclic":
+            knots = optimizers.snapshot_knots(num_epochs, models, config["warmup_epochs"])[1:]
+        else:
+            knots = optimizers.swa_knots(num_epochs, models, config["swa_start"])
+    except ValueError as error:
+        raise ConfigError(f"config.num_cycles: {error}") from None
+    return tuple(epoch * steps_per_epoch for epoch in knots)
 
 
 def schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:
@@ -254,7 +299,7 @@ def step(config: Config, made: Model, space: Any, transformation: optax.Gradient
     over_samples = config["over_samples"]
     if over_samples == "auto":  # on CPU a vmap over kernels is a grouped convolution, several times slower
         over_samples = "scan" if jax.default_backend() == "cpu" else "vmap"
-    return training_step.make_step(
+    of_one = training_step.make_step(
         made.apply_step,
         space,
         transformation,
@@ -265,17 +310,20 @@ def step(config: Config, made: Model, space: Any, transformation: optax.Gradient
         beta=config["beta"],
         point_decay=config["weight_decay"] if config["decay"] == "point" else 0.0,
         own_coordinates=config["own_coordinates"],
+        feature_diversity=config["feature_diversity"],
     )
+    return training_step.over_members(of_one, over_samples) if config["num_members"] > 1 else of_one
 
 
 def mesh(config: Config) -> jax.sharding.Mesh:
-    """The device mesh; the batch must split evenly over devices and samples."""
-    made = parallel.device_mesh(config["num_devices"] or None)
-    parts = made.size * config["num_samples"]
+    """The device mesh; the batch must split evenly over a member's devices and samples."""
+    made = parallel.device_mesh(config["num_devices"] or None, config["num_members"])
+    devices = made.shape[parallel.AXIS]
+    parts = devices * config["num_samples"]
     if config["batch_size"] % parts:
         raise ConfigError(
             f"config.batch_size is {config['batch_size']}, which {config['num_samples']} samples (config.num_samples) on "
-            f"{made.size} devices do not divide: choose a multiple of {parts}"
+            f"{devices} devices do not divide: choose a multiple of {parts}"
         )
     return made
 

@@ -42,9 +42,10 @@ def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     rate = build.schedule(config, epoch)
     model, optimizer = build.model(config), build.optimizer(config, rate)
 
-    key = jax.random.key(config["seed"])
-    space = build.subspace(config)
-    state = parallel.replicate(_initial_state(model, optimizer, space.num_endpoints, key), mesh)
+    space, captures = build.subspace(config), build.capture_steps(config, epoch)
+    keys = [jax.random.key(config["seed"] + m) for m in range(config["num_members"])]
+    state = _initial_state(model, optimizer, space.num_endpoints, keys)
+    state = parallel.replicate(state, mesh, _of_members(config))
     if config["layerwise"]:
         space = geometry.layerwise(space, state.params)
 
@@ -53,7 +54,9 @@ def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         if parallel.is_main():
             stack.enter_context(records.locked(folder))
             records.write_config(folder, config)
-        manager = stack.enter_context(checkpoints.open_manager(folder, config["keep_every"] * epoch or None))
+        manager = stack.enter_context(
+            checkpoints.open_manager(folder, config["keep_every"] * epoch or None, keep_steps=captures)
+        )
         state, resumed_from = _resume(manager, state)
         if resumed_from == num_steps:
             log.warning("%s is finished (step %d); nothing to train", folder, num_steps)
@@ -73,49 +76,62 @@ def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
 
         fit(
             state,
-            _advance(config, mesh, model, space, optimizer, train, key, epoch),
+            _advance(config, mesh, model, space, optimizer, train, keys, epoch),
             num_steps=num_steps,
             steps_per_epoch=epoch,
-            images_per_step=config["batch_size"],
+            images_per_step=config["batch_size"] * len(keys),
             log_every=config["log_every"],
             save_every=config["checkpoint_every"] * epoch,
             record=record,
             save=lambda step, state: checkpoints.save(manager, step, _resumable(state), config),
+            save_at=captures,
             evaluate_every=config["test_every"] * epoch,
-            evaluate=_midpoint_test(config, model, space, train, key) if config["test_every"] else None,
+            evaluate=_midpoint_test(config, model, space, train, keys) if config["test_every"] else None,
         )
         progress.close()
     return last | {"resumed_from": resumed_from, "seconds": time.perf_counter() - clock}
 
 
-def _initial_state(model, optimizer, num_endpoints, key) -> State:
+def _of_members(config) -> PartitionSpec:
+    """How the state lies on the devices: whole on each, or each group of devices with members of its own."""
+    return PartitionSpec(parallel.MEMBERS) if config["num_members"] > 1 else PartitionSpec()
+
+
+def _initial_state(model, optimizer, num_endpoints, keys) -> State:
+    """The state of one training, or [M, ...] of several; member m starts as a run of its own with its key does."""
+
     def make(key):
         variables = model.init(rngs.stream(key, "init"), num_endpoints)
         return init_state(variables, optimizer, rngs.stream(key, "train"))
 
     # LLVM takes 12 s to optimise the random numbers of a ResNet-8 on CPU, and 1 s not to; the program runs once
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    return jax.jit(make, compiler_options=options)(key)
+    if len(keys) == 1:
+        return jax.jit(make, compiler_options=options)(keys[0])
+    return jax.jit(jax.vmap(make), compiler_options=options)(jnp.stack(keys))
 
 
-def _advance(config, mesh, model, space, optimizer, train, key, epoch):
+def _advance(config, mesh, model, space, optimizer, train, keys, epoch):
     """(state, step, n) -> (state, metrics), with the data on the devices and each epoch's order made when it begins."""
+    samples, many = config["num_samples"], len(keys) > 1
     statistics = geometry.endpoint_statistics if space.num_endpoints > 1 else None
-    whole, split = PartitionSpec(), PartitionSpec(None, None, parallel.AXIS)
+    whole, members = PartitionSpec(), _of_members(config)
+    split = PartitionSpec(None, *members, None, parallel.AXIS)  # [steps, (members,) samples, batch]
     compiled = parallel.pmapped(
         make_advance(build.step(config, model, space, optimizer), statistics),
         mesh,
-        in_specs=(whole, whole, whole, split, whole),
+        in_specs=(members, whole, whole, split, whole),
+        out_specs=(members, whole),
         donate_argnums=(0,),
     )
     images, labels = parallel.replicate((train.images, train.labels), mesh)
-    order_key = parallel.replicate(rngs.stream(key, "order"), mesh)
-    samples = config["num_samples"]
+    order_keys = parallel.replicate(jnp.stack([rngs.stream(key, "order") for key in keys]), mesh)
 
     @partial(jax.jit, out_shardings=NamedSharding(mesh, split))
-    def indices_of(order_key, number):
-        rows = batches.epoch_indices(order_key, number, len(train.labels), config["batch_size"])
-        return rows.reshape(epoch, samples, -1)
+    def indices_of(order_keys, number):
+        rows = lambda key: batches.epoch_indices(key, number, len(train.labels), config["batch_size"])
+        orders = jax.vmap(rows)(order_keys).reshape(len(keys), epoch, samples, -1)
+        return orders.swapaxes(0, 1) if many else orders[0]
 
     current: dict[int, jax.Array] = {}
 
@@ -123,32 +139,38 @@ def _advance(config, mesh, model, space, optimizer, train, key, epoch):
         number = step // epoch
         if number not in current:
             current.clear()
-            current[number] = indices_of(order_key, number)
+            current[number] = indices_of(order_keys, number)
         return compiled(state, images, labels, current[number], num_steps)
 
     return advance
 
 
-def _midpoint_test(config, model, space, train, key):
-    """state -> scores of the midpoint on the test split, its BatchNorm statistics refreshed."""
+def _midpoint_test(config, model, space, train, keys):
+    """state -> scores of the midpoint on the test split, its BatchNorm statistics refreshed; means over members."""
     test = build.data(config, "test")
-    coordinates, refresh_key = space.midpoint, rngs.stream(key, "refresh")
+    coordinates, size = space.midpoint, config["eval_batch_size"]
+
+    def score(params, batch_stats, key):
+        variables = {"params": geometry.contract(params, coordinates), "batch_stats": batch_stats}
+        refresh_key = rngs.stream(key, "refresh")
+        stats = evaluation.refresh_batch_stats(model.apply_train, variables, train.images, refresh_key, size)
+        return evaluation.score(model.apply, variables | {"batch_stats": stats}, test.images, test.labels, size)
 
     def evaluate(state):
-        params = geometry.contract(state.params, coordinates)
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        stats = evaluation.refresh_batch_stats(
-            model.apply_train, variables, train.images, refresh_key, config["eval_batch_size"]
-        )
-        variables["batch_stats"] = stats
-        scores = evaluation.score(model.apply, variables, test.images, test.labels, config["eval_batch_size"])
-        return {f"test_{name}": value for name, value in scores.items()}
+        if len(keys) == 1:
+            return {f"test_{name}": value for name, value in score(state.params, state.batch_stats, keys[0]).items()}
+        member = lambda m: jax.tree.map(lambda leaf: leaf[m], (state.params, state.batch_stats))
+        scores = [score(*member(m), key) for m, key in enumerate(keys)]
+        of_each = {f"test_accuracy_{m}": of_member["accuracy"] for m, of_member in enumerate(scores)}
+        return {f"test_{name}": sum(row[name] for row in scores) / len(scores) for name in scores[0]} | of_each
 
     return evaluate
 
 
 def _resumable(state: State) -> checkpoints.Resumable:
-    return checkpoints.Resumable(state.params, state.batch_stats, state.opt_state, jax.random.key_data(state.key))
+    """Members are stored as the endpoints of one stack: they are trained with one endpoint each."""
+    params = jax.tree.map(lambda leaf: leaf[:, 0], state.params) if state.step.ndim else state.params
+    return checkpoints.Resumable(params, state.batch_stats, state.opt_state, jax.random.key_data(state.key))
 
 
 def _resume(manager, state: State) -> tuple[State, int]:
@@ -161,6 +183,8 @@ def _resume(manager, state: State) -> tuple[State, int]:
     loaded, step, notes = found
     for note in notes:
         log.warning("%s; moved to the folder damaged, going on from checkpoint %d", note, step)
-    state_step = jax.device_put(jnp.int32(step), state.step.sharding)
-    key = jax.random.wrap_key_data(loaded.key)
-    return State(state_step, loaded.params, loaded.batch_stats, loaded.opt_state, key), step
+    params = jax.tree.map(lambda leaf: leaf[:, None], loaded.params) if state.step.ndim else loaded.params
+    found_state = State(
+        jnp.full_like(state.step, step), params, loaded.batch_stats, loaded.opt_state, jax.random.wrap_key_data(loaded.key)
+    )
+    return jax.device_put(found_state, jax.tree.map(lambda leaf: leaf.sharding, state)), step

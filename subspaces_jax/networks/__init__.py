@@ -1,7 +1,35 @@
-"""Networks: pure Flax modules that know nothing of subspaces, one family a file, each with its axis table."""
+"""Networks: pure Flax modules that know nothing of subspaces, one family a file, each with its axis table.
+
+Each sows what the subspace paper calls features as "features" among its intermediates; it costs nothing where they are not
+asked for.
+"""
 
 from subspaces_jax.networks.cifar_resnet import CifarResNet
+from subspaces_jax.networks.imagenet_resnet import (
+    ImageNetResNet,
+    ResNet18,
+    ResNet50,
+    ResNet101,
+    TinyImageNetResNet18,
+    TinyImageNetResNet50,
+    WideResNet50,
+    WideResNet101,
+)
 from subspaces_jax.networks.lenet import LeNet
 from subspaces_jax.networks.mlp import MLP
+from subspaces_jax.networks.vision_transformer import VisionTransformer
 
-__all__ = ["MLP", "CifarResNet", "LeNet"]
+__all__ = [
+    "MLP",
+    "CifarResNet",
+    "ImageNetResNet",
+    "LeNet",
+    "ResNet101",
+    "ResNet18",
+    "ResNet50",
+    "TinyImageNetResNet18",
+    "TinyImageNetResNet50",
+    "VisionTransformer",
+    "WideResNet101",
+    "WideResNet50",
+]

@@ -35,6 +35,7 @@ class LeNet(nn.Module):
         x = x.reshape(x.shape[0], -1)
         for features in (120, 84):
             x = nn.relu(nn.Dense(features, dtype=self.dtype)(x))
+        self.sow("intermediates", "features", x)
         return nn.Dense(self.num_classes, dtype=self.dtype)(x)
 
     def unit_axes(self) -> AxisTable:

@@ -11,7 +11,7 @@ from subspaces_jax.networks.axes import AxisTable
 
 
 class MLP(nn.Module):
-    """Flatten, then dense layers with ReLU between them.
+    """Flatten, then dense layers with ReLU between them. Features are what the classifier takes.
 
     Attributes:
         num_classes: C.
@@ -29,6 +29,7 @@ class MLP(nn.Module):
         x = images.reshape(images.shape[0], -1).astype(self.dtype)
         for i, width in enumerate(self.widths):
             x = nn.relu(nn.Dense(width, dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name=f"Dense_{i}")(x))
+        self.sow("intermediates", "features", x)
         return nn.Dense(self.num_classes, dtype=self.dtype, name=f"Dense_{len(self.widths)}")(x)
 
     def unit_axes(self) -> AxisTable:

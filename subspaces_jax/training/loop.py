@@ -1,10 +1,11 @@
 """The only training loop. It knows steps, rows and checkpoints, and nothing of what is trained."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import jax
+import numpy as np
 
 from subspaces_jax.errors import NonFiniteLossError
 from subspaces_jax.training.state import State
@@ -12,10 +13,10 @@ from subspaces_jax.training.state import State
 Row = dict[str, float]
 
 
-def stops(start: int, end: int, every: Iterable[int]) -> list[int]:
-    """The steps after `start` at which the loop stops: multiples of each of `every` (0 is never) and the end."""
-    periods = [period for period in every if period > 0]
-    return [step for step in range(start + 1, end + 1) if step == end or any(step % p == 0 for p in periods)]
+def stops(start: int, end: int, every: Iterable[int], at: Collection[int] = ()) -> list[int]:
+    """The steps after `start` at which the loop stops: multiples of each of `every` (0 is never), `at`, and the end."""
+    periods, single = [period for period in every if period > 0], {end, *at}
+    return [step for step in range(start + 1, end + 1) if step in single or any(step % p == 0 for p in periods)]
 
 
 def fit(
@@ -29,6 +30,7 @@ def fit(
     save_every: int,
     record: Callable[[int, Row], None],
     save: Callable[[int, State], None],
+    save_at: Collection[int] = (),
     evaluate_every: int = 0,
     evaluate: Callable[[State], Row] | None = None,
 ) -> State:
@@ -46,12 +48,13 @@ def fit(
         log_every, save_every, evaluate_every: periods in steps, 0 for never; the end is always recorded and saved.
         record: takes (step, row); rows hold means since the last stop.
         save: takes (step, state).
+        save_at: more steps to save at.
         evaluate: state -> scores, merged into the row of that step.
 
     Raises:
         NonFiniteLossError: the loss became NaN or infinite; names the step.
     """
-    step = int(state.step)
+    step = int(np.ravel(state.step)[0])  # members are all at the same step
     pending: tuple[int, int, dict, Row] | None = None
     clock = time.perf_counter()
 
@@ -70,14 +73,14 @@ def fit(
         rate, clock, pending = steps * images_per_step / max(now - clock, 1e-9), now, None
         record(stop, {"epoch": stop / steps_per_epoch} | row | scores | {"images_per_second": rate})
 
-    for stop in stops(step, num_steps, (steps_per_epoch, log_every, save_every, evaluate_every)):
+    for stop in stops(step, num_steps, (steps_per_epoch, log_every, save_every, evaluate_every), save_at):
         state, metrics = advance(state, step, stop - step)
         flush()
         scores = {}
         if evaluate is not None and evaluate_every and (stop % evaluate_every == 0 or stop == num_steps):
             scores = evaluate(state)
         pending, step = (stop, stop - step, metrics, scores), stop
-        if stop == num_steps or (save_every and stop % save_every == 0):
+        if stop == num_steps or stop in save_at or (save_every and stop % save_every == 0):
             flush()
             save(stop, state)
     flush()

@@ -5,8 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from subspaces_jax import trees
-from subspaces_jax.networks import MLP, CifarResNet, LeNet, axes
+from subspaces_jax import geometry, trees
+from subspaces_jax.networks import (
+    MLP,
+    CifarResNet,
+    ImageNetResNet,
+    LeNet,
+    ResNet50,
+    TinyImageNetResNet18,
+    TinyImageNetResNet50,
+    VisionTransformer,
+    WideResNet50,
+    axes,
+    families,
+)
 
 NETWORKS = {  # network, images it takes, number of parameters
     "mlp": (MLP(10, (32, 16)), (8, 8, 1), 64 * 32 + 32 + 32 * 16 + 16 + 16 * 10 + 10),
@@ -16,8 +28,17 @@ NETWORKS = {  # network, images it takes, number of parameters
     "cifar_resnet_20": (CifarResNet(10, 20), (32, 32, 3), 272_464),
     "cifar_resnet_32": (CifarResNet(10, 32), (32, 32, 3), 466_896),
     "cifar_resnet_56": (CifarResNet(10, 56), (32, 32, 3), 855_760),
+    "cifar_resnet_8_4_dropout": (CifarResNet(10, 8, 4, dropout=0.3), (8, 8, 1), None),
+    "basic": (ImageNetResNet(10, (1, 2, 1, 1), small_images=True, width=4), (16, 16, 3), None),
+    "bottleneck": (ImageNetResNet(10, (1, 2, 1, 1), bottleneck=True, inner_factor=2, width=2), (64, 64, 3), None),
+    "vision_transformer": (VisionTransformer(10, 4, 16, 2, 2), (8, 8, 1), None),
+    "tiny_imagenet_resnet_18": (TinyImageNetResNet18(200), (64, 64, 3), 11_271_232),
+    "tiny_imagenet_resnet_50": (TinyImageNetResNet50(200), (64, 64, 3), 23_909_952),
+    "resnet_50": (ResNet50(1000), (224, 224, 3), 25_556_032),
+    "wide_resnet_50_2": (WideResNet50(1000), (224, 224, 3), 68_882_240),
 }
-SMALL = [name for name in NETWORKS if name not in ("cifar_resnet_32", "cifar_resnet_56")]
+BIG = ("cifar_resnet_32", "cifar_resnet_56", "tiny_imagenet_resnet_18", "tiny_imagenet_resnet_50", "resnet_50", "wide_resnet_50_2")
+SMALL = [name for name in NETWORKS if name not in BIG]
 
 
 def shapes(name):
@@ -62,6 +83,7 @@ def test_permuting_the_units_of_an_axis_leaves_the_function_unchanged(name, getk
 
     leaves, structure = jax.tree.flatten(params)
     permuted = jax.tree.unflatten(structure, map(permute, zip(trees.leaf_names(params), leaves)))
+    network = network.clone(dropout=0.0) if hasattr(network, "dropout") else network
     # in train mode, so that BatchNorm's statistics are those of the permuted maps
     run = jax.jit(lambda p: network.apply({**variables, "params": p}, images, train=True, mutable=["batch_stats"])[0])
     np.testing.assert_allclose(run(permuted), run(params), rtol=1e-3, atol=1e-4)
@@ -72,7 +94,8 @@ def test_logits_and_dtypes(name, getkey):
     network, variables, images = initialised(name, getkey)
     assert network.apply(variables, images).shape == (6, 10)
     half = network.clone(dtype=jnp.bfloat16)
-    logits, updated = half.apply(variables, images, train=True, mutable=["batch_stats"])
+    rng = {"dropout": getkey()}
+    logits, updated = half.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rng)
     assert logits.dtype == jnp.bfloat16
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(updated))
 
@@ -89,6 +112,109 @@ def test_resnet_starts_as_the_paper_says():
     assert len(norms) == 42
     assert all(np.all(leaf == float(name.endswith("scale"))) for name, leaf in norms.items())
     assert "bias" not in {name.rsplit("/")[-1] for name in trees.leaf_names(variables["params"]) if "Conv" in name}
+
+
+# name: convolutions, BatchNorm layers, sum of the convolutions' output channels (specification of the subspace paper)
+COUNTS = {
+    "cifar_resnet_20": (22, 21, 794),
+    "tiny_imagenet_resnet_18": (21, 20, 5_000),
+    "resnet_50": (54, 53, 27_560),
+    "wide_resnet_50_2": (54, 53, 35_112),
+}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_layers_of_the_paper(name):
+    leaves = trees.leaf_names(shapes(name)["params"])
+    kernels = [leaf for leaf_name, leaf in leaves.items() if leaf_name.endswith("kernel")]
+    norms = [leaf_name for leaf_name in leaves if leaf_name.endswith("scale")]
+    assert (len(kernels), len(norms), sum(kernel.shape[-1] for kernel in kernels)) == COUNTS[name]
+    assert not [leaf_name for leaf_name in leaves if leaf_name.endswith("bias") and "Conv" in leaf_name]
+
+
+@pytest.mark.parametrize("name", ["tiny_imagenet_resnet_18", "resnet_50", "wide_resnet_50_2"])
+@pytest.mark.parametrize("num_endpoints", [2, 3])
+def test_a_stack_has_as_many_parameters_an_endpoint(name, num_endpoints):
+    network, image, number = NETWORKS[name]
+    init = lambda: geometry.init_stack(network, jax.random.key(0), num_endpoints, jnp.zeros((1, *image)))
+    assert trees.num_parameters(jax.eval_shape(init)["params"]) == num_endpoints * number
+
+
+@pytest.mark.parametrize(
+    "name, shape", [("cifar_resnet_20", (8, 8, 64)), ("tiny_imagenet_resnet_18", (8, 8, 512)), ("resnet_50", (1, 1, 2048))]
+)
+def test_features_are_those_of_the_paper(name, shape):
+    network, image, _ = NETWORKS[name]
+    features = jax.eval_shape(
+        lambda: network.init_with_output(jax.random.key(0), jnp.zeros((2, *image)), mutable=["params", "batch_stats", "intermediates"])
+    )[1]["intermediates"]["features"][0]
+    assert features.shape == (2, *shape)
+
+
+def test_features_are_taken_before_the_last_relu_and_cost_nothing_otherwise(getkey):
+    network, variables, images = initialised("cifar_resnet_8_4", getkey)
+    assert "intermediates" not in network.init(getkey(), images)
+    logits, kept = network.apply(variables, images, mutable=["intermediates"])
+    features = kept["intermediates"]["features"][0]
+    assert float(features.min()) < 0
+    pooled = jnp.mean(jnp.maximum(features, 0), axis=(1, 2))
+    np.testing.assert_allclose(logits, pooled @ variables["params"]["Conv_1"]["kernel"][0, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_is_on_the_branch_in_training_alone(getkey):
+    dropped, variables, images = initialised("cifar_resnet_8_4_dropout", getkey)
+    plain = dropped.clone(dropout=0.0)
+    np.testing.assert_array_equal(dropped.apply(variables, images), plain.apply(variables, images))
+    train = lambda network: network.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": getkey()})
+    (logits, stats), (others, other_stats) = train(dropped), train(plain)
+    assert np.any(logits != others)
+    # the first block's norms come before any dropout has acted
+    assert jnp.array_equal(stats["batch_stats"]["BasicBlock_0"]["BatchNorm_1"]["mean"], other_stats["batch_stats"]["BasicBlock_0"]["BatchNorm_1"]["mean"])
+    assert np.any(stats["batch_stats"]["BasicBlock_1"]["BatchNorm_0"]["mean"] != other_stats["batch_stats"]["BasicBlock_1"]["BatchNorm_0"]["mean"])
+
+
+def test_the_transformer_does_not_care_for_the_order_of_patches_but_for_their_positions(getkey):
+    network, variables, images = initialised("vision_transformer", getkey)
+    swapped = images[:, jnp.array([4, 5, 6, 7, 0, 1, 2, 3])]  # upper and lower row of patches
+    params = variables["params"]
+    moved = params | {"positions": params["positions"][:, jnp.array([2, 3, 0, 1])]}
+    logits = network.apply(variables, images)
+    np.testing.assert_allclose(network.apply({"params": moved}, swapped), logits, rtol=1e-4, atol=1e-5)
+    assert np.abs(network.apply(variables, swapped) - logits).max() > 1e-4
+
+
+@pytest.mark.parametrize("options, message", [({"patch": 3}, "patches of 3 do not divide"), ({"num_heads": 5}, "5 heads do not")])
+def test_the_transformer_refuses_sizes_that_do_not_fit(options, message):
+    with pytest.raises(ValueError, match=message):
+        VisionTransformer(10, **options).init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+
+
+def test_every_family_has_names_that_it_takes():
+    for name in ("mlp", "mlp_3_4", "lenet", "cifar_resnet_8_2", "tiny_imagenet_resnet_50", "resnet_101", "wide_resnet_50_2", "vision_transformer_4_64_4_4"):
+        assert isinstance(families.by_name(name, 10, dtype=jnp.float32, axis_name=None, dropout=0.0), families.nn.Module)
+    network = families.by_name("cifar_resnet_14_3", 7, dtype=jnp.bfloat16, axis_name="batch", dropout=0.2)
+    assert network == CifarResNet(7, 14, 3, 0.2, jnp.bfloat16, "batch")
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("resnet_17", "write resnet_18"),
+        ("cifar_resnt_20", "did you mean cifar_resnet"),
+        ("lenet_5", "write lenet"),
+        ("mlp_0", "mlp_0"),
+        ("nowhere.at_all:Net", "cannot be made .*nowhere"),
+        ("json:loads", "cannot be made"),
+    ],
+)
+def test_other_names_are_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        families.by_name(name, 10)
+
+
+def test_dropout_is_refused_where_there_is_none():
+    with pytest.raises(ValueError, match="lenet.*has no dropout"):
+        families.by_name("lenet", 10, dropout=0.1)
 
 
 def test_resnet_is_fully_convolutional_in_size(getkey):

@@ -1,0 +1,117 @@
+"""Networks by name: a family and its sizes joined by underscores, or a module from anywhere as package.module:Name."""
+
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+
+from subspaces_jax.networks import imagenet_resnet
+from subspaces_jax.networks.cifar_resnet import CifarResNet
+from subspaces_jax.networks.lenet import LeNet
+from subspaces_jax.networks.mlp import MLP
+from subspaces_jax.networks.vision_transformer import VisionTransformer
+
+
+class Family(NamedTuple):
+    """How names of a family are written, and (num_classes, sizes, options) -> network or None where the sizes do not fit.
+
+    `options` are dtype, and of axis_name and dropout those that the family has.
+    """
+
+    names: str
+    make: Callable[[int, tuple[int, ...], dict[str, Any]], nn.Module | None]
+    options: tuple[str, ...] = ("dtype",)
+
+
+def _of_depth(**by_depth: Any) -> Callable[..., nn.Module | None]:
+    """Makes what is listed for the sizes, written "d50" or "d50_2"."""
+
+    def make(num_classes: int, sizes: tuple[int, ...], options: dict[str, Any]) -> nn.Module | None:
+        found = by_depth.get("d" + "_".join(map(str, sizes)))
+        return found and found(num_classes, **options)
+
+    return make
+
+
+RESNET_OPTIONS = ("dtype", "axis_name")
+FAMILIES: dict[str, Family] = {
+    "mlp": Family("mlp or mlp_256_256", lambda c, sizes, options: MLP(c, sizes or (256, 256), **options)),
+    "lenet": Family("lenet", lambda c, sizes, options: None if sizes else LeNet(c, **options)),
+    "cifar_resnet": Family(
+        "cifar_resnet_20 or cifar_resnet_20_16",
+        lambda c, sizes, options: CifarResNet(c, *sizes, **options) if 1 <= len(sizes) <= 2 else None,
+        (*RESNET_OPTIONS, "dropout"),
+    ),
+    "tiny_imagenet_resnet": Family(
+        "tiny_imagenet_resnet_18 or _50",
+        _of_depth(d18=imagenet_resnet.TinyImageNetResNet18, d50=imagenet_resnet.TinyImageNetResNet50),
+        RESNET_OPTIONS,
+    ),
+    "resnet": Family(
+        "resnet_18, _50 or _101",
+        _of_depth(d18=imagenet_resnet.ResNet18, d50=imagenet_resnet.ResNet50, d101=imagenet_resnet.ResNet101),
+        RESNET_OPTIONS,
+    ),
+    "wide_resnet": Family(
+        "wide_resnet_50_2 or wide_resnet_101_2",
+        _of_depth(d50_2=imagenet_resnet.WideResNet50, d101_2=imagenet_resnet.WideResNet101),
+        RESNET_OPTIONS,
+    ),
+    "vision_transformer": Family(
+        "vision_transformer_4_64_4_4 (patch, width, depth, heads)",
+        lambda c, sizes, options: VisionTransformer(c, *sizes, **options) if len(sizes) == 4 else None,
+        ("dtype", "dropout"),
+    ),
+}
+EVERY_NAME = f"{'; '.join(family.names for family in FAMILIES.values())}; or package.module:Name"
+
+
+def by_name(name: str, num_classes: int, **options: Any) -> nn.Module:
+    """The network of a name.
+
+    Args:
+        name: such as "cifar_resnet_20_16", or "package.module:Name" for a Flax module (or a function that makes one) that
+            can be imported and takes num_classes.
+        num_classes: C.
+        options: dtype, axis_name, dropout; a family takes those that it has, and refuses others that are set.
+
+    Raises:
+        ValueError: unknown, or sizes or options that the family does not have.
+    """
+    if ":" in name:
+        return _imported(name, num_classes)
+    match = re.fullmatch(r"([a-z_]*[a-z])((?:_[1-9][0-9]*)*)", name)
+    family = FAMILIES.get(match.group(1)) if match else None
+    if family is None:
+        near = difflib.get_close_matches(name, FAMILIES, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else "unknown"
+        raise ValueError(f"{name!r}, {hint} ({EVERY_NAME})")
+    if options.get("dropout") and "dropout" not in family.options:
+        raise ValueError(f"{name!r}, which has no dropout: set dropout=0")
+    sizes = tuple(int(size) for size in re.findall(r"\d+", match.group(2)))
+    made = family.make(num_classes, sizes, {key: options[key] for key in family.options if key in options})
+    if made is None:
+        raise ValueError(f"{name!r}: write {family.names}")
+    return made
+
+
+def train_options(network: nn.Module, train: bool) -> dict[str, bool]:
+    """How a module is told that it trains: the one of `train`, `training` and `deterministic` that its call takes."""
+    names = inspect.signature(type(network).__call__).parameters
+    values = {"train": train, "training": train, "deterministic": not train}
+    return {name: value for name, value in values.items() if name in names}
+
+
+def _imported(name: str, num_classes: int) -> nn.Module:
+    module, _, attribute = name.partition(":")
+    try:
+        made = getattr(importlib.import_module(module), attribute)(num_classes=num_classes)
+    except (ImportError, AttributeError, TypeError) as error:
+        raise ValueError(f"{name!r}, which cannot be made ({error}): it is imported and called with num_classes") from None
+    if not isinstance(made, nn.Module):
+        raise ValueError(f"{name!r}, which is {type(made).__name__}: it is to be a Flax module")
+    return made

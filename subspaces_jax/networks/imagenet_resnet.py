@@ -1,0 +1,81 @@
+"""Residual networks of four stages, for TinyImageNet and ImageNet."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from subspaces_jax.networks.axes import AxisTable
+from subspaces_jax.networks.residual_blocks import BasicBlock, BottleneckBlock, layers, residual_axes
+
+EXPANSION = 4  # of a bottleneck: output channels over those of the stage
+
+
+class ImageNetResNet(nn.Module):
+    """Stem, four stages with W, 2W, 4W and 8W channels (bottlenecks: four times as many), average pool, 1x1 classifier.
+
+    Every convolution is bias-free and Kaiming-normal, the classifier included; strides are in the 3x3 convolutions;
+    BatchNorm starts at scale 1 and bias 0. Features: with the stem for small images the last map before its ReLU, else
+    the pooled map after it, as in the subspace paper.
+
+    Attributes:
+        num_classes: C.
+        stage_sizes: blocks of each stage.
+        bottleneck: bottleneck blocks instead of basic ones.
+        small_images: a 3x3 stem of stride 1 instead of 7x7 of stride 2 and a max-pool.
+        inner_factor: widens the inner maps of bottlenecks (2 for wide networks).
+        width: W.
+        dtype, axis_name: as in `CifarResNet`.
+
+    Reference: He et al., Deep Residual Learning for Image Recognition, 2015, arXiv:1512.03385; Zagoruyko and Komodakis,
+    Wide Residual Networks, 2016, arXiv:1605.07146; classifier and stems as in Wortsman et al., Learning Neural Network
+    Subspaces, 2021, arXiv:2102.10472.
+    """
+
+    num_classes: int
+    stage_sizes: Sequence[int]
+    bottleneck: bool = False
+    small_images: bool = False
+    inner_factor: int = 1
+    width: int = 64
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """[B, H, W, channels] -> logits [B, C]; train=True normalises by the batch and updates "batch_stats"."""
+        conv, norm = layers(self.dtype, train, self.axis_name)
+        stem = conv(self.width, 3) if self.small_images else conv(self.width, 7, 2)
+        x = nn.relu(norm()(stem(images.astype(self.dtype))))
+        if not self.small_images:
+            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        for stage, size in enumerate(self.stage_sizes):
+            channels = self.width * 2**stage
+            for number in range(size):
+                stride = 2 if stage and not number else 1
+                if self.bottleneck:
+                    block = BottleneckBlock(EXPANSION * channels, self.inner_factor * channels, stride, conv, norm)
+                else:
+                    block = BasicBlock(channels, stride, conv, norm)
+                features = block(x)
+                x = nn.relu(features)
+        x = jnp.mean(x, axis=(1, 2), keepdims=True)
+        self.sow("intermediates", "features", features if self.small_images else x)
+        return conv(self.num_classes, 1)(x)[:, 0, 0, :]
+
+    def unit_axes(self) -> AxisTable:
+        """The axis table, see `networks.axes`."""
+        block, num_convs = ("BottleneckBlock", 3) if self.bottleneck else ("BasicBlock", 2)
+        return residual_axes(block, self.stage_sizes, num_convs, first_shortcut=self.bottleneck)
+
+
+ResNet18 = partial(ImageNetResNet, stage_sizes=(2, 2, 2, 2))
+ResNet50 = partial(ImageNetResNet, stage_sizes=(3, 4, 6, 3), bottleneck=True)
+ResNet101 = partial(ImageNetResNet, stage_sizes=(3, 4, 23, 3), bottleneck=True)
+WideResNet50 = partial(ResNet50, inner_factor=2)
+WideResNet101 = partial(ResNet101, inner_factor=2)
+TinyImageNetResNet18 = partial(ResNet18, small_images=True)
+TinyImageNetResNet50 = partial(ResNet50, small_images=True)

@@ -1,0 +1,110 @@
+"""What the residual networks share: their blocks, normalisation and axis table."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from subspaces_jax.networks.axes import AxisTable
+from subspaces_jax.networks.layers import Conv
+
+
+def layers(dtype: Any, train: bool, axis_name: str | None) -> tuple[Callable[..., nn.Module], Callable[..., nn.Module]]:
+    """(conv, norm): conv(features, size, stride) padded by size // 2 on every side, and BatchNorm.
+
+    BatchNorm has epsilon 1e-5 and keeps 0.9 of its running statistics a step.
+    """
+    conv = lambda features, size, stride=1: Conv(features, (size, size), stride, padding=size // 2, dtype=dtype)
+    norm = partial(nn.BatchNorm, not train, momentum=0.9, epsilon=1e-5, dtype=dtype, axis_name=axis_name)
+    return conv, norm
+
+
+class BasicBlock(nn.Module):
+    """conv-BN-ReLU-conv-BN-dropout plus shortcut; the shortcut is a 1x1 convolution and BN where the shape changes.
+
+    The ReLU that ends the block is left to the network.
+
+    Attributes:
+        features: output channels.
+        stride: of the first convolution and of the shortcut.
+        conv, norm: constructors from `layers`.
+        dropout: applied to the branch, None for none.
+    """
+
+    features: int
+    stride: int
+    conv: Any
+    norm: Any
+    dropout: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = nn.relu(self.norm()(self.conv(self.features, 3, self.stride)(x)))
+        y = self.norm()(self.conv(self.features, 3)(y))
+        if self.dropout is not None:
+            y = self.dropout(y)
+        if x.shape != y.shape:
+            x = self.norm()(self.conv(self.features, 1, self.stride)(x))
+        return x + y
+
+
+class BottleneckBlock(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions, each with BN, ReLU between them, plus shortcut as in `BasicBlock`.
+
+    Attributes:
+        features: output channels.
+        inner: channels of the first two convolutions.
+        stride: of the 3x3 convolution and of the shortcut.
+        conv, norm: constructors from `layers`.
+    """
+
+    features: int
+    inner: int
+    stride: int
+    conv: Any
+    norm: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = nn.relu(self.norm()(self.conv(self.inner, 1)(x)))
+        y = nn.relu(self.norm()(self.conv(self.inner, 3, self.stride)(y)))
+        y = self.norm()(self.conv(self.features, 1)(y))
+        if x.shape != y.shape:
+            x = self.norm()(self.conv(self.features, 1, self.stride)(x))
+        return x + y
+
+
+def residual_axes(block: str, stage_sizes: Sequence[int], num_convs: int, first_shortcut: bool) -> AxisTable:
+    """The axis table of a stem, stages of blocks and a 1x1 classifier; see `networks.axes`.
+
+    One name a residual stream ("s0", or "stem" where the first stage changes the channels), one an inner map ("s0b1c0").
+
+    Args:
+        block: the class name of the blocks.
+        stage_sizes: blocks of each stage.
+        num_convs: of a block, without the shortcut.
+        first_shortcut: whether the first stage begins with a convolution in the shortcut; all others do.
+    """
+    table: AxisTable = {}
+
+    def add(module: str, index: int, rows: str | None, columns: str | None, norm: bool = True) -> None:
+        table[f"{module}Conv_{index}/kernel"] = (None, None, rows, columns)
+        if norm:
+            table.update({f"{module}BatchNorm_{index}/{name}": (columns,) for name in ("scale", "bias")})
+
+    stream = "stem" if first_shortcut else "s0"
+    add("", 0, None, stream)
+    index = 0
+    for stage, size in enumerate(stage_sizes):
+        for number in range(size):
+            module, out = f"{block}_{index}/", f"s{stage}"
+            inner = [f"s{stage}b{number}c{i}" for i in range(num_convs - 1)]
+            for i, (rows, columns) in enumerate(zip([stream, *inner], [*inner, out])):
+                add(module, i, rows, columns)
+            if stream != out:
+                add(module, num_convs, stream, out)
+            stream, index = out, index + 1
+    add("", 1, stream, None, norm=False)
+    return table
