@@ -1,6 +1,6 @@
 """Every field with its usual value: the other configs are differences from this one.
 
-The meaning and range of each field are in subspaces_jax/experiments/build.py (FIELDS).
+The meaning and range of each field are in subspaces_jax/experiments/fields.py (FIELDS).
 """
 
 from ml_collections import ConfigDict
@@ -64,8 +64,13 @@ def tiny(config: ConfigDict) -> ConfigDict:
     """The form of seconds that the tests run: digits, two epochs of a thin shallow network, five points."""
     config.dataset = "digits"
     config.idx_dir = ""
-    config.network = "cifar_resnet_8_4" if config.network.startswith("cifar_resnet") else config.network
+    config.num_train_examples = 0
+    config.network = "cifar_resnet_8_4" if "resnet" in config.network else config.network
     config.num_epochs = 2
-    config.warmup_epochs = 1
+    config.batch_size = 128
+    config.warmup_epochs = 0
+    config.num_cycles = min(config.num_cycles, 2)
+    config.swa_start = 0.5
+    config.test_every = min(config.test_every, 1)
     config.num_points = 5
     return config

@@ -6,14 +6,8 @@ For an accelerator. The paper's window for cResNet20 is 91.3 % to 93.5 % (Wortsm
 figure 4). Not yet run here: CIFAR-10 has to be prepared first, and training says with which command.
 """
 
-from configs import base
+from configs import cifar10
 
 
 def get_config(form: str = ""):
-    config = base.get_config()
-    config.dataset = "cifar10"
-    config.augmentation = "crop_flip"
-    config.network = "cifar_resnet_20"
-    config.num_epochs = 160
-    config.test_every = 10
-    return base.tiny(config) if form == "tiny" else config
+    return cifar10.get_config(f"line,{form}")

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict, config_flags
 
 from subspaces_jax import parallel
 from subspaces_jax.errors import ConfigError, SubspacesError
-from subspaces_jax.experiments import build
+from subspaces_jax.experiments import fields
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py, or configs/NAME.py:tiny for a run of seconds")
 _WORKDIR = flags.DEFINE_string("workdir", None, "the run directory; the same command goes on with a run that was ended")
@@ -66,7 +66,7 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
             to_dict(_CONFIG.value)  # a file that cannot be loaded says so only when it is used
         return rest
     except (AttributeError, KeyError) as error:
-        _fail(build.unknown_field(re.search(r"\w+", str(error)).group()))
+        _fail(fields.unknown_field(re.search(r"\w+", str(error)).group(), fields.FIELDS | fields.SWEEP_FIELDS))
     except OSError as error:
         _fail(f"the config cannot be loaded: {str(error).splitlines()[-1].strip()}")
     except (flags.Error, ValueError) as error:

@@ -113,6 +113,7 @@ def along(
     params_at: Callable[[PyTree, PyTree], PyTree] = contract,
     variables_at: Callable[..., PyTree] | None = None,
     with_pairs: bool = True,
+    features: Apply | None = None,
     progress: Callable[[Sequence[int]], Any] = iter,
 ) -> dict[str, np.ndarray]:
     """Every point of a path scored, and each with its mirror image as a two-point ensemble.
@@ -132,6 +133,7 @@ def along(
         params_at: (stack, point) -> params; `contract` unless the path is more than coordinates.
         variables_at: from `point_variables`, for callers that score several stacks and compile once for all of them.
         with_pairs: whether to score the two-point ensembles too.
+        features: (variables, images) -> [B, ...]; adds "pair_feature_cosine" and "pair_feature_cosine_squared".
         progress: wraps the range over points, for a progress bar.
 
     Returns:
@@ -140,14 +142,58 @@ def along(
     """
     refresh = apply_train if train_images is not None else None
     variables_at = variables_at or point_variables(params_at, refresh, batch_size)
-    logits = []
-    for t in progress(range(jax.tree.leaves(points)[0].shape[0])):
+    num = jax.tree.leaves(points)[0].shape[0]
+    logits, cosines, mirrored = [None] * num, np.ones((2, num)), None
+    for t in progress(_mirror_images_together(num)):
         point = jax.tree.map(lambda leaf: leaf[t], points)
         variables = variables_at(stack, point, batch_stats or {}, train_images, key)
-        logits.append(np.asarray(predict(apply, variables, images, batch_size), np.float32))
+        logits[t] = np.asarray(predict(apply, variables, images, batch_size), np.float32)
+        if with_pairs and features is not None:
+            if t >= (num + 1) // 2:
+                cosines[:, [t, num - 1 - t]] = np.array(feature_cosine(features, mirrored, variables, images, batch_size))[:, None]
+            mirrored = variables
     stacked = np.stack(logits)
-    scores = _summary_of_logits(stacked, labels) | (pair_scores(stacked, labels) if with_pairs else {})
+    scores = _summary_of_logits(stacked, labels)
+    if with_pairs:
+        scores |= pair_scores(stacked, labels)
+        if features is not None:
+            scores |= {"pair_feature_cosine": cosines[0], "pair_feature_cosine_squared": cosines[1]}
     return {name: np.asarray(value) for name, value in scores.items()} | {"logits": stacked}
+
+
+@partial(jax.jit, static_argnames=("features", "batch_size"))
+def feature_cosine(
+    features: Apply, variables_a: PyTree, variables_b: PyTree, images: jax.Array, batch_size: int = 500
+) -> tuple[jax.Array, jax.Array]:
+    """Means over examples of the cosine of two networks' features, and of its square.
+
+    Args:
+        features: (variables, images [B, ...]) -> [B, ...]; hashable, compiled once for each.
+        variables_a, variables_b: of the two networks.
+        images: [N, ...], each counted once.
+        batch_size: B.
+
+    Returns:
+        Two scalars, in [-1, 1] and [0, 1]; features that are all zero have cosine 0 with everything.
+    """
+    indices, mask = batches.every_example(images.shape[0], min(batch_size, images.shape[0]))
+
+    def cosines(rows):
+        a, b = (
+            features(variables, jnp.take(images, rows, axis=0)).reshape(len(rows), -1).astype(jnp.float32)
+            for variables in (variables_a, variables_b)
+        )
+        norms = jnp.sqrt(jnp.sum(a**2, axis=1) * jnp.sum(b**2, axis=1))
+        return jnp.sum(a * b, axis=1) / jnp.maximum(norms, jnp.finfo(jnp.float32).tiny)
+
+    values = lax.map(cosines, jnp.asarray(indices)) * mask
+    return jnp.sum(values) / images.shape[0], jnp.sum(values**2) / images.shape[0]
+
+
+def _mirror_images_together(num: int) -> list[int]:
+    """0, T-1, 1, T-2, ...: so that the variables of no more than two points are held."""
+    pairs = [(t, num - 1 - t) for t in range((num + 1) // 2)]
+    return [t for pair in pairs for t in dict.fromkeys(pair)]
 
 
 @jax.jit

@@ -69,11 +69,8 @@ def expected_calibration_error(probs: jax.Array, labels: jax.Array, num_bins: in
     Reference: Guo et al., On Calibration of Modern Neural Networks, 2017, arXiv:1706.04599.
     """
     _check(probs, labels)
-    confidence = jnp.max(probs, axis=-1)
-    correct = (_predictions(probs) == _align(labels, probs.ndim - 1)).astype(confidence.dtype)
-    bins = jnp.clip(jnp.floor(num_bins * confidence).astype(jnp.int32), 0, num_bins - 1)
-    sum_bins = lambda gap, of: jax.ops.segment_sum(gap, of, num_segments=num_bins)
-    gaps = jnp.vectorize(sum_bins, signature="(n),(n)->(b)")(correct - confidence, bins)
+    confidence, correct, bins = _binned(probs, labels, num_bins)
+    gaps = _sum_bins(correct - confidence, bins, num_bins)
     return jnp.sum(jnp.abs(gaps), axis=-1) / labels.shape[0]
 
 
@@ -89,6 +86,35 @@ def disagreement(probs_a: jax.Array, probs_b: jax.Array) -> jax.Array:
     return jnp.mean((_predictions(probs_a) != _predictions(probs_b)).astype(jnp.float32), axis=-1)
 
 
+def disagreement_correct(probs_a: jax.Array, probs_b: jax.Array, labels: jax.Array) -> jax.Array:
+    """Fraction of examples with different most probable classes one of which is the label. Both [..., N, C] -> [...]."""
+    _check_pair(probs_a, probs_b)
+    _check(probs_a, labels)
+    a, b = _predictions(probs_a), _predictions(probs_b)
+    label = _align(labels, a.ndim)
+    return jnp.mean(((a != b) & ((a == label) | (b == label))).astype(jnp.float32), axis=-1)
+
+
+def reliability(probs: jax.Array, labels: jax.Array, num_bins: int = 15) -> dict[str, jax.Array]:
+    """The bins of a reliability diagram, those of `expected_calibration_error`.
+
+    Args:
+        probs: [..., N, C] probabilities.
+        labels: [N] integer classes.
+        num_bins: equal widths of the confidence.
+
+    Returns:
+        {"count", "confidence", "accuracy"}: each [..., num_bins]: examples, and their mean confidence and accuracy, 0 in a
+        bin without examples.
+    """
+    _check(probs, labels)
+    confidence, correct, bins = _binned(probs, labels, num_bins)
+    sums = lambda values: _sum_bins(values, bins, num_bins)
+    count = sums(jnp.ones_like(confidence))
+    full = jnp.maximum(count, 1.0)
+    return {"count": count, "confidence": sums(confidence) / full, "accuracy": sums(correct) / full}
+
+
 def summary(probs: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     """All scores of one set of predictions by name: accuracy, nll, brier, ece_15, ece_20; each [...]."""
     return {
@@ -102,6 +128,18 @@ def summary(probs: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
 
 def _predictions(probs: jax.Array) -> jax.Array:
     return jnp.argmax(probs, axis=-1)
+
+
+def _binned(probs: jax.Array, labels: jax.Array, num_bins: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Confidence, whether it was right, and the bin of every prediction, each [..., N]."""
+    confidence = jnp.max(probs, axis=-1)
+    correct = (_predictions(probs) == _align(labels, probs.ndim - 1)).astype(confidence.dtype)
+    return confidence, correct, jnp.clip(jnp.floor(num_bins * confidence).astype(jnp.int32), 0, num_bins - 1)
+
+
+def _sum_bins(values: jax.Array, bins: jax.Array, num_bins: int) -> jax.Array:
+    sums = lambda values, bins: jax.ops.segment_sum(values, bins, num_segments=num_bins)
+    return jnp.vectorize(sums, signature="(n),(n)->(b)")(values, bins)
 
 
 def _align(array: jax.Array, ndim: int) -> jax.Array:

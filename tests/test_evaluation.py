@@ -160,6 +160,33 @@ def test_pairs_are_ensembles_of_probabilities_of_mirrored_points(task):
     np.testing.assert_array_equal(found["pair_brier"], found["pair_brier"][::-1])
 
 
+def test_features_of_mirrored_points_are_compared_example_by_example(task):
+    images, labels, variables = task
+    features = lambda variables, images: apply(variables, images)[..., None]
+    found = evaluation.along(
+        variables["params"],
+        Line().grid(4),
+        apply=apply,
+        images=images,
+        labels=labels,
+        batch_stats=variables["batch_stats"],
+        batch_size=32,
+        features=features,
+    )
+    for t in range(4):
+        a, b = found["logits"][t].astype(np.float64), found["logits"][3 - t].astype(np.float64)
+        cosines = np.sum(a * b, 1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+        np.testing.assert_allclose(found["pair_feature_cosine"][t], cosines.mean(), rtol=1e-4)
+        np.testing.assert_allclose(found["pair_feature_cosine_squared"][t], (cosines**2).mean(), rtol=1e-4)
+
+
+def test_features_that_are_all_zero_have_cosine_zero(task):
+    images, _, variables = task
+    point = {"params": geometry.contract(variables["params"], Line().midpoint), "batch_stats": variables["batch_stats"]}
+    nothing = lambda variables, images: jnp.zeros((images.shape[0], 3))
+    assert evaluation.feature_cosine(nothing, point, point, images) == (0.0, 0.0)
+
+
 def test_a_path_may_be_any_function_of_the_point(task):
     images, labels, variables = task
     shifted = lambda stack, t: jax.tree.map(lambda leaf: leaf[0] + t * (leaf[1] - leaf[0]), stack)

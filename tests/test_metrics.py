@@ -129,3 +129,25 @@ def test_cross_entropy_is_float32_whatever_the_network_computes_in():
 def test_cross_entropy_refuses_to_broadcast():
     with pytest.raises(AssertionError):
         losses.cross_entropy(jnp.zeros((3, 2)), jnp.zeros(1, jnp.int32))
+
+
+def test_reliability_bins_are_those_of_the_calibration_error(getkey):
+    probs = jax.nn.softmax(3 * jax.random.normal(getkey(), (2, 200, 4)))
+    labels = jax.random.randint(getkey(), (200,), 0, 4)
+    bins = metrics.reliability(probs, labels, 10)
+    bins = {name: np.asarray(values) for name, values in bins.items()}
+    for row in range(2):
+        confidence, right = np.asarray(probs[row]).max(-1), np.asarray(probs[row]).argmax(-1) == np.asarray(labels)
+        for b in range(10):
+            inside = (confidence >= b / 10) & (confidence < (b + 1) / 10)
+            assert bins["count"][row, b] == inside.sum()
+            expected = (confidence[inside].mean(), right[inside].mean()) if inside.any() else (0.0, 0.0)
+            np.testing.assert_allclose((bins["confidence"][row, b], bins["accuracy"][row, b]), expected, rtol=1e-5)
+    gaps = bins["count"] / 200 * np.abs(bins["accuracy"] - bins["confidence"])
+    np.testing.assert_allclose(gaps.sum(-1), metrics.expected_calibration_error(probs, labels, 10), rtol=1e-4)
+
+
+def test_disagreement_with_one_right_by_hand():
+    labels = jnp.array([0, 0, 1, 1])
+    a, b = jax.nn.one_hot(jnp.array([0, 1, 1, 0]), 3), jax.nn.one_hot(jnp.array([0, 2, 2, 1]), 3)
+    assert metrics.disagreement(a, b) == 0.75 and metrics.disagreement_correct(a, b, labels) == 0.5

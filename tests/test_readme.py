@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from subspaces_jax.experiments import build
+from subspaces_jax.experiments import fields
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -32,7 +32,7 @@ def test_commands_name_what_exists(command):
         if word.startswith("--config="):
             assert (ROOT / word.removeprefix("--config=").split(":")[0]).exists(), word
         if word.startswith("--config."):
-            assert word.removeprefix("--config.").split("=")[0] in build.FIELDS, word
+            assert word.removeprefix("--config.").split("=")[0] in fields.FIELDS, word
 
 
 def test_files_that_are_named_exist():

@@ -1,10 +1,9 @@
-"""From a config to objects. This file alone reads a config, and is the index of what can be configured.
+"""From a config to objects. This file alone reads a config: a flat mapping of the fields in `fields.FIELDS`.
 
-A config is a flat mapping of the fields in FIELDS. Durations are epochs here and steps below.
+Durations are epochs here and steps below.
 """
 
-import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,108 +15,12 @@ import optax
 from subspaces_jax import geometry, losses, parallel
 from subspaces_jax.data import augmentation, batches, corruption, sources
 from subspaces_jax.errors import ConfigError
+from subspaces_jax.experiments.fields import AUGMENTATIONS, DTYPES, FIELDS, SUBSPACES, Config, checked, unknown
 from subspaces_jax.networks import families
 from subspaces_jax.training import optimizers
 from subspaces_jax.training import step as training_step
 
 PyTree = Any
-Config = Mapping[str, Any]
-
-
-class Field(NamedTuple):
-    """What a config field may hold."""
-
-    type: type
-    accepts: Callable[[Any], bool]
-    meaning: str
-
-
-def _at_least(low: float) -> Callable[[Any], bool]:
-    return lambda value: value >= low
-
-
-def _any(value: Any) -> bool:
-    return True
-
-
-def _fraction(value: float) -> bool:
-    return 0.0 <= value <= 1.0
-
-
-def _one_of(*names: str) -> Callable[[Any], bool]:
-    return lambda value: value in names
-
-
-def _choice(names: Mapping[str, Any], more: str) -> Field:
-    return Field(str, _one_of(*names), f"one of {', '.join(names)}: {more}")
-
-
-SUBSPACES: dict[str, tuple[int, Callable[[int], Any]]] = {  # name -> (usual number of endpoints, constructor)
-    "none": (1, geometry.Simplex),
-    "line": (2, lambda num: geometry.Line()),
-    "bezier": (3, geometry.Bezier),
-    "chain": (3, geometry.Chain),
-    "simplex": (3, geometry.Simplex),
-}
-AUGMENTATIONS: dict[str, tuple[Callable, ...]] = {
-    "none": (),
-    "flip": (augmentation.random_flip,),
-    "crop": (augmentation.random_crop,),
-    "shift1": (partial(augmentation.random_crop, padding=1),),
-    "crop_flip": (augmentation.random_crop, augmentation.random_flip),
-}
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-FIELDS: dict[str, Field] = {
-    # the run
-    "seed": Field(int, _at_least(0), "a whole number from 0 up"),
-    "num_devices": Field(int, _at_least(0), "devices to use, 0 for all"),
-    "num_epochs": Field(int, _at_least(1), "at least 1"),
-    "batch_size": Field(int, _at_least(1), "images per step over all devices and samples, at least 1"),
-    "log_every": Field(int, _at_least(0), "steps between rows of metrics; 0 for each epoch's end only"),
-    "checkpoint_every": Field(int, _at_least(0), "epochs between checkpoints to resume from; 0 for the last only"),
-    "keep_every": Field(int, _at_least(0), "epochs between checkpoints that are kept for good; 0 for none"),
-    "test_every": Field(int, _at_least(0), "epochs between tests of the midpoint; 0 for none"),
-    "num_members": Field(int, _at_least(1), "M, networks trained together, with seeds from seed on"),
-    "capture": Field(bool, _any, "whether num_cycles checkpoints are kept: the cycles' ends, or equally spaced from swa_start"),
-    # data
-    "dataset": Field(str, bool, "a name of data.sources.DATASETS"),
-    "data_dir": Field(str, _at_least(""), "the TFDS data directory, empty for TFDS's own default"),
-    "idx_dir": Field(str, _at_least(""), "a folder of MNIST-format IDX files to prepare from, or empty"),
-    "augmentation": _choice(AUGMENTATIONS, "of training images"),
-    "num_train_examples": Field(int, _at_least(0), "of the training split, 0 for all"),
-    "label_noise": Field(float, _fraction, "fraction of training labels drawn anew, in [0, 1]"),
-    "pixel_shuffle": Field(bool, _any, "whether all images have their pixels in one other order"),
-    "corruption_seed": Field(int, _at_least(0), "of label_noise and pixel_shuffle, whatever the run's seed"),
-    # the network
-    "network": Field(str, bool, f"one of {families.EVERY_NAME}"),
-    "dropout": Field(float, lambda value: 0.0 <= value < 1.0, "rate, in [0, 1), for networks that have it"),
-    "dtype": _choice(DTYPES, "of the computation; parameters are float32"),
-    "batch_norm": Field(str, _one_of("device", "global"), "statistics of each device, or of all (global)"),
-    # the subspace
-    "subspace": _choice(SUBSPACES, "what is trained"),
-    "num_endpoints": Field(int, _at_least(0), "K, 0 for the subspace's usual number"),
-    "layerwise": Field(bool, _any, "whether every module draws its own point"),
-    "beta": Field(float, _at_least(0.0), "coefficient of the cosine penalty, at least 0"),
-    "num_samples": Field(int, _at_least(1), "S, points drawn per step, at least 1"),
-    "feature_diversity": Field(float, _at_least(0.0), "coefficient of the similarity of two samples' features, at least 0"),
-    "over_samples": Field(str, _one_of("auto", "vmap", "scan"), "auto, vmap or scan, for members too"),
-    "own_coordinates": Field(bool, _any, "whether each device draws its own points"),
-    # the optimizer
-    "learning_rate": Field(float, _at_least(0.0), "at least 0"),
-    "schedule": _choice(optimizers.POLICIES, "policy of the learning rate"),
-    "warmup_epochs": Field(int, _at_least(0), "at least 0"),
-    "swa_learning_rate": Field(float, _at_least(0.0), "at least 0, for the swa schedules"),
-    "swa_start": Field(float, _fraction, "fraction of the epochs, for swa_cyclic and capture"),
-    "num_cycles": Field(int, _at_least(1), "models of the cyclic schedules, and captured ones"),
-    "multistep_every": Field(int, _at_least(1), "epochs, for multistep"),
-    "momentum": Field(float, lambda value: 0.0 <= value < 1.0, "in [0, 1)"),
-    "weight_decay": Field(float, _at_least(0.0), "at least 0"),
-    "decay": Field(str, _one_of("endpoints", "point"), "what decays: endpoints, or the sampled point"),
-    "label_smoothing": Field(float, _fraction, "in [0, 1]"),
-    # evaluation
-    "num_points": Field(int, _at_least(2), "points of a curve, or to a side of a simplex, at least 2"),
-    "eval_batch_size": Field(int, _at_least(1), "at least 1"),
-}
 
 
 class Model(NamedTuple):
@@ -138,19 +41,9 @@ def check(config: Config) -> dict[str, Any]:
     Raises:
         ConfigError: names the field, what it got and what it takes.
     """
-    config = dict(config)
-    if unknown := sorted(config.keys() - FIELDS.keys()):
-        raise ConfigError(unknown_field(unknown[0]))
-    if missing := sorted(FIELDS.keys() - config.keys()):
-        raise ConfigError(f"config fields are missing: {', '.join(missing)}")
-    for name, field in FIELDS.items():
-        value = config[name]
-        if field.type is float and type(value) is int:
-            config[name] = value = float(value)
-        if type(value) is not field.type or not field.accepts(value):
-            raise ConfigError(f"config.{name} is {value!r}: it takes {field.type.__name__}, {field.meaning}")
+    config = checked(config, FIELDS)
     if config["dataset"] not in sources.DATASETS:
-        raise ConfigError(f"config.dataset is {_unknown(config['dataset'], sources.DATASETS)}")
+        raise ConfigError(f"config.dataset is {unknown(config['dataset'], sources.DATASETS)}")
     made = subspace(config)
     network(config, 2)
     if config["num_members"] > 1 and (made.num_endpoints > 1 or config["capture"]):
@@ -160,11 +53,6 @@ def check(config: Config) -> dict[str, Any]:
     if config["feature_diversity"] and config["num_samples"] < 2:
         raise ConfigError("config.feature_diversity compares two samples of a batch: set num_samples=2 or more")
     return config
-
-
-def unknown_field(name: str) -> str:
-    """The message for a config field that does not exist."""
-    return f"config field {_unknown(name, FIELDS)}"
 
 
 def subspace(config: Config) -> Any:
@@ -331,9 +219,3 @@ def mesh(config: Config) -> jax.sharding.Mesh:
 def steps_per_epoch(config: Config, num_examples: int) -> int:
     """Full batches in an epoch."""
     return batches.steps_per_epoch(num_examples, config["batch_size"])
-
-
-def _unknown(name: str, known: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-    return f"{name!r}, which is unknown: {hint}"

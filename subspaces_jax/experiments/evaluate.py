@@ -5,19 +5,23 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from subspaces_jax import checkpoints, evaluation, geometry, parallel, records, rngs
+from subspaces_jax.analysis import ensembles
 from subspaces_jax.experiments import build
 
 RESULTS = "points"
 
 
 def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | None = None) -> dict[str, Any]:
-    """Scores the points of a run's subspace, the BatchNorm statistics refreshed at each, and writes results/points.
+    """Scores the points of what a run trained, the BatchNorm statistics refreshed at each, and writes results/points.
 
     A curve gets config.num_points points, equally spaced in t, each also as an ensemble with its mirror image. A simplex
-    gets its lattice with config.num_points to a side; one network gets one point.
+    gets its lattice with config.num_points to a side, and its barycentre. One network gets one point. Members trained
+    together get one each, and a run that captured checkpoints one for each and one for their mean (SWA); both get the
+    scores of their ensembles by size.
 
     Args:
         config: None takes the run's own.
@@ -25,7 +29,8 @@ def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | No
         step: of the checkpoint; None for the latest.
 
     Returns:
-        The facts written to results/points.json: "step", "table" (see `table`), "cosine_squared", "distance", "seconds".
+        The facts written to results/points.json: "step", "scores" by name and point, "midpoint" (a row, or None), with
+        "ensembles" for members and captures, with "cosine_squared" and "distance" for subspaces, "seconds".
 
     Raises:
         RunDirectoryError, CheckpointError, ConfigError, DataError: see `errors`.
@@ -33,10 +38,10 @@ def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | No
     config = build.check(records.read_config(workdir) if config is None else config)
     clock = time.perf_counter()
     space, model = build.subspace(config), build.model(config)
-    expected = jax.eval_shape(lambda: model.init(jax.random.key(0), space.num_endpoints))
-    checkpoint = checkpoints.restore(workdir, step, like=expected["params"])
     train, test = build.data(config, "train"), build.data(config, "test")
-    points = space.grid(config["num_points"])
+    checkpoint = _restore(config, workdir, step, model, len(train.labels))
+    points, midpoint = _points(config, space, jax.tree.leaves(checkpoint.params)[0].shape[0])
+    is_curve = space.num_endpoints > 1 and config["subspace"] != "simplex"
     progress = records.Progress(len(points), unit="point", label="evaluate")
     arrays = evaluation.along(
         jax.device_put(checkpoint.params),
@@ -49,27 +54,53 @@ def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | No
         train_images=jax.device_put(train.images),
         key=rngs.stream(jax.random.key(config["seed"]), "refresh"),
         batch_size=config["eval_batch_size"],
-        with_pairs=space.num_endpoints > 1 and config["subspace"] != "simplex",
+        with_pairs=is_curve,
+        features=model.features,
         progress=progress.over,
     )
     facts = {
         "step": checkpoint.step,
-        "dataset": config["dataset"],
-        "network": config["network"],
-        "subspace": config["subspace"],
-        "num_endpoints": space.num_endpoints,
-        "seed": config["seed"],
-        "midpoint": nearest(points, space.midpoint),
+        "config": config,
+        "midpoint": midpoint,
         "scores": {name: values.tolist() for name, values in arrays.items() if values.ndim == 1},
-        "seconds": time.perf_counter() - clock,
     }
+    if config["num_members"] > 1 or config["capture"]:
+        members = arrays["logits"][1 if config["capture"] else 0 :]
+        facts["ensembles"] = {name: values.tolist() for name, values in ensembles.by_size(members, test.labels).items()}
     if space.num_endpoints > 1:
         statistics = jax.jit(geometry.endpoint_statistics)(checkpoint.params)
         facts |= {name: float(value) for name, value in statistics.items()}
+    facts["seconds"] = time.perf_counter() - clock
     if parallel.is_main():
         arrays |= {"points": np.asarray(points), "labels": np.asarray(test.labels)}
         records.save_results(workdir, RESULTS, arrays, facts)
     return facts
+
+
+def _restore(config, workdir, step, model, num_examples) -> checkpoints.Checkpoint:
+    """The stack to evaluate: endpoints, members, or captured checkpoints; with the statistics' form for one network."""
+    num_rows = max(build.subspace(config).num_endpoints, config["num_members"])
+    expected = jax.eval_shape(lambda: model.init(jax.random.key(0), num_rows))["params"]
+    checkpoint = checkpoints.restore(workdir, step, like=expected)
+    if config["num_members"] > 1:
+        checkpoint = checkpoint._replace(batch_stats=jax.tree.map(lambda leaf: leaf[0], checkpoint.batch_stats))
+    if steps := build.capture_steps(config, build.steps_per_epoch(config, num_examples)):
+        captured = checkpoints.restore_stack([workdir] * len(steps), steps)
+        checkpoint = checkpoint._replace(params=captured.params)
+    return checkpoint
+
+
+def _points(config, space, num_rows: int) -> tuple[jax.Array, int | None]:
+    """Coordinates [T, K] to evaluate, and the row of the midpoint."""
+    if config["capture"]:
+        return jnp.concatenate([jnp.full((1, num_rows), 1.0 / num_rows), jnp.eye(num_rows)]), 0
+    if config["num_members"] > 1:
+        return jnp.eye(num_rows), None
+    points = space.grid(config["num_points"])
+    row = nearest(points, space.midpoint)
+    if np.allclose(points[row], space.midpoint, atol=1e-6):
+        return points, row
+    return jnp.concatenate([points, space.midpoint[None]]), len(points)
 
 
 def nearest(points: jax.Array, point: jax.Array) -> int:
@@ -89,5 +120,7 @@ def table(facts: dict[str, Any]) -> str:
         mark = "*" if t == facts["midpoint"] else " "
         cells = "  ".join(f"{scale * scores[name][t]:10.3f}" for _, name, scale in columns)
         lines.append(f"{t:4d}{mark}  {cells}")
-    lines.append("* midpoint; pair: ensemble of point t with its mirror image; ECE with 20 bins")
+    lines.append("* midpoint (of captures, their mean); pair: ensemble of point t with its mirror image; ECE with 20 bins")
+    for size, accuracy in enumerate(facts.get("ensembles", {}).get("accuracy", []), start=1):
+        lines.append(f"ensembles of {size}: accuracy {100 * accuracy:.3f} %")
     return "\n".join(lines)

@@ -28,6 +28,6 @@ def run(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
     if rows := records.read_metrics(folder):
         written += style.save(training.dynamics(rows, title), folder / records.FIGURES, "training")
     scores = records.load_results(folder, evaluate.RESULTS)[1]
-    if len(scores["scores"]["accuracy"]) > 1 and scores["subspace"] != "simplex":
+    if "pair_accuracy" in scores["scores"]:
         written += style.save(paths.profile(scores, title), folder / records.FIGURES, "profile")
     return {"figures": [str(path) for path in written]}

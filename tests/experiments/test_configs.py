@@ -1,26 +1,31 @@
 """Every config, run tiny from training to figures; and the fields of configs against those that build reads."""
 
-import importlib.util
+import importlib
 import json
 import pathlib
 
 import numpy as np
 import pytest
 
+from configs import variants
 from launch import app
 from subspaces_jax import checkpoints, records
 from subspaces_jax.errors import ConfigError
-from subspaces_jax.experiments import build, evaluate, plot, train
+from subspaces_jax.experiments import build, evaluate, fields, plot, train
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
-CONFIGS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "base"))
+NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "base", "variants"))
+SWEEPS = [name for name in NAMES if name.startswith("sweep")]
+CONFIGS = [name for name in NAMES if name not in SWEEPS]
+FAMILIES = ["cifar10", "fashion_mnist", "imagenet", "tiny_imagenet"]
+
+
+def module_of(name):
+    return importlib.import_module(f"configs.{name}")
 
 
 def load(name, form="tiny", **fields):
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(form)
+    config = module_of(name).get_config(form)
     config.update({"num_devices": 1} | fields)
     return app.to_dict(config)
 
@@ -44,16 +49,40 @@ def test_every_config_runs_tiny_from_training_to_figures(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, "base"])
-def test_every_config_has_the_fields_that_build_reads_and_says_how_to_run_it(name):
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert build.check(app.to_dict(module.get_config())).keys() == build.FIELDS.keys()
-    assert name == "base" or f"--config=configs/{name}.py" in module.__doc__
+def test_every_config_has_the_fields_that_are_known_and_says_how_to_run_it(name):
+    assert build.check(app.to_dict(module_of(name).get_config())).keys() == fields.FIELDS.keys()
+    assert name == "base" or f"--config=configs/{name}.py" in module_of(name).__doc__
+
+
+@pytest.mark.parametrize("variant", variants.VARIANTS)
+def test_every_variant_of_every_family_is_a_good_config(variant):
+    for name in FAMILIES:
+        takes_it = "dropout" not in variant or name in ("cifar10", "fashion_mnist")
+        for form in [variant, f"{variant},tiny"] if takes_it else [f"{variant},tiny"]:
+            build.check(app.to_dict(module_of(name).get_config(form)))
+
+
+@pytest.mark.parametrize("variant", [name for name in variants.VARIANTS if not name.startswith(("simplex_3", "simplex_4", "simplex_5"))])
+def test_every_variant_runs_tiny_from_training_to_figures(variant, tmp_path):
+    network = "cifar_resnet_8_2" if variant == "dropout" else "mlp_16"
+    config = load("fashion_mnist", f"{variant},tiny", network=network)
+    last = train.run(config, tmp_path)
+    assert np.isfinite(last["loss"])
+    facts = evaluate.run(None, tmp_path)
+    assert np.isfinite(facts["scores"]["nll"]).all()
+    assert ("ensembles" in facts) == (variant in ("ensemble", "swa_constant", "swa_cyclic", "snapshots"))
+    assert plot.run(None, tmp_path)["figures"]
+
+
+def test_variants_go_together_and_unknown_ones_are_named():
+    config = load("fashion_mnist", "simplex_4,noise_20,tiny")
+    assert config["num_endpoints"] == 4 and config["label_noise"] == 0.2 and config["dataset"] == "digits"
+    with pytest.raises(ValueError, match="variant 'lines' is unknown: there are plain, "):
+        load("cifar10", "lines")
 
 
 @pytest.mark.parametrize(
-    "fields, message",
+    "changed, message",
     [
         ({"learning_rat": 0.1}, "config field 'learning_rat', which is unknown: did you mean learning_rate"),
         ({"num_epochs": 2.5}, "config.num_epochs is 2.5: it takes int, at least 1"),
@@ -64,10 +93,16 @@ def test_every_config_has_the_fields_that_build_reads_and_says_how_to_run_it(nam
         ({"momentum": 1.0}, "config.momentum is 1.0: it takes float, in \\[0, 1\\)"),
         ({"schedule": "cosin"}, "config.schedule is 'cosin': it takes str, one of cosine"),
         ({"dataset": "digit"}, "config.dataset is 'digit', which is unknown: did you mean digits"),
-        ({"network": "resnet_20"}, "config.network is 'resnet_20', which is unknown"),
+        ({"network": "resnet_20"}, "config.network is 'resnet_20': write resnet_18"),
         ({"network": "cifar_resnet_21"}, "needs a depth of 6n \\+ 2 .* got 21"),
         ({"network": "cifar_resnet"}, "write cifar_resnet_20 or cifar_resnet_20_16"),
-        ({"network": "cifar_resnet_8_0"}, "which is unknown"),
+        ({"network": "cifar_resnet_8_0"}, "config.network is 'cifar_resnet_8_0', did you mean cifar_resnet"),
+        ({"network": "mlp_8", "dropout": 0.1}, "which has no dropout"),
+        ({"num_members": 2}, "config.num_members trains single networks"),
+        ({"capture": True}, "config.capture keeps checkpoints of one network"),
+        ({"feature_diversity": 1.0}, "feature_diversity compares two samples"),
+        ({"label_noise": 1.5}, "config.label_noise is 1.5: it takes float"),
+        ({"num_train_examples": 5000}, "num_train_examples is 5000, but digits has 1437"),
         ({"subspace": "lines"}, "config.subspace is 'lines'"),
         ({"num_endpoints": 3}, "config.num_endpoints is 3 but subspace 'line' has 2"),
         ({"subspace": "bezier", "num_endpoints": 1}, "Bezier needs an integer num_endpoints of at least 2, got 1"),
@@ -75,8 +110,8 @@ def test_every_config_has_the_fields_that_build_reads_and_says_how_to_run_it(nam
         ({"schedule": "snapshot_cyclic", "num_cycles": 50}, "50 cycles need"),
     ],
 )
-def test_a_wrong_field_is_named(fields, message, tmp_path):
-    config = load("line_digits") | fields
+def test_a_wrong_field_is_named(changed, message, tmp_path):
+    config = load("line_digits") | changed
     with pytest.raises(ConfigError, match=message) as caught:
         train.run(config, tmp_path / "run")
     assert "\n" not in str(caught.value)
@@ -95,17 +130,17 @@ def test_whole_numbers_are_taken_for_floats():
 
 
 @pytest.mark.parametrize(
-    "fields, message",
+    "changed, message",
     [
         ({"batch_size": 2000}, "batch_size is 2000 but the data have 1437 examples"),
         ({"batch_size": 30, "num_samples": 4}, "batch_size is 30, which 4 samples .* on 1 devices do not divide.* multiple of 4"),
         ({"num_devices": 99}, "num_devices is 99 but there are"),
-        ({"dataset": "cifar10"}, "cifar10 is not prepared in .*: prepare it with .*tfds.builder\\(.cifar10"),
+        ({"dataset": "cifar10"}, "cifar10 is not prepared in .*tfds.builder\\(.cifar10"),
     ],
 )
-def test_what_does_not_fit_the_data_or_the_machine_is_named(fields, message, tmp_path):
+def test_what_does_not_fit_the_data_or_the_machine_is_named(changed, message, tmp_path):
     with pytest.raises(ValueError, match=message) as caught:
-        train.run(load("line_digits") | fields, tmp_path / "run")
+        train.run(load("line_digits") | changed, tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 

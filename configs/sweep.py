@@ -1,0 +1,26 @@
+"""A sweep's fields with their usual values: which variants of which config, over which seeds, and where they run.
+
+    python -m launch.sweep --config=configs/sweep.py --workdir=runs/digits
+
+The meaning of each field is in subspaces_jax/experiments/fields.py (SWEEP_FIELDS).
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(form: str = "") -> ConfigDict:
+    config = ConfigDict()
+    config.config = "configs/line_digits.py"
+    config.variants = ("",)
+    config.seeds = (0, 1, 2)
+    config.fields = ""
+    config.cluster = ""
+    config.cluster_options = ""
+    return tiny(config) if form == "tiny" else config
+
+
+def tiny(config: ConfigDict) -> ConfigDict:
+    """Two seeds of the first variants, tiny."""
+    config.seeds = (0, 1)
+    config.variants = tuple(f"{variant},tiny".strip(",") for variant in config.variants[:2])
+    return config

@@ -1,0 +1,59 @@
+"""What is trained on a data set, as differences from its base config: the part of a config's name after the colon.
+
+    --config=configs/cifar10.py:line_layerwise            one variant
+    --config=configs/fashion_mnist.py:line,noise_40,tiny  several, applied from left to right, and the tiny form
+"""
+
+from collections.abc import Callable
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+PLAIN = {"subspace": "none", "beta": 0.0}
+
+VARIANTS = {
+    # one network, and what it is compared with
+    "plain": PLAIN,
+    "ensemble": PLAIN | {"num_members": 3},
+    "swa_constant": PLAIN | {"schedule": "swa_constant", "capture": True, "num_cycles": 5},
+    "swa_cyclic": PLAIN | {"schedule": "swa_cyclic", "capture": True, "num_cycles": 5},
+    "snapshots": PLAIN | {"schedule": "snapshot_cyclic", "capture": True, "num_cycles": 3},
+    "label_smoothing": PLAIN | {"label_smoothing": 0.1},
+    "dropout": PLAIN | {"dropout": 0.2},
+    "early_stopping": PLAIN | {"test_every": 1},
+    # subspaces
+    "line": {"subspace": "line"},
+    "line_layerwise": {"subspace": "line", "layerwise": True},
+    "curve": {"subspace": "bezier"},
+    "curve_layerwise": {"subspace": "bezier", "layerwise": True},
+    **{f"simplex_{n}": {"subspace": "simplex", "num_endpoints": n, "num_points": 3} for n in range(2, 7)},
+    **{
+        f"simplex_{n}_layerwise": {"subspace": "simplex", "num_endpoints": n, "num_points": 3, "layerwise": True}
+        for n in range(2, 7)
+    },
+    # how they are trained
+    "no_beta": {"beta": 0.0},
+    "samples_2": {"num_samples": 2},
+    "samples_2_diverse": {"num_samples": 2, "feature_diversity": 1.0},
+    # corrupted training data
+    "noise_20": {"label_noise": 0.2},
+    "noise_40": {"label_noise": 0.4},
+    "pixel_shuffle": {"pixel_shuffle": True},
+}
+
+
+def choose(make: Callable[[], ConfigDict], form: str, usual: str) -> ConfigDict:
+    """The config that `make` gives, changed by the variants named in `form`; `usual` where it names none.
+
+    Raises:
+        ValueError: a name that is neither a variant nor "tiny".
+    """
+    names = [name for name in form.split(",") if name]
+    if unknown := [name for name in names if name not in VARIANTS and name != "tiny"]:
+        raise ValueError(f"variant {unknown[0]!r} is unknown: there are {', '.join(VARIANTS)}, tiny")
+    chosen = [name for name in names if name != "tiny"] or [usual]
+    config = make()
+    for name in chosen:
+        config.update(VARIANTS[name])
+    return base.tiny(config) if "tiny" in names else config

@@ -1,0 +1,13 @@
+"""Runs a family of configs over seeds: python -m launch.sweep --config=configs/sweep_fashion_mnist.py --workdir=runs/fashion_mnist"""
+
+from launch import app
+from subspaces_jax.experiments import plot, sweep
+
+
+def run(config, workdir):
+    print("{finished} runs were finished, {ran} ran".format(**sweep.run(config, workdir)))
+    print("\n".join(plot.run(None, workdir)["figures"]))
+
+
+if __name__ == "__main__":
+    app.main(run)

@@ -1,0 +1,1 @@
+"""Analyses of checkpoints and of what evaluation kept of them."""

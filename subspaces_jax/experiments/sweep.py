@@ -1,0 +1,113 @@
+"""A family of runs: variants of one config over seeds, one after another on this machine or as jobs of a cluster.
+
+The folder of a sweep holds config.json (what all its runs share), one run directory a run, named <variant>_<seed>, and
+logs/ with what each printed. A run is finished once it is evaluated; the same command again does what is left.
+"""
+
+import pathlib
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from subspaces_jax import records
+from subspaces_jax.errors import RunDirectoryError
+from subspaces_jax.experiments import evaluate
+from subspaces_jax.experiments.fields import SWEEP_FIELDS, Config, checked, key_values
+
+Family = dict[str, list[dict[str, Any]]]
+
+
+class Job(NamedTuple):
+    """One run: its name, the command that trains, evaluates and plots it, and where it goes."""
+
+    name: str
+    command: list[str]
+    workdir: pathlib.Path
+
+
+def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
+    """Runs what is not finished, in the order of the seeds, so that every variant has its first seed first.
+
+    Args:
+        config: a mapping with the fields of `fields.SWEEP_FIELDS`.
+        workdir: the sweep's folder.
+
+    Returns:
+        {"finished": before this call, "ran": by it}, numbers of runs.
+
+    Raises:
+        RunDirectoryError: runs failed (names each with its last line; the others went on), or the folder holds a sweep of
+            another config.
+    """
+    config = checked(config, SWEEP_FIELDS)
+    folder = pathlib.Path(workdir).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    records.write_config(folder, {name: config[name] for name in ("config", "fields")})
+    all_jobs = jobs(config, folder)
+    left = [job for job in all_jobs if not is_finished(job.workdir)]
+    (folder / "logs").mkdir(exist_ok=True)
+    if config["cluster"]:
+        statuses = _submitted(left, folder, config["cluster"], key_values(config["cluster_options"]))
+    else:
+        progress = records.Progress(len(left), unit="run", label="sweep")
+        statuses = [run_job(job) for job in progress.over(left)]
+    failed = [job for job, status in zip(left, statuses) if status]
+    if failed:
+        reasons = "; ".join(f"{job.name}: {_last_line(folder, job)}" for job in failed[:3])
+        raise RunDirectoryError(f"{len(failed)} of {len(left)} runs failed ({reasons}); the same command does them again")
+    return {"finished": len(all_jobs) - len(left), "ran": len(left)}
+
+
+def jobs(config: Config, folder: pathlib.Path) -> list[Job]:
+    """All runs of a sweep, whether finished or not."""
+    fields = [f"--config.{name}={value}" for name, value in key_values(config["fields"]).items()]
+    made = []
+    for seed in config["seeds"]:
+        for variant in config["variants"]:
+            name = f"{variant.replace(',', '+') or pathlib.Path(config['config']).stem}_{seed}"
+            form = f"{config['config']}:{variant}".rstrip(":")
+            flags = [f"--config={form}", f"--workdir={folder / name}", f"--config.seed={seed}"]
+            made.append(Job(name, [sys.executable, "-m", "launch.train", *flags, *fields], folder / name))
+    return made
+
+
+def is_finished(workdir: pathlib.Path) -> bool:
+    """Whether a run has been trained to its end and evaluated."""
+    return (workdir / records.RESULTS / f"{evaluate.RESULTS}.json").exists()
+
+
+def run_job(job: Job) -> int:
+    """Runs one job to its end, its output going to logs/, and returns its exit status."""
+    with open(job.workdir.parent / "logs" / f"{job.name}.txt", "a") as log:
+        print("$", shlex.join(job.command), file=log, flush=True)
+        return subprocess.run(job.command, stdout=log, stderr=subprocess.STDOUT).returncode
+
+
+def load(workdir: str | pathlib.Path) -> Family:
+    """The evaluated runs of a sweep: variant -> facts of its seeds, see `evaluate.run`; without those not finished."""
+    found: Family = {}
+    for path in sorted(pathlib.Path(workdir).iterdir()):
+        if path.is_dir() and is_finished(path):
+            variant = path.name.rpartition("_")[0].replace("+", ",")
+            found.setdefault(variant, []).append(records.load_results(path, evaluate.RESULTS)[1])
+    if not found:
+        raise RunDirectoryError(f"no finished runs in {workdir}: run python -m launch.sweep --workdir={workdir} first")
+    return found
+
+
+def _submitted(left: Sequence[Job], folder: pathlib.Path, cluster: str, options: dict[str, Any]) -> list[int]:
+    """Exit statuses of jobs that submitit runs on a cluster ("slurm"), or in processes of its own here ("local")."""
+    import submitit  # the extra "cluster"
+
+    executor = submitit.AutoExecutor(folder=folder / "jobs", cluster=cluster)
+    executor.update_parameters(**options)
+    submitted = executor.map_array(run_job, left) if left else []
+    progress = records.Progress(len(left), unit="run", label="sweep")
+    return [job.result() for job in progress.over(submitted)]
+
+
+def _last_line(folder: pathlib.Path, job: Job) -> str:
+    lines = (folder / "logs" / f"{job.name}.txt").read_text().strip().splitlines()
+    return lines[-1][:200] if lines else "no output"
