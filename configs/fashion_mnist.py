@@ -19,6 +19,6 @@ def make():
     config.network = "cifar_resnet_8_8"
     config.num_train_examples = 2000
     config.batch_size = 64
-    config.num_epochs = 100
-    config.checkpoint_every = 25
+    config.num_epochs = 80
+    config.checkpoint_every = 20
     return config

@@ -6,18 +6,18 @@
 
 from configs import sweep
 
-BASELINES = ("plain", "ensemble", "swa_constant", "swa_cyclic")
+BASELINES = ("plain", "swa_constant", "swa_cyclic")
 CURVES = ("line", "line_layerwise", "line,no_beta", "curve")
-SIMPLEXES = tuple(f"simplex_{n}" for n in range(2, 7))
-NOISE = tuple(
-    f"{variant},noise_{percent}"
-    for percent in (20, 40)
-    for variant in ("plain,early_stopping", "line", "simplex_3", "swa_constant", "swa_cyclic", "label_smoothing", "dropout")
+SIMPLEXES = tuple(f"simplex_{n}" for n in range(3, 7))  # a simplex of 2 is a line
+NOISE_20 = tuple(f"{variant},noise_20" for variant in ("early_stopping", "swa_constant", "line"))
+NOISE_40 = tuple(
+    f"{variant},noise_40"
+    for variant in ("early_stopping", "swa_constant", "swa_cyclic", "label_smoothing", "dropout", "line", "simplex_3")
 )
 
 
 def get_config(form: str = ""):
     config = sweep.get_config(form)
     config.config = "configs/fashion_mnist.py"
-    config.variants = (*BASELINES, *CURVES, *SIMPLEXES, *NOISE)
+    config.variants = (*BASELINES, *CURVES, *NOISE_40, *SIMPLEXES, *NOISE_20)
     return sweep.tiny(config) if form == "tiny" else config

@@ -21,7 +21,7 @@ VARIANTS = {
     "snapshots": PLAIN | {"schedule": "snapshot_cyclic", "capture": True, "num_cycles": 3},
     "label_smoothing": PLAIN | {"label_smoothing": 0.1},
     "dropout": PLAIN | {"dropout": 0.2},
-    "early_stopping": PLAIN | {"test_every": 1},
+    "early_stopping": PLAIN | {"test_every": 4},  # the best epoch is read off the logs
     # subspaces
     "line": {"subspace": "line"},
     "line_layerwise": {"subspace": "line", "layerwise": True},
