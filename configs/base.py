@@ -23,6 +23,8 @@ def get_config() -> ConfigDict:
     config.dataset = "cifar10"
     config.data_dir = ""
     config.idx_dir = ""
+    config.archive = ""
+    config.num_workers = 0
     config.augmentation = "none"
     config.num_train_examples = 0
     config.label_noise = 0.0

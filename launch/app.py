@@ -17,6 +17,7 @@ from subspaces_jax.experiments import fields
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py, or configs/NAME.py:tiny for a run of seconds")
 _WORKDIR = flags.DEFINE_string("workdir", None, "the run directory; the same command goes on with a run that was ended")
+_KNOWN = fields.FIELDS | fields.SWEEP_FIELDS | fields.ANALYSIS_FIELDS
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, to train in several processes")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "how many processes train together")
 _PROCESS_ID = flags.DEFINE_integer("process_id", 0, "which of them this is")
@@ -66,7 +67,7 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
             to_dict(_CONFIG.value)  # a file that cannot be loaded says so only when it is used
         return rest
     except (AttributeError, KeyError) as error:
-        _fail(fields.unknown_field(re.search(r"\w+", str(error)).group(), fields.FIELDS | fields.SWEEP_FIELDS))
+        _fail(fields.unknown_field(re.search(r"\w+", str(error)).group(), _KNOWN))
     except OSError as error:
         _fail(f"the config cannot be loaded: {str(error).splitlines()[-1].strip()}")
     except (flags.Error, ValueError) as error:

@@ -1,38 +1,48 @@
-"""Corrupted training data: noisy labels and shuffled pixels, the same in every run of one seed."""
+"""Corrupted training data: noisy labels and shuffled pixels, the same in every run and process of one seed."""
+
+import zlib
 
 import numpy as np
 
 from subspaces_jax.errors import ConfigError
 
 
-def noisy_labels(labels: np.ndarray, fraction: float, num_classes: int, seed: int = 0) -> np.ndarray:
+def noisy_labels(
+    labels: np.ndarray, fraction: float, num_classes: int, seed: int = 0, exclude_true: bool = False
+) -> np.ndarray:
     """Labels of which the first int(N * fraction) of a fixed order are replaced by uniform draws.
 
     Order and draws depend on the seed and N alone, so that the examples touched by a smaller fraction are touched by a
-    larger one too, in the same way. The true class is among the draws: (C - 1) / C of what is touched changes.
+    larger one too, in the same way.
 
     Args:
         labels: [N] integer classes in [0, C).
         fraction: in [0, 1].
         num_classes: C.
         seed: of order and draws.
+        exclude_true: whether the draws are among the other C - 1 classes, so that every touched label changes. Without
+            it the true class is among them, and a touched label changes with probability (C - 1) / C.
 
     Returns:
         [N], a copy, of the dtype of `labels`.
 
     Raises:
-        ConfigError: the fraction is outside [0, 1].
+        ConfigError: the fraction is outside [0, 1], or there is no other class.
 
     Reference: Wortsman et al., Learning Neural Network Subspaces, 2021, arXiv:2102.10472, section 4.
     """
-    if not 0.0 <= fraction <= 1.0:
-        raise ConfigError(f"label_noise is {fraction}: it is the fraction of labels drawn anew, in [0, 1]")
-    rng = np.random.default_rng([seed, _NOISE])
-    order, draws = rng.permutation(len(labels)), rng.integers(0, num_classes, len(labels))
-    touched = order[: int(len(labels) * fraction)]
+    touched = _touched(len(labels), fraction, seed)
+    if exclude_true and num_classes < 2:
+        raise ConfigError(f"exclude_true needs two classes, there are {num_classes}: leave it False")
+    draws = _uniform(num_classes - exclude_true, len(touched), seed, "label noise, classes")
     noisy = labels.copy()
-    noisy[touched] = draws[: len(touched)]
+    noisy[touched] = (labels[touched] + 1 + draws) % num_classes if exclude_true else draws
     return noisy
+
+
+def label_noise(num: int, fraction: float, num_classes: int, seed: int = 0) -> np.ndarray:
+    """The draws of `noisy_labels` for N examples whose labels are not at hand: int32 [N], -1 where a label is kept."""
+    return noisy_labels(np.full(num, -1, np.int32), fraction, num_classes, seed)
 
 
 def pixel_shuffle(images: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -47,9 +57,39 @@ def pixel_shuffle(images: np.ndarray, seed: int = 0) -> np.ndarray:
 
     Reference: Zhang et al., Understanding Deep Learning Requires Rethinking Generalization, 2017, arXiv:1611.03530.
     """
-    num, height, width, channels = images.shape
-    order = np.random.default_rng([seed, _PIXELS]).permutation(height * width)
+    return _reordered(images, _pixel_order(images, seed))
+
+
+def pixel_unshuffle(images: np.ndarray, seed: int = 0) -> np.ndarray:
+    """The inverse of `pixel_shuffle` with the same seed."""
+    return _reordered(images, np.argsort(_pixel_order(images, seed)))
+
+
+def _reordered(images: np.ndarray, order: np.ndarray) -> np.ndarray:
+    num, _, _, channels = images.shape
     return images.reshape(num, -1, channels)[:, order].reshape(images.shape)
 
 
-_NOISE, _PIXELS = 1, 2  # streams of one seed
+def _pixel_order(images: np.ndarray, seed: int) -> np.ndarray:
+    return _order(images.shape[1] * images.shape[2], seed, "pixel shuffle")
+
+
+def _touched(num: int, fraction: float, seed: int) -> np.ndarray:
+    if not 0.0 <= fraction <= 1.0:
+        raise ConfigError(f"label_noise is {fraction}: it is the fraction of labels drawn anew, in [0, 1]")
+    return _order(num, seed, "label noise, order")[: int(num * fraction)]
+
+
+def _order(num: int, seed: int, name: str) -> np.ndarray:
+    return np.argsort(_words(num, seed, name), kind="stable")
+
+
+def _uniform(num_values: int, num: int, seed: int, name: str) -> np.ndarray:
+    """int64 [num], uniform on [0, num_values) up to one part in 2^32."""
+    return ((_words(num, seed, name) >> np.uint64(32)) * np.uint64(num_values) >> np.uint64(32)).astype(np.int64)
+
+
+def _words(num: int, seed: int, name: str) -> np.ndarray:
+    """Random uint64 [num]. NumPy guarantees the words of a bit generator for good, but not what its Generator makes of
+    them, and data sets of one seed are to be the same in years to come."""
+    return np.random.PCG64(np.random.SeedSequence([seed, zlib.crc32(name.encode())])).random_raw(num)

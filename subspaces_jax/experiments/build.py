@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import optax
 
 from subspaces_jax import geometry, losses, parallel
-from subspaces_jax.data import augmentation, batches, corruption, sources
-from subspaces_jax.errors import ConfigError
-from subspaces_jax.experiments.fields import AUGMENTATIONS, DTYPES, FIELDS, SUBSPACES, Config, checked, unknown
+from subspaces_jax.data import augmentation, batches, catalogue, corruption, sources
+from subspaces_jax.errors import ConfigError, DataError
+from subspaces_jax.experiments.fields import AUGMENTATIONS, DTYPES, FIELDS, SUBSPACES, Config, checked
 from subspaces_jax.networks import families
 from subspaces_jax.training import optimizers
 from subspaces_jax.training import step as training_step
@@ -42,8 +42,10 @@ def check(config: Config) -> dict[str, Any]:
         ConfigError: names the field, what it got and what it takes.
     """
     config = checked(config, FIELDS)
-    if config["dataset"] not in sources.DATASETS:
-        raise ConfigError(f"config.dataset is {unknown(config['dataset'], sources.DATASETS)}")
+    try:
+        catalogue.info(config["dataset"])
+    except DataError as error:
+        raise ConfigError(f"config.dataset: {error}") from None
     made = subspace(config)
     network(config, 2)
     if config["num_members"] > 1 and (made.num_endpoints > 1 or config["capture"]):
@@ -83,7 +85,7 @@ def network(config: Config, num_classes: int, axis_name: str | None = None) -> n
 
 def model(config: Config) -> Model:
     """The network of the config for the config's data set."""
-    info = sources.DATASETS[config["dataset"]]
+    info = catalogue.info(config["dataset"])
     normalise = partial(augmentation.normalise, mean=info.mean, std=info.std, dtype=DTYPES[config["dtype"]])
     module = network(config, info.num_classes)
     in_step = network(config, info.num_classes, parallel.AXIS if config["batch_norm"] == "global" else None)
@@ -124,19 +126,22 @@ def data(config: Config, split: str, clean: bool = False) -> sources.Arrays:
     Args:
         clean: whether labels are left as they are.
     """
-    folders = {"data_dir": config["data_dir"] or None, "idx_dir": config["idx_dir"] or None}
-    images, labels = sources.load(config["dataset"], split, **folders)
+    images, labels = sources.load(config["dataset"], split, **_folders(config))
     if split == "train":
         num = config["num_train_examples"] or len(labels)
         if num > len(labels):
             raise ConfigError(f"config.num_train_examples is {num}, but {config['dataset']} has {len(labels)}: at most that")
         images, labels = images[:num], labels[:num]
         if not clean:
-            num_classes = sources.DATASETS[config["dataset"]].num_classes
+            num_classes = catalogue.info(config["dataset"]).num_classes
             labels = corruption.noisy_labels(labels, config["label_noise"], num_classes, config["corruption_seed"])
     if config["pixel_shuffle"]:
         images = corruption.pixel_shuffle(images, config["corruption_seed"])
     return sources.Arrays(images, labels)
+
+
+def _folders(config: Config) -> dict[str, str | None]:
+    return {name: config[name] or None for name in ("data_dir", "idx_dir", "archive")}
 
 
 def capture_steps(config: Config, steps_per_epoch: int) -> tuple[int, ...]:

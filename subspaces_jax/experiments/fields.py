@@ -73,9 +73,11 @@ FIELDS: dict[str, Field] = {
     "num_members": Field(int, _at_least(1), "M, networks trained together, with seeds from seed on"),
     "capture": Field(bool, _any, "whether num_cycles checkpoints are kept: the cycles' ends, or equally spaced from swa_start"),
     # data
-    "dataset": Field(str, bool, "a name of data.sources.DATASETS"),
-    "data_dir": Field(str, _at_least(""), "the TFDS data directory, empty for TFDS's own default"),
-    "idx_dir": Field(str, _at_least(""), "a folder of MNIST-format IDX files to prepare from, or empty"),
+    "dataset": Field(str, bool, "a name of data.catalogue.DATASETS"),
+    "data_dir": Field(str, _any, "the TFDS data directory, empty for TFDS's own default"),
+    "idx_dir": Field(str, _any, "a folder of MNIST-format IDX files to prepare from, or empty"),
+    "archive": Field(str, _any, "what tiny_imagenet or imagenet_c is prepared from, or empty"),
+    "num_workers": Field(int, _at_least(0), "processes that decode images of a stream, 0 for threads"),
     "augmentation": _choice(AUGMENTATIONS, "of training images"),
     "num_train_examples": Field(int, _at_least(0), "of the training split, 0 for all"),
     "label_noise": Field(float, _fraction, "fraction of training labels drawn anew, in [0, 1]"),
@@ -120,6 +122,25 @@ SWEEP_FIELDS: dict[str, Field] = {
     "fields": Field(str, _any, "overrides of the config's fields, as in 'num_epochs=5 dtype=bfloat16'"),
     "cluster": Field(str, _one_of("", "local", "slurm"), "empty for here, one after another; slurm or local for submitit's"),
     "cluster_options": Field(str, _any, "parameters of submitit, as in 'gpus_per_node=1 timeout_min=240'"),
+}
+
+
+AVERAGES = ("mean", "random", "random_layerwise", "random_per_weight", "towards_each", "swag", "swag_diagonal")
+ANALYSIS_FIELDS: dict[str, Field] = {
+    "analysis": Field(str, _one_of("ensemble", "average", "line"), "ensemble, average or line"),
+    "average": Field(str, _one_of(*AVERAGES), f"one of {', '.join(AVERAGES)}"),
+    "runs": Field(str, _any, "run directories, separated by commas"),
+    "members": Field(
+        str,
+        _one_of("midpoint", "endpoints", "random", "captures"),
+        "what each run gives: midpoint (or network), endpoints, random points of its subspace, captures",
+    ),
+    "num_draws": Field(int, _at_least(1), "random members a run, or random averages, at least 1"),
+    "num_points": Field(int, _at_least(2), "of a line, at least 2"),
+    "t": Field(float, _fraction, "weight of the nearest network, for the average towards_each"),
+    "test_dataset": Field(str, _any, "another data set's test split, empty for the runs' own"),
+    "seed": Field(int, _at_least(0), "of random members and averages"),
+    "eval_batch_size": Field(int, _at_least(1), "at least 1"),
 }
 
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from subspaces_jax.data.corruption import noisy_labels, pixel_shuffle
+from subspaces_jax.data.corruption import label_noise, noisy_labels, pixel_shuffle, pixel_unshuffle
 from subspaces_jax.errors import ConfigError
 
 N, C = 20_000, 10
@@ -50,6 +50,37 @@ def test_a_smaller_fraction_is_nested_in_a_larger_one():
     assert np.sum(large != C) == 2 * np.sum(touched)
 
 
+@pytest.mark.parametrize("num_classes", [2, 10])
+def test_without_the_true_class_every_touched_label_changes(labels, num_classes):
+    labels = labels % num_classes
+    small, large = (noisy_labels(labels, fraction, num_classes, exclude_true=True) for fraction in (0.25, 0.75))
+    assert [np.sum(noisy != labels) for noisy in (small, large)] == [N // 4, 3 * N // 4]
+    np.testing.assert_array_equal(small[small != labels], large[small != labels])
+    assert large.min() >= 0 and large.max() < num_classes
+    counts = np.bincount((large - labels)[large != labels] % num_classes, minlength=num_classes)[1:]  # each other class
+    assert np.all(np.abs(counts - counts.mean()) < 5 * np.sqrt(counts.mean()))
+    with pytest.raises(ConfigError, match="exclude_true needs two classes"):
+        noisy_labels(labels, 0.5, 1, exclude_true=True)
+
+
+def test_the_noise_of_labels_that_are_not_at_hand_is_the_same(labels):
+    noise = label_noise(N, 0.3, C, seed=4)
+    assert noise.dtype == np.int32 and np.sum(noise >= 0) == int(N * 0.3)
+    np.testing.assert_array_equal(np.where(noise < 0, labels, noise), noisy_labels(labels, 0.3, C, seed=4))
+
+
+def test_draws_are_those_of_a_generator_written_out_by_hand():
+    """PCG64 by its definition (O'Neill 2014, XSL-RR 128/64), from the state that NumPy seeds it with."""
+    state = np.random.PCG64(np.random.SeedSequence([3, 0x9EE786F4])).state["state"]  # zlib.crc32 of the name
+    value, words = state["state"], []
+    for _ in range(6):
+        value = (value * 0x2360ED051FC65DA44385DF649FCCF645 + state["inc"]) % 2**128
+        folded, turn = (value >> 64) ^ (value % 2**64), value >> 122
+        words.append((folded >> turn | folded << (64 - turn)) % 2**64)
+    order = sorted(range(6), key=words.__getitem__)
+    assert pixel_shuffle(np.arange(6).reshape(1, 2, 3, 1), 3).ravel().tolist() == order
+
+
 def test_seeds_differ_and_processes_agree(labels):
     assert np.any(noisy_labels(labels, 0.5, C, seed=1) != noisy_labels(labels, 0.5, C, seed=2))
     program = (
@@ -85,3 +116,5 @@ def test_a_pixel_shuffle_is_one_invertible_order_of_pixels():
     np.testing.assert_array_equal(np.sort(places), np.arange(24))
     np.testing.assert_array_equal(shuffled.reshape(5, 24, 3)[:, inverse].reshape(images.shape), images)
     np.testing.assert_array_equal(shuffled[2], pixel_shuffle(images[2:3], seed=7)[0])
+    np.testing.assert_array_equal(pixel_unshuffle(shuffled, seed=7), images)
+    assert np.any(pixel_unshuffle(shuffled, seed=8) != images)

@@ -1,9 +1,12 @@
 """Data sets as arrays: every row of DATASETS, prepared, cached, missing, half prepared and spoilt."""
 
 import collections
+import dataclasses
 import functools
+import io
 import os
 import pathlib
+import pickle
 import re
 import shlex
 import shutil
@@ -13,13 +16,15 @@ import sys
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 from test_builders import DEBIAN, write_idx
 
-from subspaces_jax.data import sources
+from subspaces_jax.data import catalogue, prepared, sources
 from subspaces_jax.data.builders import idx, png
 from subspaces_jax.errors import DataError
 
-CATALOGUE = [name for name in sources.DATASETS if name != "digits"]
+CATALOGUE = [name for name in catalogue.DATASETS if name not in ("digits", *prepared.ARCHIVE_SETS)]
+ARRAYS = [name for name in CATALOGUE if not catalogue.DATASETS[name].streams]
 NUM = {"train": 30, "test": 20}
 
 
@@ -38,7 +43,7 @@ def said(call):
 @functools.cache
 def examples(name, split):
     """A few images and labels of the form of a catalogue data set, the largest label among them."""
-    info = sources.DATASETS[name]
+    info = catalogue.DATASETS[name]
     images = np.random.default_rng(len(split)).integers(0, 256, (NUM[split], *info.image_shape), dtype=np.uint8)
     return images, (np.arange(NUM[split]) * 7 + info.num_classes - 1) % info.num_classes
 
@@ -49,10 +54,12 @@ def prepare(name, root, file_format="array_record", change=lambda example: examp
 
     def generate(split):
         for i, (image, label) in enumerate(zip(*examples(name, split))):
-            example = {"image": png.encode(image.squeeze()), "label": int(label), "id": f"{i}", "coarse_label": 0}
+            example = {"image": png.encode(image.squeeze()), "label": int(label), "coarse_label": 0}
+            example |= {"id": f"{i}", "file_name": f"{i}.JPEG"}
             yield i, change({key: example[key] for key in builder.info.features})
 
-    builder._split_generators = lambda dl_manager: {split: generate(split) for split in NUM}
+    test_split = catalogue.DATASETS[name].test_split
+    builder._split_generators = lambda dl_manager: {"train": generate("train"), test_split: generate("test")}
     tfds.disable_progress_bar()
     builder.download_and_prepare()
     return pathlib.Path(builder.data_path)
@@ -74,21 +81,22 @@ def digits_copy(digits_dir, tmp_path):
 # What is read
 
 
-@pytest.mark.parametrize("name", sources.DATASETS)
+@pytest.mark.parametrize("name", catalogue.DATASETS)
 def test_rows_of_the_table_agree_with_themselves(name):
-    info = sources.DATASETS[name]
+    info = catalogue.DATASETS[name]
     assert len(info.mean) == len(info.std) == info.image_shape[2]
     assert all(0 < value < 1 for value in info.mean + info.std)
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_rows_of_the_table_agree_with_the_catalogue(name, tmp_path):
-    info, features = sources.DATASETS[name], tfds.builder(name, data_dir=str(tmp_path)).info.features
-    assert (features["image"].shape, features["label"].num_classes) == (info.image_shape, info.num_classes)
+    info, features = catalogue.DATASETS[name], tfds.builder(name, data_dir=str(tmp_path)).info.features
+    assert features["label"].num_classes == info.num_classes
+    assert features["image"].shape == ((None, None, 3) if info.streams else info.image_shape)
 
 
 def test_digits_have_the_counts_shapes_and_moments_of_the_table(digits_dir):
-    info = sources.DATASETS["digits"]
+    info = catalogue.DATASETS["digits"]
     for split, num in (("train", info.num_train), ("test", info.num_test)):
         images, labels = sources.load("digits", split, data_dir=str(digits_dir))
         assert images.shape == (num, *info.image_shape) and images.dtype == np.uint8
@@ -100,29 +108,47 @@ def test_digits_have_the_counts_shapes_and_moments_of_the_table(digits_dir):
 
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_fashion_mnist_has_the_moments_of_the_table():
-    pixels, info = idx.read(DEBIAN, "train")[0] / 255, sources.DATASETS["fashion_mnist"]
+    pixels, info = idx.read(DEBIAN, "train")[0] / 255, catalogue.DATASETS["fashion_mnist"]
     np.testing.assert_allclose([pixels.mean(), pixels.std()], [*info.mean, *info.std], atol=5e-5)
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("name", ARRAYS)
 def test_catalogue_data_sets_are_read_as_prepared(name, tmp_path):
     prepare(name, tmp_path)
-    for split in sources.SPLITS:
+    for split in prepared.SPLITS:
         arrays = sources.load(name, split, data_dir=str(tmp_path))
-        assert arrays.images.shape == (NUM[split], *sources.DATASETS[name].image_shape)
+        assert arrays.images.shape == (NUM[split], *catalogue.DATASETS[name].image_shape)
         assert (arrays.images.dtype, arrays.labels.dtype) == (np.uint8, np.int32)
         assert counted(*arrays) == counted(*examples(name, split))
 
 
+@pytest.mark.parametrize("name", ["cifar10", "imagenet2012"])
+def test_any_data_set_is_read_image_by_image(name, tmp_path):
+    prepare(name, tmp_path)
+    for split in prepared.SPLITS:
+        source = sources.open_source(name, split, data_dir=str(tmp_path))
+        for reader in (source, pickle.loads(pickle.dumps(source))):
+            decoded = [(np.asarray(Image.open(io.BytesIO(content))), label) for content, label in reader]
+            assert counted(*zip(*decoded)) == counted(*examples(name, split))
+        with pytest.raises(IndexError):
+            source[len(source)]
+
+
+def test_what_streams_is_not_loaded(tmp_path):
+    prepare("imagenet2012", tmp_path)
+    line = said(lambda: sources.load("imagenet2012", "train", data_dir=str(tmp_path)))
+    assert line == "imagenet2012 is too big to be loaded: stream it from sources.open_source"
+
+
 def test_data_dir_is_that_of_tfds_by_default(digits_dir, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(digits_dir))
-    assert str(digits_dir) == sources._default_data_dir() == tfds.core.constants.get_default_data_dir()
+    assert str(digits_dir) == prepared._default_data_dir() == tfds.core.constants.get_default_data_dir()
     assert len(sources.load("digits", "test").labels) == 360
     monkeypatch.delenv("TFDS_DATA_DIR")
-    assert os.path.expanduser(sources._default_data_dir()) == tfds.core.constants.get_default_data_dir()
+    assert os.path.expanduser(prepared._default_data_dir()) == tfds.core.constants.get_default_data_dir()
 
 
-@pytest.mark.parametrize("name", sources.IDX_SETS)
+@pytest.mark.parametrize("name", prepared.IDX_SETS)
 def test_idx_folders_are_prepared_once_and_read_without_them(name, tmp_path):
     written = write_idx(tmp_path / "files", compress=True)
     data_dir, idx_dir = str(tmp_path / "data"), str(tmp_path / "files")
@@ -133,7 +159,7 @@ def test_idx_folders_are_prepared_once_and_read_without_them(name, tmp_path):
 
 
 def test_what_is_prepared_can_be_read_where_nothing_can_be_written(digits_dir, monkeypatch):
-    monkeypatch.setattr(sources, "_locked", None)
+    monkeypatch.setattr(prepared, "_locked", None)
     assert len(sources.load("digits", "test", data_dir=str(digits_dir)).labels) == 360
 
 
@@ -221,7 +247,7 @@ def test_importing_is_cheap_and_needs_no_tensorflow(digits_dir):
 
 def test_unknown_names_are_answered_with_near_ones():
     line = said(lambda: sources.load("cifr10", "train"))
-    assert "did you mean cifar10 or cifar100?" in line and all(name in line for name in sources.DATASETS)
+    assert "did you mean cifar10 or cifar100?" in line and all(name in line for name in catalogue.DATASETS)
     assert "there are train, test" in said(lambda: sources.load("digits", "validation"))
     assert "not for cifar10" in said(lambda: sources.load("cifar10", "train", idx_dir="/somewhere"))
 
@@ -229,12 +255,18 @@ def test_unknown_names_are_answered_with_near_ones():
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_what_is_not_prepared_is_answered_with_a_command_that_would(name, tmp_path):
     root = tmp_path / "o'data \"sets\""
-    line = said(lambda: sources.load(name, "train", data_dir=str(root)))
+    line = said(lambda: sources.open_source(name, "train", data_dir=str(root)))
     assert line.startswith(f"{name} is not prepared in {root}: ")
-    assert ("set idx_dir" in line) == (name in sources.IDX_SETS)
-    command = re.search(r"python -c .*download_and_prepare\(\)'", line)[0]
+    if not catalogue.DATASETS[name].streams:
+        assert said(lambda: sources.load(name, "train", data_dir=str(root))) == line
+    assert ("set idx_dir" in line) == (name in prepared.IDX_SETS)
+    command = re.search(r"python -c .*download_and_prepare\(.*\)'", line)[0]
     code = shlex.split(command)[2]
-    code = code.replace(".download_and_prepare()", "") + "; print(_.data_path, _.info.file_format.value)"
+    code, preparation = code.split(".download_and_prepare")
+    by_hand = '(download_config=tfds.download.DownloadConfig(manual_dir="FOLDER"))'
+    assert preparation == (by_hand if name == "imagenet2012" else "()")
+    assert ("ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar in FOLDER" in line) == (name == "imagenet2012")
+    code += "; print(_.data_path, _.info.file_format.value)"
     code = code.replace("tfds.builder(", "_ = tfds.builder(")
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert re.fullmatch(rf"{re.escape(str(root))}/{name}/\d\.\d\.\d array_record\n", printed)
@@ -273,6 +305,16 @@ def test_data_of_another_form_are_refused(tmp_path, change, monkeypatch):
     assert f"cifar10 in {path} " in said(lambda: sources.load("cifar10", "train", data_dir=str(tmp_path)))
 
 
+def test_a_source_of_another_form_is_refused(tmp_path, monkeypatch):
+    path = prepare("imagenet2012", tmp_path)
+    open_test = functools.partial(sources.open_source, "imagenet2012", "test", data_dir=str(tmp_path))
+    row = catalogue.DATASETS["imagenet2012"]
+    monkeypatch.setitem(catalogue.DATASETS, "imagenet2012", dataclasses.replace(row, test_split="test"))
+    assert f"imagenet2012 in {path} has no test split" in said(open_test)
+    monkeypatch.setitem(catalogue.DATASETS, "imagenet2012", dataclasses.replace(row, num_classes=21_841))
+    assert f"imagenet2012 in {path} has 1000 classes, expected 21841: it is another data set" in said(open_test)
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
@@ -291,6 +333,8 @@ def test_damage_is_refused_with_the_folder_to_delete(name, file, spoil, tmp_path
     before = load()
     (path,) = tmp_path.glob(f"**/{file}")
     spoil(path)
+    line = said(lambda: sources.open_source(name, "train", data_dir=str(tmp_path), **options))
+    assert str(tmp_path) in line and "delete that folder" in line
     line = said(load)
     folder = pathlib.Path(re.search(rf"{re.escape(str(tmp_path))}/[\w./]+", line)[0])
     assert folder in path.parents and folder.name not in ("idx_images", tmp_path.name) and "delete that folder" in line
@@ -308,6 +352,6 @@ def test_a_data_dir_that_cannot_be_written_is_named(tmp_path):
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_all_of_fashion_mnist_comes_back(tmp_path):
     for _ in ("decoded", "from the copy"):
-        for split in sources.SPLITS:
+        for split in prepared.SPLITS:
             images, labels = sources.load("fashion_mnist", split, data_dir=str(tmp_path), idx_dir=str(DEBIAN))
             assert counted(images, labels) == counted(*idx.read(DEBIAN, split))

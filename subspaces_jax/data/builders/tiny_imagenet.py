@@ -1,0 +1,160 @@
+"""Tiny ImageNet as a TFDS data set, made from its published archive: TFDS's own catalogue does not have it."""
+
+import io
+import os
+import pathlib
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from subspaces_jax.data.builders import png
+from subspaces_jax.data.builders.idx import SOURCE
+from subspaces_jax.errors import DataError
+
+SHAPE, NUM_CLASSES = (64, 64), 200
+URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+ROOTS = ("", "tiny-imagenet-200/")  # where wnids.txt may be below what the user names
+CLASSES, ANNOTATIONS = "wnids.txt", "val/val_annotations.txt"
+HINT = f"set archive to tiny-imagenet-200.zip from {URL}, or to the folder that it unpacks to"
+
+
+class TinyImagenet(tfds.core.GeneratorBasedBuilder):
+    """64x64 colour images of 200 classes, 500 of each to train and 50 of each to test.
+
+    The test split is the archive's `val`; its `test` has no labels and is left out. The label of a class is the place
+    of its WordNet id among all of them, sorted. Grey images become colour images of three equal channels. The archive,
+    a zip file or what it unpacks to, is given to the constructor as `folder` and needed only to prepare.
+
+    Reference: Le and Yang, Tiny ImageNet Visual Recognition Challenge, CS 231N, 2015.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, *, folder: str | pathlib.Path = "", **keywords: Any):
+        self._folder = pathlib.Path(folder)
+        super().__init__(**keywords)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        image, label = tfds.features.Image(shape=(*SHAPE, 3)), tfds.features.ClassLabel(num_classes=NUM_CLASSES)
+        features = tfds.features.FeaturesDict({"image": image, "label": label})
+        return self.dataset_info_from_configs(features=features, supervised_keys=("image", "label"))
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        archive = Archive(self._folder)
+        splits = {"train": train_labels(archive), "test": val_labels(archive)}  # both, before anything is written
+        pathlib.Path(self.data_dir, SOURCE).write_text(str(self._folder))  # TFDS's temporary folder, renamed at the end
+        return {split: self._generate_examples(archive, files) for split, files in splits.items()}
+
+    def _generate_examples(self, archive: "Archive", files: dict[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name, label in files.items():
+            yield name, {"image": in_colour(archive.read(name), SHAPE, f"{archive.root}{name}"), "label": label}
+
+
+class Archive:
+    """The files of a zip archive or a folder, by their names below the one place that holds wnids.txt.
+
+    Attributes:
+        root: that place, for messages.
+        names: of all files.
+
+    Raises:
+        DataError: neither a file nor a folder, not a whole zip archive, or without wnids.txt.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        if not path.exists():
+            raise DataError(f"there is no {path}: {HINT}")
+        self._zip = None if path.is_dir() else _open_zip(path)
+        listed = set(self._zip.namelist() if self._zip else ())
+        places = (root for root in ROOTS if root + CLASSES in listed or (path / root / CLASSES).is_file())
+        self._prefix = next(places, None)
+        if self._prefix is None:
+            raise DataError(f"{path} holds no {CLASSES}: {HINT}")
+        self.root = f"{path / self._prefix}/"
+        if not self._zip:
+            listed = [os.path.join(folder, file) for folder, _, files in os.walk(self.root) for file in files]
+        self.names = {name.removeprefix(self._prefix if self._zip else self.root) for name in listed}
+
+    def read(self, name: str) -> bytes:
+        """The content of a file. DataError where there is no such file or it is damaged."""
+        try:
+            return self._zip.read(self._prefix + name) if self._zip else pathlib.Path(self.root, name).read_bytes()
+        except (OSError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(f"{self.root}{name} cannot be read ({error}): fetch {URL} again") from None
+
+
+def train_labels(archive: Archive) -> dict[str, int]:
+    """The labels of the training images, by file name.
+
+    Raises:
+        DataError: a class has no images, or there are more than 200 classes or none.
+    """
+    labels = _label_of(archive)
+    files = {wnid: [] for wnid in labels}
+    for name in sorted(archive.names):
+        match name.split("/"):
+            case ["train", wnid, "images", image] if wnid in labels and image.endswith(".JPEG"):
+                files[wnid].append(name)
+    if empty := [wnid for wnid, names in files.items() if not names]:
+        raise DataError(f"{archive.root}train/{empty[0]}/images holds no .JPEG files: unpack {URL} again")
+    return {name: labels[wnid] for wnid, names in files.items() for name in names}
+
+
+def val_labels(archive: Archive) -> dict[str, int]:
+    """The labels of the images that val_annotations.txt lists, by file name.
+
+    Raises:
+        DataError: a line that is not an image and its class first of all, an image that is missing, or no lines.
+    """
+    labels, files = _label_of(archive), {}
+    for line in archive.read(ANNOTATIONS).decode(errors="replace").splitlines():
+        image, wnid = (*line.split("\t"), "")[:2]
+        name = f"val/images/{image}"
+        if wnid not in labels or name not in archive.names:
+            missing = "image in val/images" if wnid in labels else f"class in {CLASSES}"
+            raise DataError(
+                f"{archive.root}{ANNOTATIONS} lists {image!r} of class {wnid!r}, but there is no such {missing}: "
+                f"unpack {URL} again"
+            )
+        files[name] = labels[wnid]
+    if not files:
+        raise DataError(f"{archive.root}{ANNOTATIONS} is empty: unpack {URL} again")
+    return files
+
+
+def in_colour(content: bytes, shape: tuple[int, int], where: str) -> io.BytesIO:
+    """An encoded image as it is where it has three channels, else as a PNG file that has.
+
+    Raises:
+        DataError: it cannot be decoded, or is not of this (H, W); the message says `where` it comes from.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            pixels = None if image.mode == "RGB" else np.asarray(image.convert("RGB"))
+            height, width = image.size[::-1]
+    except (OSError, SyntaxError, ValueError) as error:  # what Pillow makes of damage
+        raise DataError(f"{where} cannot be decoded ({error}): fetch the archive again") from None
+    if (height, width) != shape:
+        expected = "{}x{}".format(*shape)
+        raise DataError(f"{where} has {height}x{width} pixels, expected {expected}: it is another data set")
+    return io.BytesIO(content) if pixels is None else png.encode(pixels)
+
+
+def _open_zip(path: pathlib.Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} is no whole zip archive ({error}): fetch {URL} again") from None
+
+
+def _label_of(archive: Archive) -> dict[str, int]:
+    wnids = sorted(set(archive.read(CLASSES).decode(errors="replace").split()))
+    if not 1 <= len(wnids) <= NUM_CLASSES:
+        raise DataError(f"{archive.root}{CLASSES} lists {len(wnids)} classes, expected {NUM_CLASSES}: {HINT}")
+    return {wnid: label for label, wnid in enumerate(wnids)}

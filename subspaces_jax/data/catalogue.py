@@ -1,0 +1,75 @@
+"""What is known of each data set before it is read."""
+
+import dataclasses
+import difflib
+from collections.abc import Iterable
+
+from subspaces_jax.errors import DataError
+
+@dataclasses.dataclass(frozen=True)
+class DatasetInfo:
+    """What is known of a data set before it is read.
+
+    Attributes:
+        image_shape: (H, W, channels); of imagenet2012 that of a crop, as its images are of all sizes.
+        num_classes: C.
+        num_train, num_test: examples of each split.
+        mean, std: a channel, of pixels scaled to [0, 1], for normalisation.
+        streams: whether it is too big for `load` and read image by image with `open_source`.
+        test_split: TFDS's name of what is "test" here.
+    """
+
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    num_train: int
+    num_test: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    streams: bool = False
+    test_split: str = "test"
+
+
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what the subspace paper's code uses for CIFAR as well
+
+DATASETS: dict[str, DatasetInfo] = {
+    "digits": DatasetInfo((8, 8, 1), 10, 1_437, 360, (0.3053,), (0.3762,)),
+    "mnist": DatasetInfo((28, 28, 1), 10, 60_000, 10_000, (0.1307,), (0.3081,)),
+    "fashion_mnist": DatasetInfo((28, 28, 1), 10, 60_000, 10_000, (0.2860,), (0.3530,)),
+    "kmnist": DatasetInfo((28, 28, 1), 10, 60_000, 10_000, (0.1918,), (0.3483,)),  # the usual values, not measured here
+    "cifar10": DatasetInfo((32, 32, 3), 10, 50_000, 10_000, *_IMAGENET),
+    "cifar100": DatasetInfo((32, 32, 3), 100, 50_000, 10_000, *_IMAGENET),
+    "tiny_imagenet": DatasetInfo((64, 64, 3), 200, 100_000, 10_000, (0.480, 0.448, 0.397), (0.276, 0.269, 0.282)),
+    "imagenet2012": DatasetInfo((224, 224, 3), 1_000, 1_281_167, 50_000, *_IMAGENET, streams=True, test_split="validation"),
+    "imagenet_c": DatasetInfo((224, 224, 3), 1_000, 0, 50_000, *_IMAGENET, streams=True),  # imagenet_c/snow_1 ...
+}
+
+
+def info(name: str) -> DatasetInfo:
+    """What is known of a data set.
+
+    Args:
+        name: a key of DATASETS; imagenet_c takes a corruption and a severity with it, as in "imagenet_c/snow_1".
+
+    Raises:
+        DataError: the name is unknown.
+    """
+    family, _, config = name.partition("/")
+    if family != "imagenet_c":
+        check_known("data set", name, DATASETS)
+    else:
+        from subspaces_jax.data.builders.imagenet_c import CONFIGS  # imports TFDS: a second, for this data set only
+
+        if config not in CONFIGS:
+            near = [*difflib.get_close_matches(config, CONFIGS, n=1), "snow_1"][0]
+            raise DataError(
+                f"data set {name!r} is unknown: name a corruption and a severity of 1 to 5, as in imagenet_c/{near}"
+            )
+    return DATASETS[family]
+
+
+def check_known(what: str, name: str, known: Iterable[str]) -> None:
+    """Refuses a name that is not among the known ones."""
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=2)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise DataError(f"{what} {name!r} is unknown: {hint}there are {', '.join(known)}")

@@ -1,0 +1,167 @@
+"""Analyses of trained runs together: ensembles, averages of weights, and the line between any two networks.
+
+Members are rows of one stack, whatever they come from: midpoints or endpoints of runs, captured checkpoints, random points
+of a subspace. All are evaluated alike, BatchNorm statistics refreshed on the first run's training images.
+"""
+
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from subspaces_jax import checkpoints, evaluation, geometry, records, rngs
+from subspaces_jax.analysis import ensembles
+from subspaces_jax.errors import CheckpointError, ConfigError
+from subspaces_jax.experiments import build
+from subspaces_jax.experiments.fields import ANALYSIS_FIELDS, Config, checked
+from subspaces_jax.training import averages
+
+PyTree = Any
+SWAG_RANK = 20
+
+
+def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
+    """Runs the analysis of the config and writes results/<its name> into `workdir`.
+
+    Args:
+        config: a mapping with the fields of `fields.ANALYSIS_FIELDS`.
+        workdir: the analysis' own folder.
+
+    Returns:
+        The facts of results/<name>.json: "members" (what each is), "scores" {name: [T]} of the points of the analysis, and
+        for an ensemble "ensembles" (by size), "disagreement" and "total_variation" [M, M].
+
+    Raises:
+        ConfigError, RunDirectoryError, CheckpointError, DataError: see `errors`.
+    """
+    config, clock = checked(config, ANALYSIS_FIELDS), time.perf_counter()
+    if not config["runs"]:
+        raise ConfigError("config.runs names no run directory: set config.runs=a,b")
+    runs = [pathlib.Path(name) for name in config["runs"].split(",")]
+    configs = [build.check(records.read_config(folder)) for folder in runs]
+    _check_alike(runs, configs)
+    key = jax.random.key(config["seed"])
+    model, base = build.model(configs[0]), configs[0]
+    train, test = build.data(base, "train"), build.data(base | _other_test_set(config), "test")
+    stack, names, batch_stats = _members(config, runs, configs, len(train.labels), rngs.stream(key, "members"))
+    points, params_at = _points(config, stack, rngs.stream(key, "points"))
+    progress = records.Progress(jax.tree.leaves(points)[0].shape[0], unit="point", label=config["analysis"])
+    arrays = evaluation.along(
+        stack,
+        points,
+        apply=model.apply,
+        images=jax.device_put(test.images),
+        labels=jax.device_put(test.labels),
+        batch_stats=jax.device_put(batch_stats),
+        apply_train=model.apply_train,
+        train_images=jax.device_put(train.images),
+        key=rngs.stream(jax.random.key(base["seed"]), "refresh"),
+        batch_size=config["eval_batch_size"],
+        params_at=params_at,
+        with_pairs=config["analysis"] == "line",
+        features=model.features,
+        progress=progress.over,
+    )
+    facts: dict[str, Any] = {
+        "config": config,
+        "members": names,
+        "scores": {name: values.tolist() for name, values in arrays.items() if values.ndim == 1},
+    }
+    if config["analysis"] == "ensemble":
+        by_size = ensembles.by_size(arrays["logits"], test.labels)
+        facts["ensembles"] = {name: values.tolist() for name, values in by_size.items()}
+        facts |= {name: np.asarray(values).tolist() for name, values in ensembles.pair_matrices(arrays["logits"]).items()}
+    facts["seconds"] = time.perf_counter() - clock
+    with records.locked(workdir) as folder:
+        records.write_config(folder, config)
+        records.save_results(folder, config["analysis"], arrays | {"labels": np.asarray(test.labels)}, facts)
+    return facts
+
+
+def table(facts: dict[str, Any]) -> str:
+    """Scores of every point as text, percent but for nll, and of ensembles by size."""
+    scores = facts["scores"]
+    lines = ["point  accuracy %         nll       ECE %"]
+    for t, (accuracy, nll, ece) in enumerate(zip(scores["accuracy"], scores["nll"], scores["ece_20"])):
+        lines.append(f"{t:4d}   {100 * accuracy:10.3f}  {nll:10.3f}  {100 * ece:10.3f}")
+    sizes = facts.get("ensembles", {"accuracy": [], "nll": [], "ece_20": []})
+    for size, (accuracy, nll, ece) in enumerate(zip(sizes["accuracy"], sizes["nll"], sizes["ece_20"]), start=1):
+        lines.append(f"ensembles of {size}: {100 * accuracy:.3f} %, nll {nll:.3f}, ECE {100 * ece:.3f} %")
+    return "\n".join(lines)
+
+
+def _check_alike(runs, configs) -> None:
+    for field in ("network", "dataset"):
+        for folder, config in zip(runs[1:], configs[1:]):
+            if config[field] != configs[0][field]:
+                raise CheckpointError(
+                    f"{folder} has {field} {config[field]!r} but {runs[0]} has {configs[0][field]!r}: "
+                    "networks are analysed together where these are the same"
+                )
+
+
+def _other_test_set(config) -> dict[str, Any]:
+    return {"dataset": config["test_dataset"]} if config["test_dataset"] else {}
+
+
+def _members(config, runs, configs, num_examples, key) -> tuple[PyTree, list[str], PyTree]:
+    """The stack [M, ...], what each row is, and batch statistics of one network's form."""
+    rows: list[PyTree] = []
+    names: list[str] = []
+    for i, (folder, of_run) in enumerate(zip(runs, configs)):
+        steps: tuple[int | None, ...] = (None,)
+        if config["members"] == "captures":
+            steps = build.capture_steps(of_run, build.steps_per_epoch(of_run, num_examples))
+            if not steps:
+                raise ConfigError(f"config.members is 'captures' but {folder} captured none: it was trained with capture=False")
+        for step in steps:
+            checkpoint = checkpoints.restore(folder, step)
+            for name, coordinates in _coordinates(config, of_run, checkpoint, jax.random.fold_in(key, i)):
+                rows.append(geometry.contract(checkpoint.params, coordinates))
+                names.append(f"{folder.name} step {checkpoint.step} {name}")
+    stats = checkpoint.batch_stats
+    if of_run["num_members"] > 1:
+        stats = jax.tree.map(lambda leaf: leaf[0], stats)
+    try:
+        return jax.device_put(geometry.stack(rows)), names, stats
+    except ValueError as error:
+        raise CheckpointError(f"{', '.join(map(str, runs))} cannot be stacked: {error}") from None
+
+
+def _coordinates(config, of_run, checkpoint, key) -> list[tuple[str, PyTree]]:
+    """(name, coordinates) of the members that one checkpoint gives."""
+    space, num_rows = build.subspace(of_run), jax.tree.leaves(checkpoint.params)[0].shape[0]
+    if config["members"] == "endpoints" or of_run["num_members"] > 1:
+        return [(f"endpoint {k}", row) for k, row in enumerate(jnp.eye(num_rows))]
+    if config["members"] == "random":
+        space = geometry.layerwise(space, checkpoint.params) if of_run["layerwise"] else space
+        return [(f"random {i}", space.sample(jax.random.fold_in(key, i))) for i in range(config["num_draws"])]
+    return [("midpoint", space.midpoint)]
+
+
+def _points(config, stack, key) -> tuple[PyTree, Callable[[PyTree, PyTree], PyTree]]:
+    """The points to score, leaves [T, ...], and (stack, point) -> params."""
+    num, draws = jax.tree.leaves(stack)[0].shape[0], config["num_draws"]
+    if config["analysis"] == "ensemble":
+        return jnp.eye(num), geometry.contract
+    if num < 2 or (config["analysis"] == "line" and num > 2):
+        wanted = "exactly two" if config["analysis"] == "line" else "at least two"
+        raise ConfigError(f"config.runs and config.members give {num} networks, an analysis {config['analysis']!r} takes {wanted}")
+    if config["analysis"] == "line":
+        return geometry.Line().grid(config["num_points"]), geometry.contract
+    simplex, keys = geometry.Simplex(num), jax.random.split(key, draws)
+    swag = averages.swag(min(num, SWAG_RANK))
+    kinds: dict[str, Callable[[], tuple[PyTree, Callable]]] = {
+        "mean": lambda: (simplex.midpoint[None], geometry.contract),
+        "random": lambda: (simplex.sample(key, (draws,)), geometry.contract),
+        "random_layerwise": lambda: (geometry.layerwise(simplex, stack).sample(key, (draws,)), geometry.contract),
+        "random_per_weight": lambda: (keys, averages.per_weight),
+        "towards_each": lambda: (averages.endpoint_coordinates(num, config["t"]), geometry.contract),
+        "swag": lambda: (keys, lambda stack, key: averages.swag_sample(averages.of_stack(swag, stack), key)),
+        "swag_diagonal": lambda: (keys, lambda stack, key: averages.swag_sample(averages.of_stack(averages.SWA, stack), key)),
+    }
+    return kinds[config["average"]]()
