@@ -71,7 +71,8 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     except OSError as error:
         _fail(f"the config cannot be loaded: {str(error).splitlines()[-1].strip()}")
     except (flags.Error, ValueError) as error:
-        _fail(error)
+        text = str(error)  # with a whole traceback, whose last line says what is wrong, where the config file raised
+        _fail(text.strip().splitlines()[-1].partition(": ")[2] if "Traceback" in text else text)
 
 
 def _fail(error: Any, status: int = 2) -> None:

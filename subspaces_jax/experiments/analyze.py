@@ -49,36 +49,37 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     train, test = build.data(base, "train"), build.data(base | _other_test_set(config), "test")
     stack, names, batch_stats = _members(config, runs, configs, len(train.labels), rngs.stream(key, "members"))
     points, params_at = _points(config, stack, rngs.stream(key, "points"))
-    progress = records.Progress(jax.tree.leaves(points)[0].shape[0], unit="point", label=config["analysis"])
-    arrays = evaluation.along(
-        stack,
-        points,
-        apply=model.apply,
-        images=jax.device_put(test.images),
-        labels=jax.device_put(test.labels),
-        batch_stats=jax.device_put(batch_stats),
-        apply_train=model.apply_train,
-        train_images=jax.device_put(train.images),
-        key=rngs.stream(jax.random.key(base["seed"]), "refresh"),
-        batch_size=config["eval_batch_size"],
-        params_at=params_at,
-        with_pairs=config["analysis"] == "line",
-        features=model.features,
-        progress=progress.over,
-    )
-    facts: dict[str, Any] = {
-        "config": config,
-        "members": names,
-        "scores": {name: values.tolist() for name, values in arrays.items() if values.ndim == 1},
-    }
-    if config["analysis"] == "ensemble":
-        by_size = ensembles.by_size(arrays["logits"], test.labels)
-        facts["ensembles"] = {name: values.tolist() for name, values in by_size.items()}
-        facts |= {name: np.asarray(values).tolist() for name, values in ensembles.pair_matrices(arrays["logits"]).items()}
-    facts["seconds"] = time.perf_counter() - clock
     with records.locked(workdir) as folder:
         records.write_config(folder, config)
+        progress = records.Progress(jax.tree.leaves(points)[0].shape[0], unit="point", label=config["analysis"])
+        arrays = evaluation.along(
+            stack,
+            points,
+            apply=model.apply,
+            images=jax.device_put(test.images),
+            labels=jax.device_put(test.labels),
+            batch_stats=jax.device_put(batch_stats),
+            apply_train=model.apply_train,
+            train_images=jax.device_put(train.images),
+            key=rngs.stream(jax.random.key(base["seed"]), "refresh"),
+            batch_size=config["eval_batch_size"],
+            params_at=params_at,
+            with_pairs=config["analysis"] == "line",
+            features=model.features,
+            progress=progress.over,
+        )
+        facts = _facts(config, names, arrays, test.labels) | {"seconds": time.perf_counter() - clock}
         records.save_results(folder, config["analysis"], arrays | {"labels": np.asarray(test.labels)}, facts)
+    return facts
+
+
+def _facts(config, names, arrays, labels) -> dict[str, Any]:
+    scores = {name: values.tolist() for name, values in arrays.items() if values.ndim == 1}
+    facts = {"config": config, "members": names, "scores": scores}
+    if config["analysis"] == "ensemble":
+        by_size = ensembles.by_size(arrays["logits"], labels)
+        facts["ensembles"] = {name: values.tolist() for name, values in by_size.items()}
+        facts |= {name: np.asarray(values).tolist() for name, values in ensembles.pair_matrices(arrays["logits"]).items()}
     return facts
 
 

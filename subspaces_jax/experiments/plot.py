@@ -1,19 +1,29 @@
-"""Figures of a run, from its files alone."""
+"""Figures and tables of a run, or of the runs of a sweep, from their files alone."""
 
+import itertools
 import pathlib
 from typing import Any
 
-from subspaces_jax import records
-from subspaces_jax.experiments import evaluate
-from subspaces_jax.plots import paths, style, training
+import numpy as np
+
+from subspaces_jax import metrics, records
+from subspaces_jax.analysis import ensembles
+from subspaces_jax.experiments import evaluate, sweep
+from subspaces_jax.plots import families, paths, style, tables, training
+
+FAMILY = "family"
+CALIBRATED = ("plain", "swa_constant", "line", "curve")
 
 
 def run(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
-    """Draws what the run's files hold: training dynamics, and the profile of a path where it was evaluated.
+    """Draws what the files of a run or a sweep hold, into its folder figures.
+
+    Of a run: training dynamics, and the profile of a path where it was evaluated. Of a sweep: profiles with bands over
+    seeds, simplexes by size, label noise, reliability, dynamics, and the table as CSV and LaTeX.
 
     Args:
         config: not needed and not read; every experiment takes (config, workdir).
-        workdir: a run directory.
+        workdir: a run directory, or the folder of a sweep.
 
     Returns:
         {"figures": paths of the files written}.
@@ -23,11 +33,70 @@ def run(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
     """
     folder = pathlib.Path(workdir)
     facts = records.read_config(folder)
-    title = f"{facts['subspace']} of {facts['network']} on {facts['dataset']}, seed {facts['seed']}"
+    written = _of_sweep(folder, facts) if "config" in facts else _of_run(folder, facts)
+    return {"figures": [str(path) for path in written]}
+
+
+def _of_run(folder: pathlib.Path, config: dict[str, Any]) -> list[pathlib.Path]:
+    title = f"{config['subspace']} of {config['network']} on {config['dataset']}, seed {config['seed']}"
     written = []
     if rows := records.read_metrics(folder):
         written += style.save(training.dynamics(rows, title), folder / records.FIGURES, "training")
     scores = records.load_results(folder, evaluate.RESULTS)[1]
     if "pair_accuracy" in scores["scores"]:
         written += style.save(paths.profile(scores, title), folder / records.FIGURES, "profile")
-    return {"figures": [str(path) for path in written]}
+    return written
+
+
+def _of_sweep(folder: pathlib.Path, shared: dict[str, Any]) -> list[pathlib.Path]:
+    family = sweep.load(folder)
+    standard, title = family.get("plain", []), f"{shared['config']} {shared['fields']}".strip()
+    clean = {name: runs for name, runs in family.items() if not runs[0]["config"]["label_noise"]}
+    rows = {name: [records.read_metrics(path) for path in sweep.folders(folder, name)] for name in clean}
+    drawn = {
+        "profiles": families.profiles(clean, standard, _pairs(sweep.folders(folder, "plain")), title),
+        "simplexes": families.simplex_sizes(clean, standard, title),
+        "label_noise": families.label_noise(family, lambda facts: _best_epoch(folder, facts), title),
+        "reliability": families.reliability(_bins(folder, clean), title) if CALIBRATED[0] in clean else None,
+        "dynamics": families.dynamics(rows, title),
+    }
+    written = tables.write(tables.summary(family), folder / records.FIGURES, FAMILY)
+    for name, figure in drawn.items():
+        written += style.save(figure, folder / records.FIGURES, name) if figure is not None else []
+    return written
+
+
+def _pairs(members: list[pathlib.Path]) -> list[float]:
+    """Accuracies of the ensembles of any two runs of one network each."""
+    arrays = [records.load_results(path, evaluate.RESULTS)[0] for path in members]
+    return [
+        ensembles.ensemble_scores(np.stack([one["logits"][0], other["logits"][0]]), one["labels"])["accuracy"]
+        for one, other in itertools.combinations(arrays, 2)
+    ]
+
+
+def _bins(folder: pathlib.Path, family: sweep.Family) -> dict[str, dict[str, np.ndarray]]:
+    """Reliability of the first seed's midpoint, and of a line's ensemble of ends."""
+    bins = {}
+    for name in CALIBRATED:
+        if name in family:
+            facts, path = family[name][0], sweep.folders(folder, name)[0]
+            arrays = records.load_results(path, evaluate.RESULTS)[0]
+            probs = _softmax(arrays["logits"][facts["midpoint"] or 0])
+            bins[families.LOOKS[name][0]] = metrics.reliability(probs, arrays["labels"], 20)
+            if name == "line":
+                ends = 0.5 * (_softmax(arrays["logits"][0]) + _softmax(arrays["logits"][-1]))
+                bins["line, ensemble of the ends"] = metrics.reliability(ends, arrays["labels"], 20)
+    return bins
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def _best_epoch(folder: pathlib.Path, facts: dict[str, Any]) -> float:
+    """The best test accuracy of any epoch: optimal early stopping, which no one could have known to do."""
+    name = f"early_stopping,noise_{round(100 * facts['config']['label_noise'])}".replace(",noise_0", "")
+    rows = records.read_metrics(sweep.workdir_of(folder, name, facts["config"]["seed"]))
+    return max(row["test_accuracy"] for row in rows if "test_accuracy" in row)

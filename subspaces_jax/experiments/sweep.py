@@ -66,11 +66,23 @@ def jobs(config: Config, folder: pathlib.Path) -> list[Job]:
     made = []
     for seed in config["seeds"]:
         for variant in config["variants"]:
-            name = f"{variant.replace(',', '+') or pathlib.Path(config['config']).stem}_{seed}"
+            workdir = workdir_of(folder, variant or pathlib.Path(config["config"]).stem, seed)
             form = f"{config['config']}:{variant}".rstrip(":")
-            flags = [f"--config={form}", f"--workdir={folder / name}", f"--config.seed={seed}"]
-            made.append(Job(name, [sys.executable, "-m", "launch.train", *flags, *fields], folder / name))
+            flags = [f"--config={form}", f"--workdir={workdir}", f"--config.seed={seed}"]
+            made.append(Job(workdir.name, [sys.executable, "-m", "launch.train", *flags, *fields], workdir))
     return made
+
+
+def workdir_of(folder: str | pathlib.Path, variant: str, seed: int) -> pathlib.Path:
+    """The run directory of a variant and a seed."""
+    return pathlib.Path(folder) / f"{variant.replace(',', '+')}_{seed}"
+
+
+def folders(folder: str | pathlib.Path, variant: str) -> list[pathlib.Path]:
+    """The finished run directories of a variant, by seed."""
+    found = {path for path in pathlib.Path(folder).glob("*_*") if is_finished(path)}
+    named = {int(path.name.rpartition("_")[2]): path for path in found if path.name.rpartition("_")[0] == variant.replace(",", "+")}
+    return [named[seed] for seed in sorted(named)]
 
 
 def is_finished(workdir: pathlib.Path) -> bool:
@@ -87,14 +99,12 @@ def run_job(job: Job) -> int:
 
 def load(workdir: str | pathlib.Path) -> Family:
     """The evaluated runs of a sweep: variant -> facts of its seeds, see `evaluate.run`; without those not finished."""
-    found: Family = {}
-    for path in sorted(pathlib.Path(workdir).iterdir()):
-        if path.is_dir() and is_finished(path):
-            variant = path.name.rpartition("_")[0].replace("+", ",")
-            found.setdefault(variant, []).append(records.load_results(path, evaluate.RESULTS)[1])
-    if not found:
+    finished = [path.name for path in sorted(pathlib.Path(workdir).glob("*_*")) if is_finished(path)]
+    if not finished:
         raise RunDirectoryError(f"no finished runs in {workdir}: run python -m launch.sweep --workdir={workdir} first")
-    return found
+    variants = dict.fromkeys(name.rpartition("_")[0].replace("+", ",") for name in finished)
+    facts = lambda path: records.load_results(path, evaluate.RESULTS)[1]
+    return {variant: [facts(path) for path in folders(workdir, variant)] for variant in variants}
 
 
 def _submitted(left: Sequence[Job], folder: pathlib.Path, cluster: str, options: dict[str, Any]) -> list[int]:

@@ -1,0 +1,185 @@
+"""Figures of a family of runs: variants of one config over seeds, from their results alone.
+
+A family is {variant: [facts of each seed]}, facts being those of `experiments.evaluate`. Bands and bars are population
+standard deviations over seeds.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from subspaces_jax.plots import style
+
+Facts = dict[str, Any]
+Family = dict[str, list[Facts]]
+
+LOOKS = {  # variant: label, colour, marker
+    "line": ("line", "#0072B2", "x"),
+    "line_layerwise": ("line (layerwise)", "#D55E00", "d"),
+    "curve": ("curve", "#CC79A7", "^"),
+    "curve_layerwise": ("curve (layerwise)", "#CC79A7", "v"),
+    "line,no_beta": (r"line, $\beta = 0$", "#56B4E9", "+"),
+    "plain": ("standard training", "#555555", ""),
+    "early_stopping": ("standard training", "#555555", ""),
+    "swa_constant": ("SWA (high constant rate)", "#009E73", "o"),
+    "swa_cyclic": ("SWA (cyclic)", "#888888", "s"),
+    "dropout": ("dropout", "#E69F00", "p"),
+    "label_smoothing": ("label smoothing", "#000000", "*"),
+}
+
+
+def profiles(family: Family, standard: Sequence[Facts] = (), pair: Sequence[float] = (), title: str = "") -> Figure | None:
+    """Accuracy and calibration along curves: solid, the ensemble of t with 1 - t; dashed, the network at t.
+
+    Args:
+        family: its variants with two-point ensembles are drawn.
+        standard: facts of runs of one network, a dashed grey band.
+        pair: accuracies of ensembles of two such networks, fractions, a dotted grey band.
+        title: above the figure.
+
+    Returns:
+        A figure, or None where the family has no curve.
+    """
+    curves = {name: runs for name, runs in family.items() if all("pair_accuracy" in run["scores"] for run in runs)}
+    if not curves:
+        return None
+    with style.panels(2, height=2.9) as (figure, axes):
+        for axis, score, label in zip(axes, ("accuracy", "ece_20"), ("test accuracy (%)", "ECE (%)")):
+            for name, runs in curves.items():
+                text, colour, marker = _look(name)
+                t = np.linspace(0.0, 1.0, len(runs[0]["scores"][score]))
+                _band(axis, t, [run["scores"][f"pair_{score}"] for run in runs], color=colour, marker=marker, label=text)
+                _band(axis, t, [run["scores"][score] for run in runs], color=colour, linestyle="--")
+            if standard:
+                _level(axis, [run["scores"][score][0] for run in standard], "--", "standard training")
+            if len(pair) and score == "accuracy":
+                _level(axis, pair, ":", "standard ensemble of two")
+            axis.set(xlabel="$t$", ylabel=label, xlim=(0.0, 1.0))
+        return _finished(figure, axes[0], title)
+
+
+def simplex_sizes(family: Family, standard: Sequence[Facts] = (), title: str = "") -> Figure | None:
+    """Accuracy and calibration of the midpoint of simplexes by their number of vertices, global and layerwise."""
+    kinds = {False: ("simplex midpoint", "#0072B2", "o"), True: ("layerwise simplex midpoint", "#D55E00", "d")}
+    found: dict[bool, dict[int, list[Facts]]] = {False: {}, True: {}}
+    for runs in family.values():
+        config = runs[0]["config"]
+        is_clean = not config["label_noise"] and config["beta"] and config["num_samples"] == 1
+        if config["subspace"] in ("simplex", "line") and is_clean:
+            found[config["layerwise"]][config["num_endpoints"] or 2] = runs
+    if max(map(len, found.values())) < 2:
+        return None
+    with style.panels(2, height=2.9) as (figure, axes):
+        for axis, score, label in zip(axes, ("accuracy", "ece_20"), ("test accuracy (%)", "ECE (%)")):
+            for layerwise, by_size in found.items():
+                sizes = sorted(by_size)
+                values = [[100 * at_midpoint(run, score) for run in by_size[n]] for n in sizes]
+                text, colour, marker = kinds[layerwise]
+                bars = [np.std(v) for v in values]
+                axis.errorbar(sizes, [np.mean(v) for v in values], bars, color=colour, marker=marker, label=text, capsize=2)
+            if standard:
+                _level(axis, [run["scores"][score][0] for run in standard], "--", "standard training")
+            axis.set(xlabel="vertices $n$", ylabel=label, xticks=sorted(set(found[False]) | set(found[True])))
+        return _finished(figure, axes[0], title)
+
+
+def label_noise(family: Family, best_epoch: Callable[[Facts], float] | None = None, title: str = "") -> Figure | None:
+    """Accuracy of the midpoint (SWA: of the mean) by the fraction of noisy labels, a line a method.
+
+    Args:
+        family: variants named "<method>" and "<method>,noise_<percent>".
+        best_epoch: facts -> the best accuracy of any epoch of a run of "early_stopping", which adds that method.
+        title: above the figure.
+    """
+    methods: dict[str, dict[float, list[float]]] = {}
+    for name, runs in family.items():
+        method = name.split(",noise_")[0]
+        noise = 100 * runs[0]["config"]["label_noise"]
+        method = "plain" if method == "early_stopping" else method
+        methods.setdefault(_look(method)[0], {}).setdefault(noise, []).extend(at_midpoint(run, "accuracy") for run in runs)
+        if best_epoch is not None and name.startswith("early_stopping"):
+            methods.setdefault("optimal early stopping", {})[noise] = [best_epoch(run) for run in runs]
+    shown = {method: by_noise for method, by_noise in methods.items() if max(by_noise) > 0}
+    if not shown:
+        return None
+    looks = {text: (colour, marker) for text, colour, marker in LOOKS.values()}
+    with style.panels(1, height=3.2) as (figure, (axis,)):
+        for method, by_noise in shown.items():
+            levels = sorted(by_noise)
+            means, bars = zip(*((100 * np.mean(by_noise[x]), 100 * np.std(by_noise[x])) for x in levels))
+            colour, marker = looks.get(method, (None, "."))
+            axis.errorbar(levels, means, bars, color=colour, marker=marker or ".", label=method, capsize=2)
+        axis.set(xlabel="labels drawn anew (%)", ylabel="test accuracy (%)")
+        return _finished(figure, axis, title)
+
+
+def reliability(bins: dict[str, dict[str, np.ndarray]], title: str = "") -> Figure:
+    """Reliability diagrams: accuracy less confidence by confidence, one line a method.
+
+    Args:
+        bins: {label: result of `metrics.reliability`}, for at most five methods.
+        title: above the figure.
+    """
+    with style.panels(1, height=3.0) as (figure, (axis,)):
+        axis.axhline(0.0, color=style.COLOURS["reference"], linewidth=0.8)
+        for label, result in bins.items():
+            full = np.asarray(result["count"]) >= 10  # fewer say little
+            confidence, accuracy = (100 * np.asarray(result[name])[full] for name in ("confidence", "accuracy"))
+            axis.plot(confidence, accuracy - confidence, marker=".", label=label)
+        axis.set(xlabel="confidence (%)", ylabel="accuracy $-$ confidence (points)")
+        return _finished(figure, axis, title)
+
+
+def dynamics(rows: dict[str, list[list[dict[str, float]]]], title: str = "") -> Figure | None:
+    """Squared cosine and distance of endpoints through training, bands over seeds.
+
+    Args:
+        rows: {variant: rows of metrics.jsonl of each seed}; those with "distance" are drawn.
+        title: above the figure.
+    """
+    shown = {name: runs for name, runs in rows.items() if runs and "distance" in runs[0][0]}
+    if not shown:
+        return None
+    panels = (("loss", "training loss (nats)", "log"), ("cosine_squared", r"$\cos^2$", "log"), ("distance", "distance", "linear"))
+    with style.panels(len(panels), height=2.6) as (figure, axes):
+        for axis, (column, label, scale) in zip(axes, panels):
+            for i, (name, runs) in enumerate(shown.items()):
+                length = min(map(len, runs))
+                values = np.array([[row[column] for row in run[:length]] for run in runs])
+                epochs = [row["epoch"] for row in runs[0][:length]]
+                _band(axis, epochs, values, scale=1.0, color=f"C{i}", label=_look(name)[0])
+            axis.set(xlabel="epoch", ylabel=label, yscale=scale)
+        return _finished(figure, axes[0], title)
+
+
+def at_midpoint(facts: Facts, score: str) -> float:
+    """A score at the midpoint (of captures: of their mean; of one network: its own)."""
+    return facts["scores"][score][facts["midpoint"] or 0]
+
+
+def _look(variant: str) -> tuple[str, str | None, str]:
+    return LOOKS.get(variant, (variant.replace("_", " "), None, ""))
+
+
+def _band(axis: Axes, x: Any, values: Any, scale: float = 100.0, **options: Any) -> None:
+    values = scale * np.asarray(values)
+    mean, spread = values.mean(axis=0), values.std(axis=0)
+    (line,) = axis.plot(x, mean, **options)
+    axis.fill_between(x, mean - spread, mean + spread, color=line.get_color(), alpha=0.15, linewidth=0)
+
+
+def _level(axis: Axes, values: Sequence[float], linestyle: str, label: str) -> None:
+    mean, spread, colour = 100 * np.mean(values), 100 * np.std(values), style.COLOURS["reference"]
+    axis.axhline(mean, linestyle=linestyle, color=colour, label=label)
+    axis.axhspan(mean - spread, mean + spread, color=colour, alpha=0.12, linewidth=0)
+
+
+def _finished(figure: Figure, axis: Axes, title: str) -> Figure:
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
+    if title:
+        figure.suptitle(title, fontsize=9)
+    return figure

@@ -1,0 +1,242 @@
+"""Several runs together: members in one program, captures, sweeps, analyses, and the figures and tables of all of it."""
+
+import csv
+import pathlib
+
+import chex
+import jax
+import numpy as np
+import pytest
+from test_configs import load, module_of
+from test_runs import launch, rows
+
+from launch import app
+from subspaces_jax import checkpoints, records
+from subspaces_jax.errors import CheckpointError, ConfigError, DataError, RunDirectoryError
+from subspaces_jax.experiments import analyze, evaluate, plot, sweep, train
+from subspaces_jax.plots import families, tables
+
+PLAIN = dict(subspace="none", beta=0.0, network="mlp_16", batch_size=64, num_epochs=2)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Runs to analyse: two lines, a simplex, two networks in one program, and one that captured checkpoints."""
+    folder = tmp_path_factory.mktemp("trained")
+    tiny = dict(network="mlp_16", num_epochs=2, num_points=3)
+    for seed in (0, 1):
+        train.run(load("fashion_mnist", "line,tiny", seed=seed, **tiny), folder / f"line_{seed}")
+    train.run(load("fashion_mnist", "simplex_3,tiny", **tiny), folder / "simplex")
+    train.run(load("fashion_mnist", "ensemble,tiny", num_members=2, **tiny), folder / "members")
+    train.run(load("fashion_mnist", "swa_constant,tiny", **tiny | {"num_epochs": 4, "num_cycles": 3}), folder / "swa")
+    train.run(load("line_digits", **tiny | {"network": "mlp_8"}), folder / "other")
+    return folder
+
+
+def analysis(trained, form, names, **fields):
+    config = module_of("analyze").get_config(form)
+    config.update({"runs": ",".join(str(trained / name) for name in names)} | fields)
+    return app.to_dict(config)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_members_in_one_program_are_runs_of_their_own_seeds(devices, tmp_path):
+    config = load("line_digits") | PLAIN | {"num_devices": devices}
+    train.run(config | {"num_members": 2}, tmp_path / "together")
+    together = checkpoints.restore(tmp_path / "together")
+    for seed in (0, 1):
+        alone = config | {"seed": seed, "num_devices": 1}
+        train.run(alone, tmp_path / str(seed))
+        member = jax.tree.map(lambda leaf: leaf[seed : seed + 1], together.params)
+        chex.assert_trees_all_close(member, checkpoints.restore(tmp_path / str(seed)).params, rtol=1e-4, atol=1e-5)
+    losses = [np.mean([rows(tmp_path / str(seed))[i]["loss"] for seed in (0, 1)]) for i in range(2)]
+    np.testing.assert_allclose([row["loss"] for row in rows(tmp_path / "together")], losses, rtol=1e-4)
+
+
+def test_members_resume_bit_for_bit_and_are_tested_one_by_one(tmp_path):
+    config = load("line_digits") | PLAIN | {"num_members": 2, "test_every": 1, "checkpoint_every": 1}
+    train.run(config, tmp_path / "whole")
+    train.run(config, tmp_path / "parts")
+    last = tmp_path / "parts" / "checkpoints" / "44"
+    last.rename(last.with_name("44.orbax-checkpoint-tmp"))
+    assert train.run(config, tmp_path / "parts")["resumed_from"] == 22
+    first, second = (checkpoints.restore(tmp_path / name) for name in ("whole", "parts"))
+    chex.assert_trees_all_equal(first.params, second.params)
+    assert rows(tmp_path / "whole") == rows(tmp_path / "parts")
+    row = rows(tmp_path / "whole")[-1]
+    assert row["test_accuracy"] == pytest.approx((row["test_accuracy_0"] + row["test_accuracy_1"]) / 2)
+
+
+def test_captures_are_the_exact_epochs_and_their_mean_is_evaluated(trained):
+    """SWA of 4 epochs from the half on: after epochs 2, 3 and 4 of 11 steps."""
+    steps = sorted(int(path.name) for path in (trained / "swa" / "checkpoints").iterdir())
+    assert steps == [22, 33, 44]
+    facts = evaluate.run(None, trained / "swa")
+    assert facts["midpoint"] == 0 and len(facts["scores"]["accuracy"]) == 4
+    mean = analyze.run(analysis(trained, "mean", ["swa"], members="captures"), trained / "mean")
+    assert mean["scores"]["nll"][0] == pytest.approx(facts["scores"]["nll"][0], rel=1e-5)
+    assert [name.split()[2] for name in mean["members"]] == ["22", "33", "44"]
+    assert len(facts["ensembles"]["accuracy"]) == 3
+
+
+def test_an_ensemble_is_made_of_what_runs_give(trained):
+    members = {"midpoint": 2, "endpoints": 4, "random": 6}
+    for kind, number in members.items():
+        facts = analyze.run(analysis(trained, "ensemble", ["line_0", "line_1"], members=kind, num_draws=3), trained / kind)
+        assert len(facts["members"]) == len(facts["scores"]["accuracy"]) == number
+        assert len(facts["ensembles"]["nll"]) == number and np.shape(facts["disagreement"]) == (number, number)
+    arrays, _ = records.load_results(trained / "endpoints", "ensemble")
+    assert arrays["logits"].shape == (4, 360, 10)
+    assert "ensembles of 4: " in analyze.table(facts)
+
+
+def test_an_ensemble_of_a_network_with_itself_is_that_network(trained):
+    facts = analyze.run(analysis(trained, "ensemble", ["line_0", "line_0"]), trained / "itself")
+    assert facts["ensembles"]["accuracy"][1] == facts["scores"]["accuracy"][0]
+    assert facts["ensembles"]["nll"][1] == pytest.approx(facts["scores"]["nll"][0], rel=1e-6)
+
+
+def test_a_line_between_two_networks_begins_and_ends_at_them(trained):
+    facts = analyze.run(analysis(trained, "line", ["line_0", "members"], members="midpoint", num_points=3) | {"runs": str(trained / "members")}, trained / "between")
+    own = evaluate.run(None, trained / "members")["scores"]
+    np.testing.assert_allclose([facts["scores"]["nll"][0], facts["scores"]["nll"][-1]], own["nll"], rtol=1e-5)
+    assert len(facts["scores"]["pair_accuracy"]) == 3
+
+
+@pytest.mark.parametrize(
+    "average, number",
+    [("mean", 1), ("random", 4), ("random_layerwise", 4), ("random_per_weight", 4), ("towards_each", 3), ("swag", 4), ("swag_diagonal", 4)],
+)
+def test_every_average_is_scored(average, number, trained):
+    config = analysis(trained, average, ["simplex"], members="endpoints", num_draws=4)
+    facts = analyze.run(config, trained / f"average_{average}")
+    assert len(facts["scores"]["nll"]) == number and np.isfinite(facts["scores"]["nll"]).all()
+
+
+@pytest.mark.parametrize(
+    "form, names, fields, error, message",
+    [
+        ("ensemble", ["line_0", "other"], {}, CheckpointError, "has network 'mlp_8' but .*'mlp_16': networks are analysed"),
+        ("ensemble", ["line_0", "nowhere"], {}, RunDirectoryError, "nowhere is no run directory"),
+        ("line", ["line_0"], {}, ConfigError, "give 1 networks, an analysis 'line' takes exactly two"),
+        ("mean", ["line_0"], {}, ConfigError, "give 1 networks, an analysis 'average' takes at least two"),
+        ("mean", ["line_0"], {"members": "captures"}, ConfigError, "line_0 captured none"),
+        ("median", ["line_0"], {}, ConfigError, "config.average is 'median': it takes str, one of mean"),
+        ("line", [], {"runs": ""}, ConfigError, "config.runs names no run directory"),
+        ("ensemble", ["line_0"], {"test_dataset": "digit"}, DataError, "data set 'digit' is unknown: did you mean digits"),
+    ],
+)
+def test_what_cannot_be_analysed_is_named(form, names, fields, error, message, trained, tmp_path):
+    with pytest.raises(error, match=message) as caught:
+        analyze.run(analysis(trained, form, names, **fields), tmp_path / "analysis")
+    assert "\n" not in str(caught.value) and not (tmp_path / "analysis").exists()
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A sweep of two variants, run by its command."""
+    folder = tmp_path_factory.mktemp("swept")
+    options = ["--config=configs/sweep_fashion_mnist.py:tiny", f"--workdir={folder}"]
+    options += ["--config.variants=('plain,tiny','line,tiny')", "--config.seeds=(3,)", "--config.fields=network=mlp_16 num_devices=1 num_points=3"]
+    process = launch("sweep", *options)
+    assert process.returncode == 0, process.err
+    return folder, options, process
+
+
+def test_a_sweep_runs_every_variant_and_seed_and_skips_what_is_finished(swept):
+    folder, options, process = swept
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[-1].isdigit())
+    assert names == ["line+tiny_3", "plain+tiny_3"]
+    assert "0 runs were finished, 2 ran" in process.out
+    (folder / "line+tiny_3" / "results" / "points.json").unlink()
+    again = launch("sweep", *options)
+    assert again.returncode == 0 and "1 runs were finished, 1 ran" in again.out
+    assert sweep.is_finished(folder / "line+tiny_3")
+
+
+def test_a_sweep_of_another_config_is_refused(swept):
+    folder, options, _ = swept
+    process = launch("sweep", *options[:3], "--config.fields=network=mlp_8")
+    assert process.returncode == 2 and "holds a run of another config (fields = " in process.err
+
+
+def test_failed_runs_are_named_and_the_others_go_on(tmp_path):
+    config = dict(config="configs/fashion_mnist.py", variants=("plain,tiny", "plane,tiny"), seeds=(0,), fields="network=mlp_16", cluster="", cluster_options="")
+    with pytest.raises(RunDirectoryError, match=r"1 of 2 runs failed \(plane\+tiny_0: error: variant 'plane' is unknown") as caught:
+        sweep.run(config, tmp_path)
+    assert "\n" not in str(caught.value) and sweep.is_finished(tmp_path / "plain+tiny_0")
+
+
+def test_a_sweep_as_cluster_jobs(tmp_path):
+    config = dict(config="configs/line_digits.py", variants=("tiny",), seeds=(0,), fields="network=mlp_16", cluster="local", cluster_options="timeout_min=5")
+    assert sweep.run(config, tmp_path) == {"finished": 0, "ran": 1}
+    assert sweep.run(config, tmp_path) == {"finished": 1, "ran": 0}
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [({"seeds": (0.5,)}, "config.seeds is"), ({"fields": "a"}, "'a' in 'a' has no value"), ({"cluster": "moon"}, "config.cluster is 'moon'")],
+)
+def test_a_wrong_sweep_is_named(fields, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        sweep.run(app.to_dict(module_of("sweep").get_config()) | fields, tmp_path / "sweep")
+
+
+@pytest.mark.parametrize("name", ["sweep_cifar10", "sweep_fashion_mnist", "sweep_tiny_imagenet"])
+def test_sweeps_name_variants_that_exist(name):
+    config = module_of(name).get_config()
+    for job in sweep.jobs(app.to_dict(config), pathlib.Path("runs")):
+        path, _, form = job.command[3].removeprefix("--config=").partition(":")
+        module_of(pathlib.Path(path).stem).get_config(form)
+
+
+def invented_family():
+    """Results as evaluation writes them, with numbers to recognise."""
+    rng = np.random.default_rng(0)
+
+    def facts(subspace, shift, noise=0.0, endpoints=0, layerwise=False, seed=0):
+        curve = subspace in ("line", "bezier")
+        accuracy = (shift + 0.01 * seed + 0.001 * rng.random(5 if curve else 1)).tolist()
+        scores = {"accuracy": accuracy, "nll": accuracy, "ece_20": accuracy}
+        scores |= {f"pair_{name}": values for name, values in scores.items()} if curve else {}
+        config = dict(subspace=subspace, num_endpoints=endpoints, layerwise=layerwise, label_noise=noise, beta=1.0, num_samples=1, seed=seed)
+        return {"scores": scores, "midpoint": 2 if curve else 0, "config": config}
+
+    both = lambda *args, **options: [facts(*args, seed=seed, **options) for seed in (0, 1)]
+    family = {"plain": both("none", 0.9), "line": both("line", 0.91), "curve": both("bezier", 0.92)}
+    family |= {f"simplex_{n}": both("simplex", 0.9 + n / 100, endpoints=n) for n in (3, 4)}
+    return family | {f"line,noise_{p}": both("line", 0.9 - p / 100, noise=p / 100) for p in (20, 40)}
+
+
+def test_figures_show_what_results_hold():
+    family = invented_family()
+    figure = families.profiles({name: family[name] for name in ("line", "curve", "plain")}, family["plain"], [0.92, 0.93])
+    solid, dashed = figure.axes[0].lines[:2]
+    np.testing.assert_allclose(solid.get_ydata(), 100 * np.mean([run["scores"]["pair_accuracy"] for run in family["line"]], 0))
+    np.testing.assert_allclose(dashed.get_ydata(), 100 * np.mean([run["scores"]["accuracy"] for run in family["line"]], 0))
+    sizes = families.simplex_sizes(family, family["plain"]).axes[0]
+    assert sizes.get_xticks().tolist() == [2, 3, 4]
+    noise = families.label_noise(family)
+    assert [text.get_text() for text in noise.legends[0].texts] == ["line"]
+    assert families.profiles({"plain": family["plain"]}) is None and families.label_noise({"plain": family["plain"]}) is None
+
+
+def test_tables_hold_means_and_deviations(tmp_path):
+    family = invented_family()
+    written = tables.write(tables.summary(family), tmp_path, "family")
+    with open(written[0]) as file:
+        found = {row["variant"]: row for row in csv.DictReader(file)}
+    midpoints = [100 * run["scores"]["accuracy"][2] for run in family["line"]]
+    assert float(found["line"]["midpoint accuracy (%)"]) == pytest.approx(np.mean(midpoints))
+    assert float(found["line"]["midpoint accuracy (%) std"]) == pytest.approx(np.std(midpoints))
+    assert found["plain"]["ends accuracy (%)"] == "" and found["plain"]["seeds"] == "2"
+    latex = written[1].read_text()
+    assert latex.count(r"\\") == len(family) + 1 and r"simplex\_3" in latex and r"$\pm$" in latex
+    assert tables.text(tables.summary(family)).count("\n") == len(family) + 1
+
+
+def test_a_sweep_is_drawn_from_its_files(swept):
+    folder, _, _ = swept
+    figures = [pathlib.Path(path) for path in plot.run(None, folder)["figures"]]
+    assert {path.stem for path in figures} >= {"family", "profiles", "dynamics"}
+    assert all(path.stat().st_size > 100 for path in figures)
