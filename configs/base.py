@@ -58,6 +58,7 @@ def get_config() -> ConfigDict:
     config.label_smoothing = 0.0
 
     config.num_points = 21
+    config.num_refresh_batches = 0
     config.eval_batch_size = 500
     return config
 

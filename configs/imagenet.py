@@ -21,4 +21,5 @@ def make():
     config.batch_size = 256
     config.weight_decay = 5e-5
     config.test_every = 100
+    config.num_refresh_batches = 500
     return config

@@ -5,10 +5,12 @@ Two functions stand for a network here, both of raw images as the data set holds
     apply(variables, images [B, ...]) -> outputs [B, C]                    eval mode
     apply_train(variables, images [B, ...], key) -> (outputs, batch_stats) train mode
 
-Everything jitted compiles once for all points, and data are arguments, never constants of the program.
+Everything jitted compiles once for all points, and data are arguments, never constants of the program. What does not fit
+on the device streams: in the place of images [N, ...] every function here takes a function without arguments that begins
+one pass, an iterable of batches (images [B, ...], labels [B], mask [B]) as of `data.stream`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,29 +25,46 @@ from subspaces_jax.data import batches
 from subspaces_jax.geometry import contract
 
 PyTree = Any
+Images = jax.Array | Callable[[], Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]]
 Apply = Callable[[PyTree, jax.Array], jax.Array]
 ApplyTrain = Callable[[PyTree, jax.Array, jax.Array], tuple[jax.Array, PyTree]]
 
 
-@partial(jax.jit, static_argnames=("apply", "batch_size"))
-def predict(apply: Apply, variables: PyTree, images: jax.Array, batch_size: int = 500) -> jax.Array:
+def on_device(images: Images) -> Images:
+    """Images moved to the device, where all evaluation of them then is; a stream stays as it is."""
+    return images if callable(images) else jax.device_put(images)
+
+
+def predict(apply: Apply, variables: PyTree, images: Images, batch_size: int = 500) -> jax.Array:
     """Outputs of one network for every example, in order.
 
     Args:
         apply: eval mode, (variables, images [B, ...]) -> [B, ...]; hashable, compiled once for each.
         variables: {"params": ..., "batch_stats": ...}.
-        images: [N, ...].
-        batch_size: B; the last batch is padded, and what it pads is cut off.
+        images: [N, ...], or a stream.
+        batch_size: B; the last batch is padded, and what it pads is cut off. Streamed images have their own.
 
     Returns:
         [N, ...].
     """
+    if callable(images):
+        return np.concatenate([np.asarray(_outputs(apply, variables, batch))[mask] for batch, _, mask in images()])
+    return _predict(apply, variables, images, batch_size)
+
+
+@partial(jax.jit, static_argnames=("apply",))
+def _outputs(apply, variables, images):
+    return apply(variables, images)
+
+
+@partial(jax.jit, static_argnames=("apply", "batch_size"))
+def _predict(apply, variables, images, batch_size):
     indices, _ = batches.every_example(images.shape[0], min(batch_size, images.shape[0]))
     outputs = lax.map(lambda rows: apply(variables, jnp.take(images, rows, axis=0)), jnp.asarray(indices))
     return outputs.reshape(-1, *outputs.shape[2:])[: images.shape[0]]
 
 
-def score(apply: Apply, variables: PyTree, images: jax.Array, labels: jax.Array, batch_size: int = 500) -> dict[str, float]:
+def score(apply: Apply, variables: PyTree, images: Images, labels: jax.Array, batch_size: int = 500) -> dict[str, float]:
     """Scores of one network's softmax over every example once: accuracy, nll, brier, ece_15, ece_20.
 
     Args:
@@ -59,9 +78,8 @@ def score(apply: Apply, variables: PyTree, images: jax.Array, labels: jax.Array,
     return {name: float(value) for name, value in _summary_of_logits(logits, labels).items()}
 
 
-@partial(jax.jit, static_argnames=("apply_train", "batch_size"))
 def refresh_batch_stats(
-    apply_train: ApplyTrain, variables: PyTree, images: jax.Array, key: jax.Array, batch_size: int = 500
+    apply_train: ApplyTrain, variables: PyTree, images: Images, key: jax.Array, batch_size: int = 500
 ) -> PyTree:
     """BatchNorm statistics of the network `variables`: the means over one pass of each batch's mean and variance.
 
@@ -73,7 +91,7 @@ def refresh_batch_stats(
         apply_train: train mode, (variables, images, key) -> (outputs, batch_stats), augmenting as in training if the
             statistics shall be those of training images; hashable, compiled once for each.
         variables: {"params": ..., "batch_stats": ...}.
-        images: [N, ...], visited in a random order drawn from `key`.
+        images: [N, ...], visited in a random order drawn from `key`; or a stream, as it comes.
         key: PRNG key.
         batch_size: B.
 
@@ -83,19 +101,35 @@ def refresh_batch_stats(
     zeros = jax.tree.map(jnp.zeros_like, variables.get("batch_stats", {}))
     if not jax.tree.leaves(zeros):
         return zeros
+    if not callable(images):
+        return _refresh(apply_train, variables, images, key, batch_size)
+    total, number = zeros, 0
+    for number, (batch, _, _) in enumerate(images(), start=1):
+        total = jax.tree.map(jnp.add, total, _batch_statistics(apply_train, variables, batch, jax.random.fold_in(key, number)))
+    return jax.tree.map(lambda leaf: leaf / number, total)
+
+
+@partial(jax.jit, static_argnames=("apply_train", "batch_size"))
+def _refresh(apply_train, variables, images, key, batch_size):
     order = jax.random.permutation(key, images.shape[0])
     indices = order[batches.full_batches(images.shape[0], batch_size)]
 
     def add_batch(total, batch):
         i, rows = batch
-        with nn.intercept_methods(_undo_decay):
-            _, stats = apply_train(
-                {**variables, "batch_stats": zeros}, jnp.take(images, rows, axis=0), jax.random.fold_in(key, i)
-            )
-        return jax.tree.map(jnp.add, total, stats), None
+        statistics = _batch_statistics(apply_train, variables, jnp.take(images, rows, axis=0), jax.random.fold_in(key, i))
+        return jax.tree.map(jnp.add, total, statistics), None
 
+    zeros = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
     total, _ = lax.scan(add_batch, zeros, (jnp.arange(indices.shape[0]), indices))
     return jax.tree.map(lambda leaf: leaf / indices.shape[0], total)
+
+
+@partial(jax.jit, static_argnames=("apply_train",))
+def _batch_statistics(apply_train, variables, images, key):
+    """The statistics of one batch alone: those that the variables came with have no influence."""
+    zeros = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
+    with nn.intercept_methods(_undo_decay):
+        return apply_train({**variables, "batch_stats": zeros}, images, key)[1]
 
 
 def along(
@@ -103,17 +137,18 @@ def along(
     points: PyTree,
     *,
     apply: Apply,
-    images: jax.Array,
+    images: Images,
     labels: jax.Array,
     batch_stats: PyTree | None = None,
     apply_train: ApplyTrain | None = None,
-    train_images: jax.Array | None = None,
+    train_images: Images | None = None,
     key: jax.Array | None = None,
     batch_size: int = 500,
     params_at: Callable[[PyTree, PyTree], PyTree] = contract,
     variables_at: Callable[..., PyTree] | None = None,
     with_pairs: bool = True,
     features: Apply | None = None,
+    visit: Callable[[int, PyTree], Any] = lambda t, variables: None,
     progress: Callable[[Sequence[int]], Any] = iter,
 ) -> dict[str, np.ndarray]:
     """Every point of a path scored, and each with its mirror image as a two-point ensemble.
@@ -134,6 +169,7 @@ def along(
         variables_at: from `point_variables`, for callers that score several stacks and compile once for all of them.
         with_pairs: whether to score the two-point ensembles too.
         features: (variables, images) -> [B, ...]; adds "pair_feature_cosine" and "pair_feature_cosine_squared".
+        visit: called with (t, variables) of each point, for whatever else they are wanted for.
         progress: wraps the range over points, for a progress bar.
 
     Returns:
@@ -147,10 +183,12 @@ def along(
     for t in progress(_mirror_images_together(num)):
         point = jax.tree.map(lambda leaf: leaf[t], points)
         variables = variables_at(stack, point, batch_stats or {}, train_images, key)
+        visit(t, variables)
         logits[t] = np.asarray(predict(apply, variables, images, batch_size), np.float32)
         if with_pairs and features is not None:
             if t >= (num + 1) // 2:
-                cosines[:, [t, num - 1 - t]] = np.array(feature_cosine(features, mirrored, variables, images, batch_size))[:, None]
+                values = feature_cosine(features, mirrored, variables, images, batch_size)
+                cosines[:, [t, num - 1 - t]] = np.array(values)[:, None]
             mirrored = variables
     stacked = np.stack(logits)
     scores = _summary_of_logits(stacked, labels)
@@ -161,10 +199,9 @@ def along(
     return {name: np.asarray(value) for name, value in scores.items()} | {"logits": stacked}
 
 
-@partial(jax.jit, static_argnames=("features", "batch_size"))
 def feature_cosine(
-    features: Apply, variables_a: PyTree, variables_b: PyTree, images: jax.Array, batch_size: int = 500
-) -> tuple[jax.Array, jax.Array]:
+    features: Apply, variables_a: PyTree, variables_b: PyTree, images: Images, batch_size: int = 500
+) -> tuple[float, float]:
     """Means over examples of the cosine of two networks' features, and of its square.
 
     Args:
@@ -176,18 +213,30 @@ def feature_cosine(
     Returns:
         Two scalars, in [-1, 1] and [0, 1]; features that are all zero have cosine 0 with everything.
     """
-    indices, mask = batches.every_example(images.shape[0], min(batch_size, images.shape[0]))
+    if callable(images):
+        values = [_cosines(features, variables_a, variables_b, batch)[mask] for batch, _, mask in images()]
+        values = np.concatenate(values)
+    else:
+        values = _all_cosines(features, variables_a, variables_b, images, batch_size)
+    return float(np.mean(values)), float(np.mean(np.square(values)))
 
-    def cosines(rows):
-        a, b = (
-            features(variables, jnp.take(images, rows, axis=0)).reshape(len(rows), -1).astype(jnp.float32)
-            for variables in (variables_a, variables_b)
-        )
-        norms = jnp.sqrt(jnp.sum(a**2, axis=1) * jnp.sum(b**2, axis=1))
-        return jnp.sum(a * b, axis=1) / jnp.maximum(norms, jnp.finfo(jnp.float32).tiny)
 
-    values = lax.map(cosines, jnp.asarray(indices)) * mask
-    return jnp.sum(values) / images.shape[0], jnp.sum(values**2) / images.shape[0]
+@partial(jax.jit, static_argnames=("features",))
+def _cosines(features, variables_a, variables_b, images):
+    """[B]."""
+    a, b = (
+        features(variables, images).reshape(images.shape[0], 1, -1).astype(jnp.float32)
+        for variables in (variables_a, variables_b)
+    )
+    return metrics.feature_cosine(a, b)
+
+
+@partial(jax.jit, static_argnames=("features", "batch_size"))
+def _all_cosines(features, variables_a, variables_b, images, batch_size):
+    """[N]."""
+    indices, _ = batches.every_example(images.shape[0], min(batch_size, images.shape[0]))
+    of = lambda rows: _cosines(features, variables_a, variables_b, jnp.take(images, rows, axis=0))
+    return lax.map(of, jnp.asarray(indices)).ravel()[: images.shape[0]]
 
 
 def _mirror_images_together(num: int) -> list[int]:
@@ -225,15 +274,25 @@ def _summary_of_logits(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Ar
 def point_variables(
     params_at: Callable[[PyTree, PyTree], PyTree], apply_train: ApplyTrain | None, batch_size: int
 ) -> Callable[..., PyTree]:
-    """(stack, point, batch_stats, train_images, key) -> variables of the point, statistics refreshed, as one jitted
-    function. Without `apply_train`, or where there are no statistics, they stay as they are."""
+    """(stack, point, batch_stats, train_images, key) -> variables of the point, statistics refreshed, compiled once. Without `apply_train`, or where there are no statistics, they stay as they are."""
 
     @jax.jit
-    def variables_at(stack, point, batch_stats, train_images, key):
-        variables = {"params": params_at(stack, point), "batch_stats": batch_stats}
-        if apply_train is None or not jax.tree.leaves(batch_stats):
-            return variables
+    def contracted(stack, point, batch_stats):
+        return {"params": params_at(stack, point), "batch_stats": batch_stats}
+
+    @jax.jit
+    def on_device(stack, point, batch_stats, train_images, key):
+        return refreshed(contracted(stack, point, batch_stats), train_images, key)
+
+    def refreshed(variables, train_images, key):
         return variables | {"batch_stats": refresh_batch_stats(apply_train, variables, train_images, key, batch_size)}
+
+    def variables_at(stack, point, batch_stats, train_images, key):
+        if apply_train is None or not jax.tree.leaves(batch_stats):
+            return contracted(stack, point, batch_stats)
+        if callable(train_images):
+            return refreshed(contracted(stack, point, batch_stats), train_images, key)
+        return on_device(stack, point, batch_stats, train_images, key)
 
     return variables_at
 

@@ -95,6 +95,21 @@ def disagreement_correct(probs_a: jax.Array, probs_b: jax.Array, labels: jax.Arr
     return jnp.mean(((a != b) & ((a == label) | (b == label))).astype(jnp.float32), axis=-1)
 
 
+def feature_cosine(features_a: jax.Array, features_b: jax.Array, squared: bool = False) -> jax.Array:
+    """Mean over examples of the cosine of two feature vectors, or of its square.
+
+    Args:
+        features_a, features_b: [..., N, D], each example's features as one vector.
+        squared: of its square.
+
+    Returns:
+        [...], in [-1, 1], or [0, 1] if squared. A vector of zeros has cosine 0 with every other.
+    """
+    _check_pair(features_a, features_b)
+    cosines = jnp.sum(_directions(features_a) * _directions(features_b), axis=-1)
+    return jnp.mean(cosines**2 if squared else cosines, axis=-1)
+
+
 def reliability(probs: jax.Array, labels: jax.Array, num_bins: int = 15) -> dict[str, jax.Array]:
     """The bins of a reliability diagram, those of `expected_calibration_error`.
 
@@ -124,6 +139,12 @@ def summary(probs: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
         "ece_15": expected_calibration_error(probs, labels, 15),
         "ece_20": expected_calibration_error(probs, labels, 20),
     }
+
+
+def _directions(features: jax.Array) -> jax.Array:
+    """Vectors [..., D] in float32 at length 1, those of zeros as they are."""
+    features = features.astype(jnp.float32)
+    return features / jnp.maximum(jnp.linalg.norm(features, axis=-1, keepdims=True), SMALLEST)
 
 
 def _predictions(probs: jax.Array) -> jax.Array:

@@ -61,6 +61,12 @@ def replicate(tree: PyTree, mesh: Mesh, spec: PartitionSpec = PartitionSpec()) -
     return jax.tree.map(lambda leaf: _replicate_leaf(leaf, sharding), tree)
 
 
+def shard(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Every leaf split along its first axis over AXIS; each process passes its own part of a batch."""
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree)
+
+
 def _replicate_leaf(leaf: Any, sharding: NamedSharding) -> jax.Array:
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         data = _replicate_leaf(jax.random.key_data(leaf), sharding)

@@ -151,3 +151,15 @@ def test_disagreement_with_one_right_by_hand():
     labels = jnp.array([0, 0, 1, 1])
     a, b = jax.nn.one_hot(jnp.array([0, 1, 1, 0]), 3), jax.nn.one_hot(jnp.array([0, 2, 2, 1]), 3)
     assert metrics.disagreement(a, b) == 0.75 and metrics.disagreement_correct(a, b, labels) == 0.5
+
+
+def test_feature_cosine_by_hand():
+    a = jnp.array([[3.0, 4.0], [1.0, 0.0], [0.0, 0.0], [2.0, 0.0]], jnp.float32)
+    b = jnp.array([[4.0, 3.0], [0.0, 7.0], [1.0, 1.0], [-5.0, 0.0]], jnp.float32)
+    np.testing.assert_allclose(metrics.feature_cosine(a, b), (0.96 + 0.0 + 0.0 - 1.0) / 4, atol=1e-7)
+    np.testing.assert_allclose(metrics.feature_cosine(a, b, squared=True), (0.96**2 + 1.0) / 4, rtol=1e-6)
+    both = metrics.feature_cosine(jnp.stack([a, b]), jnp.stack([b, b]))
+    np.testing.assert_allclose(both, [(0.96 - 1.0) / 4, 1.0], atol=1e-6)
+    np.testing.assert_allclose(metrics.feature_cosine(1e12 * a, 1e-12 * b), (0.96 - 1.0) / 4, atol=1e-7)  # no overflow
+    with pytest.raises(ValueError, match="two arrays"):
+        metrics.feature_cosine(a, b[:3])

@@ -1,17 +1,25 @@
 """Ensembles and their diversity, from the logits of their members alone: no network is run again.
 
-An ensemble predicts the mean of its members' probabilities; the mean of their logits has its own name.
+An ensemble predicts the mean of its members' probabilities; the mean of their logits has its own name. Members are
+weighted with their share of the ensemble, so that one program scores ensembles of all sizes.
 """
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from subspaces_jax import metrics
+
+
+def member_scores(logits: jax.Array, labels: jax.Array) -> dict[str, np.ndarray]:
+    """Scores of each member alone: logits [M, N, C], labels [N] -> {name of `metrics.summary`: [M]}."""
+    logits, labels = _checked(logits, labels)
+    return {name: np.asarray(values) for name, values in _summaries(logits, labels).items()}
 
 
 def ensemble_scores(logits: jax.Array, labels: jax.Array, subset: Sequence[int] | None = None) -> dict[str, float]:
@@ -23,18 +31,48 @@ def ensemble_scores(logits: jax.Array, labels: jax.Array, subset: Sequence[int] 
         subset: which members; default all. One may be named twice.
 
     Returns:
-        The names of `metrics.summary`; "logit_mean_accuracy"; "member_accuracy", the members' mean; and means over pairs of
-        members, 0 for one: "total_variation", "disagreement", "disagreement_correct" (they differ and one is right).
+        The names of `metrics.summary`; "logit_mean_accuracy"; "member_accuracy", the members' mean; and means over pairs
+        of members, 0 for one: "total_variation", "disagreement", "disagreement_correct" (they differ and one is right).
 
     Raises:
         ValueError: shapes that do not fit, or a member that is not there.
     """
-    _check(logits, labels)
-    subset = tuple(range(logits.shape[0])) if subset is None else tuple(subset)
-    if not subset or min(subset) < 0 or max(subset) >= logits.shape[0]:
-        raise ValueError(f"members {subset} of {logits.shape[0]}: name some of 0 to {logits.shape[0] - 1}")
-    scores = _scores(jnp.asarray(logits)[jnp.asarray(subset)], jnp.asarray(labels))
-    return {name: float(value) for name, value in scores.items()}
+    subset = range(len(logits)) if subset is None else subset
+    return {name: float(values[0]) for name, values in subset_scores(logits, labels, [subset]).items()}
+
+
+def subset_scores(logits: jax.Array, labels: jax.Array, subsets: Iterable[Sequence[int]]) -> dict[str, np.ndarray]:
+    """Scores of several ensembles of the same members, in the order given.
+
+    Args:
+        logits: [M, N, C].
+        labels: [N].
+        subsets: E of them, at least one; each as in `ensemble_scores`.
+
+    Returns:
+        {name: [E]}, the names of `ensemble_scores`.
+
+    Raises:
+        ValueError: shapes that do not fit, no subset, or a member that is not there.
+    """
+    logits, labels = _checked(logits, labels)
+    num, subsets = logits.shape[0], [tuple(subset) for subset in subsets]
+    if not subsets:
+        raise ValueError("expected at least one subset of the members, got none")
+    for subset in subsets:
+        if not subset or min(subset) < 0 or max(subset) >= num:
+            raise ValueError(f"members {subset} of {num}: name some of 0 to {num - 1}")
+    probs = jax.nn.softmax(logits)
+    shares = np.stack([np.bincount(subset, minlength=num) / len(subset) for subset in subsets])
+    accuracies = np.asarray(metrics.accuracy(logits, labels), np.float64)
+    matrices = {name: np.asarray(matrix, np.float64) for name, matrix in pair_matrices(logits, labels).items()}
+    rows = []
+    for subset, share in zip(subsets, shares.astype(np.float32)):
+        i, j = np.array(list(itertools.combinations(subset, 2)), np.int64).reshape(-1, 2).T
+        row = {name: float(value) for name, value in _scores(probs, logits, labels, share).items()}
+        row["member_accuracy"] = np.mean(accuracies[list(subset)])
+        rows.append(row | {name: np.mean(matrix[i, j]) if len(i) else 0.0 for name, matrix in matrices.items()})
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
 def by_size(
@@ -51,40 +89,85 @@ def by_size(
     Returns:
         {name: [M]}: for each name of `ensemble_scores` the mean over subsets of size 1 to M, and under name + "_std" their
         population standard deviation.
+
+    Raises:
+        ValueError: shapes that do not fit, or `max_subsets` below 1.
     """
-    _check(logits, labels)
-    num = logits.shape[0]
-    rng = np.random.default_rng(seed)
-    rows = []
-    for size in range(1, num + 1):
-        scores = [ensemble_scores(logits, labels, subset) for subset in _subsets(num, size, max_subsets, rng)]
-        columns = {name: [score[name] for score in scores] for name in scores[0]}
-        means = {name: np.mean(values) for name, values in columns.items()}
-        rows.append(means | {f"{name}_std": np.std(values) for name, values in columns.items()})
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    if max_subsets < 1:
+        raise ValueError(f"each size needs at least 1 subset, got max_subsets = {max_subsets}")
+    logits, labels = _checked(logits, labels)
+    num, rng = logits.shape[0], np.random.default_rng(seed)
+    subsets = [_subsets(num, size, max_subsets, rng) for size in range(1, num + 1)]
+    ends = np.cumsum([len(of_size) for of_size in subsets])[:-1]
+    scores = subset_scores(logits, labels, itertools.chain(*subsets))
+    parts = {name: np.split(values, ends) for name, values in scores.items()}
+    means = {name: np.array([np.mean(part) for part in of_sizes]) for name, of_sizes in parts.items()}
+    return means | {f"{name}_std": np.array([np.std(part) for part in of_sizes]) for name, of_sizes in parts.items()}
 
 
 @jax.jit
-def pair_matrices(logits: jax.Array) -> dict[str, jax.Array]:
-    """How far members are from one another: [M, N, C] -> {"total_variation", "disagreement"}, each [M, M], symmetric."""
+def pair_matrices(logits: jax.Array, labels: jax.Array | None = None) -> dict[str, jax.Array]:
+    """How far members are from one another.
+
+    Args:
+        logits: [M, N, C].
+        labels: [N], or None.
+
+    Returns:
+        {"total_variation", "disagreement"}, and "disagreement_correct" where there are labels; each [M, M], symmetric.
+    """
     probs = jax.nn.softmax(jnp.asarray(logits, jnp.float32))
+    distances = {"total_variation": metrics.total_variation, "disagreement": metrics.disagreement}
+    if labels is not None:
+        distances["disagreement_correct"] = lambda a, b: metrics.disagreement_correct(a, b, labels)
     against = lambda distance: jax.lax.map(lambda one: jax.vmap(lambda other: distance(one, other))(probs), probs)
-    return {"total_variation": against(metrics.total_variation), "disagreement": against(metrics.disagreement)}
+    return {name: against(distance) for name, distance in distances.items()}
+
+
+def feature_cosines(features: jax.Array | Iterable[jax.Array], squared: bool = False) -> np.ndarray:
+    """Means over examples of the cosine of every two members' features, or of its square.
+
+    Args:
+        features: [M, N, ...], or its parts [M, B, ...] one after another (a generator holds one part at a time); sizes B
+            may differ, and each example counts once.
+        squared: as in `metrics.feature_cosine`.
+
+    Returns:
+        [M, M], symmetric.
+
+    Raises:
+        ValueError: no parts, or parts of different numbers of members.
+    """
+    total, num_examples = None, 0
+    for part in [features] if hasattr(features, "shape") else features:
+        cosines = np.asarray(_mean_cosines(part, squared), np.float64)
+        if total is not None and cosines.shape != total.shape:
+            raise ValueError(f"parts have features of {len(total)} and of {len(cosines)} members")
+        total = part.shape[1] * cosines + (0.0 if total is None else total)
+        num_examples += part.shape[1]
+    if total is None:
+        raise ValueError("expected features [M, N, ...] or their parts [M, B, ...], got none")
+    return total / num_examples
+
+
+@partial(jax.jit, static_argnames="squared")
+def _mean_cosines(features: jax.Array, squared: bool) -> jax.Array:
+    vectors = jnp.asarray(features).reshape(*features.shape[:2], -1)
+    against = lambda one: jax.vmap(lambda other: metrics.feature_cosine(one, other, squared))(vectors)
+    return jax.lax.map(against, vectors)
 
 
 @jax.jit
-def _scores(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-    probs = jax.nn.softmax(logits.astype(jnp.float32))
-    scores = metrics.summary(jnp.mean(probs, axis=0), labels)
-    scores["logit_mean_accuracy"] = metrics.accuracy(jnp.mean(logits, axis=0), labels)
-    scores["member_accuracy"] = jnp.mean(metrics.accuracy(logits, labels))
-    pairs = list(itertools.combinations(range(logits.shape[0]), 2))
-    distances = {
-        "total_variation": [metrics.total_variation(probs[i], probs[j]) for i, j in pairs],
-        "disagreement": [metrics.disagreement(probs[i], probs[j]) for i, j in pairs],
-        "disagreement_correct": [metrics.disagreement_correct(probs[i], probs[j], labels) for i, j in pairs],
-    }
-    return scores | {name: jnp.mean(jnp.stack(values)) if pairs else jnp.zeros(()) for name, values in distances.items()}
+def _summaries(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+    return metrics.summary(jax.nn.softmax(logits), labels)
+
+
+@jax.jit
+def _scores(probs: jax.Array, logits: jax.Array, labels: jax.Array, shares: jax.Array) -> dict[str, jax.Array]:
+    """Of the ensemble in which member m has the share shares[m]; those without one do not count, whatever they predict."""
+    shares = shares[:, None, None]
+    mean = lambda values: jnp.sum(jnp.where(shares > 0, shares * values, 0.0), axis=0)
+    return metrics.summary(mean(probs), labels) | {"logit_mean_accuracy": metrics.accuracy(mean(logits), labels)}
 
 
 def _subsets(num: int, size: int, at_most: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
@@ -97,6 +180,13 @@ def _subsets(num: int, size: int, at_most: int, rng: np.random.Generator) -> lis
     return sorted(drawn)
 
 
-def _check(logits: jax.Array, labels: jax.Array) -> None:
-    if np.ndim(logits) != 3 or np.ndim(labels) != 1 or np.shape(logits)[1] != len(labels) or not np.shape(logits)[0]:
-        raise ValueError(f"expected logits [M, N, C] of at least one member and labels [N], got {np.shape(logits)} and {np.shape(labels)}")
+def _checked(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both as arrays, logits in float32."""
+    shapes = {np.shape(member) for member in logits} if isinstance(logits, (list, tuple)) else set()
+    if len(shapes) > 1:
+        raise ValueError(f"members differ in examples or classes: they have logits of shapes {sorted(shapes)}")
+    logits, labels = jnp.asarray(logits, jnp.float32), jnp.asarray(labels)
+    if logits.ndim != 3 or labels.ndim != 1 or logits.shape[1] != len(labels) or not len(logits):
+        found = f"{logits.shape} and {labels.shape}"
+        raise ValueError(f"expected logits [M, N, C] of at least one member and labels [N], got {found}")
+    return logits, labels

@@ -49,6 +49,19 @@ class Encoded:
             raise DataError(_unreadable(f"example {index}", self._name, self._folder, error)) from None
 
 
+class Part:
+    """Every `num_parts`-th example of a source from `part` on, for processes that share a batch."""
+
+    def __init__(self, source: Encoded, part: int, num_parts: int):
+        self._source, self._part, self._num_parts = source, part, num_parts
+
+    def __len__(self) -> int:
+        return len(range(self._part, len(self._source), self._num_parts))
+
+    def __getitem__(self, index: int) -> tuple[bytes, int]:
+        return self._source[range(self._part, len(self._source), self._num_parts)[index]]
+
+
 def load(
     name: str, split: str, *, data_dir: str | None = None, idx_dir: str | None = None, archive: str | None = None
 ) -> Arrays:

@@ -33,7 +33,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
 
     Returns:
         The facts of results/<name>.json: "members" (what each is), "scores" {name: [T]} of the points of the analysis, and
-        for an ensemble "ensembles" (by size), "disagreement" and "total_variation" [M, M].
+        for an ensemble "ensembles" (by size), and "disagreement", "total_variation" and "feature_cosine" [M, M].
 
     Raises:
         ConfigError, RunDirectoryError, CheckpointError, DataError: see `errors`.
@@ -52,25 +52,41 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     with records.locked(workdir) as folder:
         records.write_config(folder, config)
         progress = records.Progress(jax.tree.leaves(points)[0].shape[0], unit="point", label=config["analysis"])
+        held: dict[int, PyTree] = {}
         arrays = evaluation.along(
             stack,
             points,
             apply=model.apply,
-            images=jax.device_put(test.images),
+            images=evaluation.on_device(test.images),
             labels=jax.device_put(test.labels),
             batch_stats=jax.device_put(batch_stats),
             apply_train=model.apply_train,
-            train_images=jax.device_put(train.images),
+            train_images=evaluation.on_device(train.images),
             key=rngs.stream(jax.random.key(base["seed"]), "refresh"),
             batch_size=config["eval_batch_size"],
             params_at=params_at,
             with_pairs=config["analysis"] == "line",
             features=model.features,
+            visit=held.__setitem__ if config["analysis"] == "ensemble" else lambda t, variables: None,
             progress=progress.over,
         )
-        facts = _facts(config, names, arrays, test.labels) | {"seconds": time.perf_counter() - clock}
+        facts = _facts(config, names, arrays, test.labels)
+        if held:
+            members = [held[m] for m in sorted(held)]
+            facts["feature_cosine"] = _feature_cosines(model, members, test.images, config["eval_batch_size"])
+        facts |= {"seconds": time.perf_counter() - clock}
         records.save_results(folder, config["analysis"], arrays | {"labels": np.asarray(test.labels)}, facts)
     return facts
+
+
+def _feature_cosines(model, members, images, size) -> list[list[float]]:
+    """[M, M], the features of one batch at a time."""
+    features = jax.jit(model.features)
+    starts = [] if callable(images) else range(0, len(images), size)
+    parts = (images[i : i + size] for i in starts)
+    if callable(images):
+        parts = (batch[mask] for batch, _, mask in images())
+    return ensembles.feature_cosines(jnp.stack([features(member, part) for member in members]) for part in parts).tolist()
 
 
 def _facts(config, names, arrays, labels) -> dict[str, Any]:

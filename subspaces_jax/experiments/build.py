@@ -3,13 +3,15 @@
 Durations are epochs here and steps below.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from subspaces_jax import geometry, losses, parallel
@@ -120,24 +122,84 @@ def model(config: Config) -> Model:
     return Model(module, init, apply, apply_train, partial(train_mode, in_step, kept), features, augment)
 
 
-def data(config: Config, split: str, clean: bool = False) -> sources.Arrays:
-    """One split of the config's data set, NumPy arrays, corrupted as the config says: training labels, pixels of both.
+def data(config: Config, split: str) -> sources.Arrays:
+    """One split of the config's data set, corrupted as the config says: training labels, pixels of both.
 
-    Args:
-        clean: whether labels are left as they are.
+    NumPy arrays; of a data set that streams, images are a function that begins one pass, see `evaluation`, in training form
+    for "train", and the training labels, which only training reads, are not there ([N] zeros).
     """
+    if streams(config):
+        return _streamed(config, split)
     images, labels = sources.load(config["dataset"], split, **_folders(config))
     if split == "train":
         num = config["num_train_examples"] or len(labels)
         if num > len(labels):
             raise ConfigError(f"config.num_train_examples is {num}, but {config['dataset']} has {len(labels)}: at most that")
         images, labels = images[:num], labels[:num]
-        if not clean:
-            num_classes = catalogue.info(config["dataset"]).num_classes
-            labels = corruption.noisy_labels(labels, config["label_noise"], num_classes, config["corruption_seed"])
+        num_classes = catalogue.info(config["dataset"]).num_classes
+        labels = corruption.noisy_labels(labels, config["label_noise"], num_classes, config["corruption_seed"])
     if config["pixel_shuffle"]:
         images = corruption.pixel_shuffle(images, config["corruption_seed"])
     return sources.Arrays(images, labels)
+
+
+def streams(config: Config) -> bool:
+    """Whether the config's data set is read image by image."""
+    return catalogue.info(config["dataset"]).streams
+
+
+def train_stream(config: Config, batch_size: int, start_step: int = 0, part: tuple[int, int] = (0, 1)) -> Any:
+    """The training batches of a data set that streams, from `start_step` on; see `data.stream`.
+
+    Args:
+        batch_size: of what this process reads.
+        start_step: batches to leave out.
+        part: (i, n) for every n-th example from i on, where n processes share a batch.
+    """
+    from subspaces_jax.data import stream  # Grain takes a second to import
+
+    info, source = catalogue.info(config["dataset"]), _source(config, "train")
+    relabel = None
+    if config["label_noise"]:
+        noise = (len(source), config["label_noise"], info.num_classes, config["corruption_seed"])
+        relabel = corruption.label_noise(*noise)[part[0] :: part[1]]
+    return stream.train_stream(
+        sources.Part(source, *part),
+        batch_size,
+        image_size=info.image_shape[0],
+        seed=config["seed"],
+        relabel=relabel,
+        start_step=start_step,
+        num_workers=config["num_workers"],
+    )
+
+
+def _source(config: Config, split: str) -> Any:
+    for name in ("pixel_shuffle", "num_train_examples"):
+        if config[name]:
+            raise ConfigError(f"config.{name} is for data sets that fit on the device, {config['dataset']} streams: leave it out")
+    return sources.open_source(config["dataset"], split, **_folders(config))
+
+
+def _streamed(config: Config, split: str) -> sources.Arrays:
+    from subspaces_jax.data import stream
+
+    source, size = _source(config, split), config["eval_batch_size"]
+    if split == "train":
+        num_batches = min(config["num_refresh_batches"] or len(source) // size, len(source) // size)
+        return sources.Arrays(partial(_some, config, size, num_batches), np.zeros(len(source), np.int32))
+    crop = catalogue.info(config["dataset"]).image_shape[0]
+    resize = crop if config["dataset"].startswith("imagenet_c") else round(crop / 0.875)
+    begin = partial(stream.eval_stream, source, size, resize=resize, crop=crop, num_workers=config["num_workers"])
+    return sources.Arrays(begin, np.array([label for _, label in source], np.int32))
+
+
+def _some(config: Config, batch_size: int, num_batches: int) -> Iterator[Any]:
+    stream = train_stream(config, batch_size)
+    try:
+        yield from itertools.islice(stream, num_batches)
+    finally:
+        stream.close()
 
 
 def _folders(config: Config) -> dict[str, str | None]:

@@ -111,6 +111,7 @@ FIELDS: dict[str, Field] = {
     "label_smoothing": Field(float, _fraction, "in [0, 1]"),
     # evaluation
     "num_points": Field(int, _at_least(2), "points of a curve, or to a side of a simplex, at least 2"),
+    "num_refresh_batches": Field(int, _at_least(0), "of a stream, to refresh BatchNorm statistics; 0 for one pass"),
     "eval_batch_size": Field(int, _at_least(1), "at least 1"),
 }
 

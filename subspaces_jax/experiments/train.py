@@ -74,9 +74,11 @@ def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
                 speed = f"{row['images_per_second']:,.0f} images/s"
                 progress.update(step, f"loss {row['loss']:.4f}  lr {row['learning_rate']:.4g}  {speed}")
 
+        make = _advance_on_stream if build.streams(config) else _advance
+        advance = stack.enter_context(make(config, mesh, model, space, optimizer, train, keys, epoch))
         fit(
             state,
-            _advance(config, mesh, model, space, optimizer, train, keys, epoch),
+            advance,
             num_steps=num_steps,
             steps_per_epoch=epoch,
             images_per_step=config["batch_size"] * len(keys),
@@ -111,6 +113,7 @@ def _initial_state(model, optimizer, num_endpoints, keys) -> State:
     return jax.jit(jax.vmap(make), compiler_options=options)(jnp.stack(keys))
 
 
+@contextlib.contextmanager
 def _advance(config, mesh, model, space, optimizer, train, keys, epoch):
     """(state, step, n) -> (state, metrics), with the data on the devices and each epoch's order made when it begins."""
     samples, many = config["num_samples"], len(keys) > 1
@@ -142,7 +145,53 @@ def _advance(config, mesh, model, space, optimizer, train, keys, epoch):
             current[number] = indices_of(order_keys, number)
         return compiled(state, images, labels, current[number], num_steps)
 
-    return advance
+    yield advance
+
+
+@contextlib.contextmanager
+def _advance_on_stream(config, mesh, model, space, optimizer, train, keys, epoch):
+    """As `_advance`, every batch from a stream, whose place is the number of the step, and in a dispatch of its own."""
+    statistics = geometry.endpoint_statistics if space.num_endpoints > 1 else None
+    whole, members, split = PartitionSpec(), _of_members(config), PartitionSpec(parallel.AXIS)
+    samples, processes = config["num_samples"], jax.process_count()
+    step = build.step(config, model, space, optimizer)
+
+    def one(state, images, labels):
+        """One step on this device's share: its examples in order, split into samples."""
+        indices = jnp.arange(len(labels), dtype=jnp.int32).reshape(1, samples, -1)
+        if len(keys) > 1:
+            indices = jnp.broadcast_to(indices[:, None], (1, jax.tree.leaves(state.step)[0].shape[0], *indices.shape[1:]))
+        return make_advance(step, statistics)(state, images, labels, indices, 1)
+
+    compiled = parallel.pmapped(one, mesh, (members, split, split), (members, whole), donate_argnums=(0,))
+    streams: list[Any] = []
+
+    def advance(state, step, num_steps):
+        if not streams:
+            size = config["batch_size"] // processes
+            streams.append(build.train_stream(config, size, step, (jax.process_index(), processes)))
+        total = None
+        for _ in range(num_steps):
+            images, labels, _ = next(streams[0])
+            state, metrics = compiled(state, *parallel.shard((images, labels), mesh))
+            total = metrics if total is None else _added(total, metrics)
+        means = {name: value if name in LAST else value / num_steps for name, value in total.items()}
+        return state, means
+
+    try:
+        yield advance
+    finally:
+        for stream in streams:
+            stream.close()
+
+
+LAST = ("bad_step", "cosine_squared", "distance")  # of a row not means over its steps, but the first or the last value
+
+
+def _added(total, metrics):
+    first_bad = jnp.where(total["bad_step"] < 0, metrics["bad_step"], total["bad_step"])
+    sums = {name: metrics[name] if name in LAST else total[name] + metrics[name] for name in total}
+    return sums | {"bad_step": first_bad}
 
 
 def _midpoint_test(config, model, space, train, keys):

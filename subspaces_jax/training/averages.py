@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.flatten_util import ravel_pytree
 
 from subspaces_jax import trees
-from subspaces_jax.geometry import Simplex
+from subspaces_jax.geometry import Simplex, num_endpoints
 
 PyTree = Any
 
@@ -49,9 +51,15 @@ def swag(rank: int) -> Average:
     Args:
         rank: R, iterates kept for the low-rank part of the covariance; 0 for none.
 
+    Raises:
+        ValueError: a negative rank; in `update`, weights of another architecture.
+
     Reference: Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018, arXiv:1803.05407
     (SWA); Maddox et al., A Simple Baseline for Bayesian Uncertainty in Deep Learning, 2019, arXiv:1902.02476 (SWAG).
     """
+
+    if rank < 0:
+        raise ValueError(f"swag keeps the last `rank` iterates, at least 0, got {rank}")
 
     def init(params: PyTree) -> SwagState:
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), params)
@@ -77,16 +85,19 @@ def swag(rank: int) -> Average:
 SWA = swag(rank=0)
 
 
-def swag_sample(state: SwagState, key: jax.Array) -> PyTree:
+def swag_sample(state: SwagState, key: jax.Array, low_rank: bool = True, scale: float | jax.Array = 1.0) -> PyTree:
     """One draw of weights from the Gaussian that SWAG fits.
 
     theta = mean + sd * z / sqrt(2) + sum_i (w_i - mean) y_i / sqrt(2 (R - 1)), with z and y standard normal, sd the
     population standard deviation of all iterates and w_i the last R of them, less where fewer were seen. Deviations are
-    from the mean of all, not from the running mean of the paper. With fewer than two rows it is mean + sd * z.
+    from the mean of all, not from the running mean of the paper. With fewer than two rows, or without `low_rank`, it is
+    mean + sd * z.
 
     Args:
         state: of `swag`.
         key: PRNG key.
+        low_rank: whether the iterates kept take part.
+        scale: factor of the covariance, at least 0.
 
     Returns:
         A parameter tree; all iterates being equal, that of the mean.
@@ -95,27 +106,25 @@ def swag_sample(state: SwagState, key: jax.Array) -> PyTree:
     rows = jnp.minimum(state.count, rank)
     kept = jnp.arange(rank) < rows
     factors = jnp.where(kept, jax.random.normal(jax.random.fold_in(key, 0), (rank,)), 0.0)
-    low_rank = rows > 1
-    factors *= jnp.where(low_rank, jax.lax.rsqrt(2.0 * jnp.maximum(rows - 1, 1)), 0.0)
-    diagonal = jnp.where(low_rank, np.sqrt(0.5), 1.0) * jax.lax.rsqrt(jnp.maximum(state.count, 1).astype(jnp.float32))
+    both, root = low_rank & (rows > 1), jnp.sqrt(scale)
+    factors *= root * jnp.where(both, lax.rsqrt(2.0 * jnp.maximum(rows - 1, 1)), 0.0)
+    diagonal = root * jnp.where(both, np.sqrt(0.5), 1.0) * lax.rsqrt(jnp.maximum(state.count, 1).astype(jnp.float32))
 
-    def draw(leaf_key, mean, squares, latest):
-        noise = jax.random.normal(leaf_key, mean.shape)
+    flat, unravel = ravel_pytree(state.mean)
+    noises = unravel(jax.random.normal(jax.random.fold_in(key, 1), flat.shape))  # a draw a leaf compiles for a minute
+
+    def draw(noise, mean, squares, latest):
         deviations = jnp.tensordot(factors, latest - mean[None], axes=1, precision="highest")
         return mean + diagonal * jnp.sqrt(squares) * noise + deviations
 
-    leaves, structure = jax.tree.flatten(state.mean)
-    keys = jax.tree.unflatten(structure, list(jax.random.split(jax.random.fold_in(key, 1), len(leaves))))
-    return jax.tree.map(draw, keys, state.mean, state.squares, state.latest)
+    return jax.tree.map(draw, noises, state.mean, state.squares, state.latest)
 
 
 def of_stack(average: Average, stack: PyTree) -> Any:
     """The state of `average` after the rows of a stack [M, ...], one after another."""
-    rows = jax.tree.leaves(stack)[0].shape[0]
+    num_endpoints(stack)  # raises where leaves differ in M
     state = average.init(jax.tree.map(lambda leaf: leaf[0], stack))
-    for m in range(rows):
-        state = average.update(state, jax.tree.map(lambda leaf: leaf[m], stack))
-    return state
+    return lax.scan(lambda state, params: (average.update(state, params), None), state, stack)[0]
 
 
 def per_weight(stack: PyTree, key: jax.Array) -> PyTree:
@@ -128,10 +137,10 @@ def per_weight(stack: PyTree, key: jax.Array) -> PyTree:
     Returns:
         A parameter tree.
     """
-    leaves, structure = jax.tree.flatten(stack)
-    keys = jax.random.split(key, len(leaves))
-    mix = lambda key, leaf: jnp.sum(jnp.moveaxis(Simplex(leaf.shape[0]).sample(key, leaf.shape[1:]), -1, 0) * leaf, axis=0)
-    return jax.tree.unflatten(structure, list(map(mix, keys, leaves)))
+    simplex = Simplex(num_endpoints(stack))
+    flat, unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], stack))
+    weights = jax.vmap(unravel)(simplex.sample(key, flat.shape).astype(flat.dtype).T)
+    return jax.tree.map(lambda share, leaf: jnp.sum(share * leaf, axis=0), weights, stack)
 
 
 def endpoint_coordinates(num_members: int, t: float) -> jax.Array:

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from subspaces_jax import geometry
 from subspaces_jax.training import averages
@@ -68,6 +69,37 @@ def test_draws_have_the_mean_and_covariance_of_the_fit(rank, stack, getkey):
     scale = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
     assert np.all(np.abs(np.cov(np.asarray(draws).T) - expected) < 0.05 * scale)
     assert np.all(np.abs(np.mean(draws, axis=0) - rows.mean(0)) < 0.05 * np.sqrt(np.diag(expected)))
+
+
+@pytest.mark.parametrize("rank, low_rank, scale", [(M, True, 1.0), (M + 2, True, 0.3), (3, True, 1.0), (M, False, 2.0)])
+def test_covariance_between_leaves_and_of_fewer_iterates(rank, low_rank, scale, stack, getkey):
+    """The low-rank part ties the leaves together, and is of the last `rank` less the mean of all."""
+    rows = np.concatenate([np.asarray(leaf, np.float64).reshape(M, -1) for leaf in jax.tree.leaves(stack)], axis=1)
+    state = averages.of_stack(averages.swag(rank), stack)
+    draw = lambda key: ravel_pytree(averages.swag_sample(state, key, low_rank, scale))[0]
+    draws = np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(getkey(), 40_000)), np.float64)
+    deviations = (rows - rows.mean(0))[-rank:]
+    diagonal, low = np.diag(rows.var(axis=0)), deviations.T @ deviations / (len(deviations) - 1)
+    expected = scale * (0.5 * (diagonal + low) if low_rank else diagonal)
+    scales = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
+    assert np.all(np.abs(np.cov(draws.T) - expected) < 5 * np.sqrt(2 / 40_000) * scales)
+
+
+def test_what_does_not_fit_is_refused(getkey):
+    with pytest.raises(ValueError, match="at least 0, got -1"):
+        averages.swag(-1)
+    uneven = {"a": jnp.zeros((2, 3)), "b": jnp.zeros((3, 3))}
+    for average in (lambda: averages.of_stack(averages.SWA, uneven), lambda: averages.per_weight(uneven, getkey())):
+        with pytest.raises(ValueError, match="share their leading axis"):
+            average()
+
+
+def test_a_sequence_is_one_trace_however_long(stack):
+    """Unrolled over the rows, twenty checkpoints of a residual network took minutes to compile."""
+    chex.clear_trace_counter()
+    average = averages.swag(3)
+    traced = average._replace(update=chex.assert_max_traces(average.update, 1))
+    chex.assert_trees_all_close(averages.of_stack(traced, stack), averages.of_stack(average, stack))
 
 
 def test_another_architecture_cannot_join(stack):

@@ -1,0 +1,112 @@
+"""Training and evaluation of a data set that does not fit on the device, on a small one of ImageNet's form."""
+
+import dataclasses
+import itertools
+
+import chex
+import jax
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from test_configs import load
+from test_runs import Interrupted, assert_same_run, interrupt_at, rows
+
+from subspaces_jax import checkpoints, evaluation, geometry
+from subspaces_jax.data import catalogue, sources
+from subspaces_jax.data.builders import png
+from subspaces_jax.errors import ConfigError
+from subspaces_jax.experiments import analyze, build, evaluate, train
+
+SIZE, NUM = 16, {"train": 40, "validation": 22}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """imagenet2012 as TFDS prepares it, of few images of two colours in several sizes."""
+    root = tmp_path_factory.mktemp("imagenet")
+    builder = tfds.builder("imagenet2012", data_dir=str(root), file_format="array_record")
+    rng = np.random.default_rng(0)
+
+    def generate(split):
+        for i in range(NUM[split]):
+            image = rng.integers(0, 60, (20 + i % 3, 24, 3)).astype(np.uint8)
+            image[..., i % 2] += 150
+            yield i, {"image": png.encode(image), "label": i % 2, "file_name": f"{i}.JPEG"}
+
+    builder._split_generators = lambda dl_manager: {split: generate(split) for split in NUM}
+    tfds.disable_progress_bar()
+    builder.download_and_prepare()
+    return root
+
+
+@pytest.fixture
+def config(folder, monkeypatch):
+    small = dataclasses.replace(catalogue.DATASETS["imagenet2012"], image_shape=(SIZE, SIZE, 3))
+    monkeypatch.setitem(catalogue.DATASETS, "imagenet2012", small)
+    fields = dict(network="cifar_resnet_8_2", batch_size=8, num_epochs=3, num_points=3, eval_batch_size=8, num_refresh_batches=3)
+    return load("imagenet", "line", data_dir=str(folder), checkpoint_every=1, test_every=3, warmup_epochs=0, log_every=2, **fields)
+
+
+def test_a_stream_trains_and_is_evaluated(config, tmp_path):
+    last = train.run(config, tmp_path)
+    assert last["step"] == 15 and np.isfinite(last["loss"]) and 0 <= last["test_accuracy"] <= 1
+    facts = evaluate.run(None, tmp_path)
+    assert len(facts["scores"]["pair_accuracy"]) == 3 and np.isfinite(facts["scores"]["pair_feature_cosine"]).all()
+    ensemble = dict(load("analyze", "ensemble"), runs=str(tmp_path), members="endpoints")
+    ensemble.pop("num_devices")
+    found = analyze.run(ensemble, tmp_path / "ensemble")
+    assert np.shape(found["feature_cosine"]) == (2, 2)
+
+
+def test_a_stream_goes_on_where_it_was(config, tmp_path, monkeypatch):
+    train.run(config, tmp_path / "whole")
+    with monkeypatch.context() as context, pytest.raises(Interrupted):
+        interrupt_at(context, 8)
+        train.run(config, tmp_path / "parts")
+    assert train.run(config, tmp_path / "parts")["resumed_from"] == 5
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_devices_share_a_batch_of_a_stream(config, tmp_path):
+    config |= {"batch_norm": "global", "num_epochs": 1, "test_every": 0}
+    for devices in (1, 4):
+        train.run(config | {"num_devices": devices}, tmp_path / str(devices))
+    np.testing.assert_allclose(*([row["loss"] for row in rows(tmp_path / str(n))] for n in (1, 4)), rtol=1e-4)
+    chex.assert_trees_all_close(*(checkpoints.restore(tmp_path / str(n)).params for n in (1, 4)), rtol=1e-3, atol=1e-4)
+
+
+def test_streamed_evaluation_is_that_of_the_arrays(config):
+    model, data = build.model(config), build.data(config, "test")
+    images = np.concatenate([batch[mask] for batch, _, mask in data.images()])
+    assert images.shape == (22, SIZE, SIZE, 3) and sorted(data.labels) == [0] * 11 + [1] * 11
+    stacked = jax.jit(model.init, static_argnums=1)(jax.random.key(0), 2)
+    points = [{"params": params, "batch_stats": stacked["batch_stats"]} for params in geometry.unstack(stacked["params"])]
+    both = [evaluation.predict(model.apply, points[0], of, 8) for of in (data.images, images)]
+    np.testing.assert_allclose(*both, rtol=1e-4, atol=1e-5)
+    both = [evaluation.feature_cosine(model.features, *points, of, 8) for of in (data.images, images)]
+    np.testing.assert_allclose(*both, rtol=1e-4)
+    full = lambda: (batch for batch in data.images() if batch.mask.all())  # two batches of 8
+    straight = lambda variables, images, key: model.apply_train(variables, images, jax.random.key(0))
+    first = evaluation.refresh_batch_stats(straight, points[0], lambda: itertools.islice(full(), 1), jax.random.key(1))
+    second = evaluation.refresh_batch_stats(straight, points[0], lambda: itertools.islice(full(), 1, 2), jax.random.key(1))
+    mean = evaluation.refresh_batch_stats(straight, points[0], full, jax.random.key(1))
+    chex.assert_trees_all_close(mean, jax.tree.map(lambda a, b: (a + b) / 2, first, second), rtol=1e-4, atol=1e-6)
+
+
+def test_label_noise_reaches_a_stream_and_other_corruptions_are_refused(config):
+    batches = lambda **fields: next(build.train_stream(config | fields, 32))
+    clean, noisy = batches(), batches(label_noise=1.0)
+    np.testing.assert_array_equal(clean.images, noisy.images)
+    assert set(clean.labels) == {0, 1} and len(set(noisy.labels)) > 10
+    for field in ({"pixel_shuffle": True}, {"num_train_examples": 5}):
+        with pytest.raises(ConfigError, match=f"config.{next(iter(field))} is for data sets that fit"):
+            batches(**field)
+
+
+def test_parts_of_a_source_are_all_of_it():
+    source = [(bytes([i]), i) for i in range(11)]
+    parts = [sources.Part(source, i, 3) for i in range(3)]
+    assert [len(part) for part in parts] == [4, 4, 3]
+    assert sorted(label for part in parts for _, label in (part[i] for i in range(len(part)))) == list(range(11))
+    with pytest.raises(IndexError):
+        parts[2][3]
