@@ -67,7 +67,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
             params_at=params_at,
             with_pairs=config["analysis"] == "line",
             features=model.features,
-            visit=held.__setitem__ if config["analysis"] == "ensemble" else lambda t, variables: None,
+            visit=held.__setitem__ if config["analysis"] == "ensemble" and model.features else lambda t, variables: None,
             progress=progress.over,
         )
         facts = _facts(config, names, arrays, test.labels)
@@ -122,7 +122,10 @@ def _check_alike(runs, configs) -> None:
 
 
 def _other_test_set(config) -> dict[str, Any]:
-    return {"dataset": config["test_dataset"]} if config["test_dataset"] else {}
+    """Fields of another data set's test split: statistics still come from the training images of the runs' own."""
+    if not config["test_dataset"]:
+        return {}
+    return {"dataset": config["test_dataset"], "archive": config["test_archive"], "idx_dir": ""}
 
 
 def _members(config, runs, configs, num_examples, key) -> tuple[PyTree, list[str], PyTree]:

@@ -33,7 +33,7 @@ class Model(NamedTuple):
     apply: Callable[[PyTree, jax.Array], jax.Array]  # eval mode -> outputs, float32
     apply_train: Callable[[PyTree, jax.Array, jax.Array], tuple[jax.Array, PyTree]]  # augments; for refresh_batch_stats
     apply_step: Callable[[PyTree, jax.Array, jax.Array], tuple[Any, PyTree]]  # inside the pmapped step
-    features: Callable[[PyTree, jax.Array], jax.Array]  # eval mode -> [B, ...], [B, 0] where the network sows none
+    features: Callable[[PyTree, jax.Array], jax.Array] | None  # eval mode -> [B, ...]; None where the network sows none
     augment: Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -103,7 +103,7 @@ def model(config: Config) -> Model:
 
     def features(variables, images):
         _, kept = module.apply(variables, normalise(images), **eval_options, mutable=["intermediates"])
-        return kept["intermediates"]["features"][0] if "features" in kept.get("intermediates", {}) else jnp.zeros((len(images), 0))
+        return kept["intermediates"]["features"][0]
 
     def train_mode(module, kept, variables, images, key):
         outputs, updated = module.apply(
@@ -119,7 +119,20 @@ def model(config: Config) -> Model:
         return train_mode(module, (), variables, augment(keys, images), key)
 
     kept = ("intermediates",) if config["feature_diversity"] else ()
-    return Model(module, init, apply, apply_train, partial(train_mode, in_step, kept), features, augment)
+    apply_step = partial(train_mode, in_step, kept)
+    return Model(module, init, apply, apply_train, apply_step, features if _sows(config, module) else None, augment)
+
+
+def _sows(config: Config, module: nn.Module) -> bool:
+    """Whether a network leaves features: all of ours do, one from elsewhere is asked."""
+    if ":" not in config["network"]:
+        return True
+    image = jnp.zeros((1, *catalogue.info(config["dataset"]).image_shape))
+    init = lambda key: module.init_with_output(key, image, mutable=True)[1]
+    sows = "features" in jax.eval_shape(init, jax.random.key(0)).get("intermediates", {})
+    if config["feature_diversity"] and not sows:
+        raise ConfigError(f"config.feature_diversity needs features, and {config['network']} sows none: set it to 0")
+    return sows
 
 
 def data(config: Config, split: str) -> sources.Arrays:

@@ -140,6 +140,7 @@ ANALYSIS_FIELDS: dict[str, Field] = {
     "num_points": Field(int, _at_least(2), "of a line, at least 2"),
     "t": Field(float, _fraction, "weight of the nearest network, for the average towards_each"),
     "test_dataset": Field(str, _any, "another data set's test split, empty for the runs' own"),
+    "test_archive": Field(str, _any, "what that data set is prepared from, or empty"),
     "seed": Field(int, _at_least(0), "of random members and averages"),
     "eval_batch_size": Field(int, _at_least(1), "at least 1"),
 }

@@ -156,6 +156,17 @@ VARIANTS = {
 }
 
 
+def test_any_flax_module_trains_as_a_line_with_no_change(tmp_path):
+    config = load("line_digits", network="outside_module:OutsideNet", num_points=3, layerwise=True)
+    last = train.run(config, tmp_path)
+    assert np.isfinite(last["loss"]) and np.isfinite(last["distance"])
+    scores = evaluate.run(None, tmp_path)["scores"]
+    assert np.isfinite(scores["pair_nll"]).all() and "pair_feature_cosine" not in scores
+    diverse = config | {"feature_diversity": 1.0, "num_samples": 2}
+    with pytest.raises(ConfigError, match="outside_module:OutsideNet sows none"):
+        train.run(diverse, tmp_path / "diverse")
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variants_run(name, tmp_path):
     config = load("line_digits") | {"num_epochs": 1, "num_points": 3} | VARIANTS[name]

@@ -12,6 +12,7 @@ from test_runs import launch, rows
 
 from launch import app
 from subspaces_jax import checkpoints, records
+from subspaces_jax.data import sources
 from subspaces_jax.errors import CheckpointError, ConfigError, DataError, RunDirectoryError
 from subspaces_jax.experiments import analyze, evaluate, plot, sweep, train
 from subspaces_jax.plots import families, tables
@@ -88,6 +89,23 @@ def test_an_ensemble_is_made_of_what_runs_give(trained):
     arrays, _ = records.load_results(trained / "endpoints", "ensemble")
     assert arrays["logits"].shape == (4, 360, 10)
     assert "ensembles of 4: " in analyze.table(facts)
+
+
+def test_another_test_set_is_scored_with_statistics_from_the_runs_own(trained, monkeypatch):
+    """Stands for ImageNet-C: the same classes and image shape, other images, no training split that is read."""
+    load_own = sources.load
+
+    def load_other(name, split, **folders):
+        images, labels = load_own("digits", split, **folders | {"archive": None})
+        assert name == "digits" or split == "test"
+        return sources.Arrays(255 - images, labels) if name == "mnist" else sources.Arrays(images, labels)
+
+    monkeypatch.setattr(sources, "load", load_other)
+    own, other = (
+        analyze.run(analysis(trained, "ensemble", ["line_0"], test_dataset=name), trained / f"on_{name or 'own'}")
+        for name in ("", "mnist")
+    )
+    assert own["scores"]["nll"] != other["scores"]["nll"]
 
 
 def test_an_ensemble_of_a_network_with_itself_is_that_network(trained):

@@ -17,7 +17,7 @@ from subspaces_jax.networks import MLP
 from subspaces_jax.networks.layers import Conv
 from subspaces_jax.training import optimizers
 from subspaces_jax.training.state import init_state
-from subspaces_jax.training.step import make_advance, make_step
+from subspaces_jax.training.step import feature_similarity, make_advance, make_step
 
 RATE, MOMENTUM, DECAY = 0.05, 0.9, 1e-3
 EPOCH = 6  # steps
@@ -61,12 +61,12 @@ def start(space, network=None):
 
 def train(space, data, *, num_steps=4, devices=1, network=None, axis_name=None, num_samples=1, batch=24, **options):
     """The metrics after each of `num_steps` steps, and the last state."""
-    network = network or ConvNet
+    network, make_apply = network or ConvNet, options.pop("make_apply", train_mode)
     state, optimizer = start(space, network())
     if options.pop("layerwise", False):
         space = geometry.layerwise(space, state.params)
     step = make_step(
-        partial(train_mode, network(axis_name) if axis_name else network()),
+        partial(make_apply, network(axis_name) if axis_name else network()),
         space,
         optimizer,
         loss=losses.cross_entropy,
@@ -212,6 +212,41 @@ def test_penalty_is_reported_and_pushes_endpoints_apart(digits):
     np.testing.assert_allclose(pushed[0][0]["penalty"], geometry.cosine_penalty(before.params, 0, 1), rtol=1e-5)
     assert geometry.cosine_penalty(pushed[1].params, 0, 1) < geometry.cosine_penalty(free[1].params, 0, 1)
     assert "penalty" not in free[0][0]
+
+
+def with_features(network, variables, images, key):
+    """Outputs and features: what the last layer takes."""
+    outputs, kept = network.apply(
+        variables, pixels(images), train=True, mutable=["batch_stats", "intermediates"], capture_intermediates=True
+    )
+    return (outputs, kept["intermediates"]["BatchNorm_0"]["__call__"][0]), kept["batch_stats"]
+
+
+def test_similar_features_of_far_points_are_penalised(digits):
+    """By vmap and unrolled alike; and the term acts."""
+    line, options = geometry.Line(), dict(num_samples=3, batch=24, make_apply=with_features, feature_diversity=5.0)
+    by_vmap = train(line, digits, over_samples="vmap", **options)
+    assert_same(by_vmap, train(line, digits, over_samples="scan", **options), rtol=1e-4)
+    assert all(0 < row["feature_similarity"] < 1 for row in by_vmap[0])
+    without = train(line, digits, num_samples=3, batch=24)[1]
+    assert np.abs(without.params["Dense_0"]["kernel"] - by_vmap[1].params["Dense_0"]["kernel"]).max() > 1e-5
+    with pytest.raises(ValueError, match="feature_diversity compares two samples of a batch, got num_samples=1"):
+        train(line, digits, make_apply=with_features, feature_diversity=1.0)
+
+
+@pytest.mark.parametrize("layerwise", [False, True])
+def test_feature_similarity_is_distance_times_squared_cosine(layerwise):
+    rng = np.random.default_rng(2)
+    features, t = rng.normal(size=(3, 4, 5)).astype(np.float32), np.array([0.1, 0.5, 0.8], np.float32)
+    coordinates = np.stack([1 - t, t], axis=1)
+    apart = 0.7
+    if layerwise:
+        other = np.array([0.2, 0.9, 0.3], np.float32)
+        coordinates = {"a": coordinates, "b": np.stack([1 - other, other], axis=1)}
+        apart = (0.7 + 0.1) / 2
+    found = feature_similarity(jnp.asarray(features), jax.tree.map(jnp.asarray, coordinates), 0, 2)
+    a, b = (features[n].ravel().astype(np.float64) for n in (0, 2))
+    np.testing.assert_allclose(found, apart * (a @ b) ** 2 / (a @ a) / (b @ b), rtol=1e-5)
 
 
 def test_decay_of_the_point_for_one_endpoint_is_decay_of_the_endpoint(digits):
