@@ -1,5 +1,6 @@
 """What things cost relative to each other on this machine: alternating runs, ratios with their spread."""
 
+import io
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -12,10 +13,11 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from subspaces_jax import evaluation, geometry, losses, parallel
-from subspaces_jax.experiments import build
+from subspaces_jax.experiments.fields import DTYPES
+from subspaces_jax.networks import families
 from subspaces_jax.training import optimizers
 from subspaces_jax.training.state import init_state
-from subspaces_jax.training.step import make_advance, make_step
+from subspaces_jax.training.step import make_advance, make_step, over_members
 
 STEPS = 8  # of one epoch of the benchmark's data, and of one timed run
 Run = Callable[[], None]
@@ -51,7 +53,7 @@ def compare(name: str, ours: Run, base: Run, target: str = "", rounds: int = 5, 
 
 
 class Task(NamedTuple):
-    """A network of the table `build.network` knows, on random images.
+    """A network of `networks.families`, on random images.
 
     Attributes:
         network: its name; size, channels: of the images; batch_size: B; dtype: of the computation.
@@ -64,9 +66,9 @@ class Task(NamedTuple):
     dtype: str = "float32"
 
 
-def stepper(task: Task, space: Any, num_samples: int = 1, dispatches: int = 1) -> Run:
+def stepper(task: Task, space: Any, num_samples: int = 1, dispatches: int = 1, num_members: int = 1) -> Run:
     """STEPS training steps of `space` in `dispatches` dispatches, as a training run does them."""
-    network = build.network({"network": task.network, "dtype": task.dtype}, 10)
+    network = families.by_name(task.network, 10, dtype=DTYPES[task.dtype])
     optimizer = optimizers.sgd(lambda step: 1e-3, 0.9, 1e-4)
 
     def apply(variables, images, key):
@@ -74,25 +76,29 @@ def stepper(task: Task, space: Any, num_samples: int = 1, dispatches: int = 1) -
         outputs, updated = network.apply(variables, images, train=True, mutable=["batch_stats"])
         return outputs.astype(jnp.float32), updated.get("batch_stats", {})
 
-    many = space.num_endpoints > 1
+    many, how = space.num_endpoints > 1, "scan" if jax.default_backend() == "cpu" else "vmap"
     step = make_step(
         apply,
         space,
         optimizer,
         loss=losses.cross_entropy,
         num_samples=num_samples,
-        over_samples="scan" if jax.default_backend() == "cpu" else "vmap",
+        over_samples=how,
         beta=1.0 if many else 0.0,
     )
+    step = over_members(step, how) if num_members > 1 else step
     whole = PartitionSpec()
-    mesh = parallel.device_mesh(1)
-    specs = (whole, whole, whole, PartitionSpec(None, None, parallel.AXIS), whole)
-    advance = parallel.pmapped(make_advance(step), mesh, specs, donate_argnums=(0,))
+    mesh = parallel.device_mesh(1, num_members)
+    split = PartitionSpec(None, *[None] * (num_members > 1), None, parallel.AXIS)
+    advance = parallel.pmapped(make_advance(step), mesh, (whole, whole, whole, split, whole), donate_argnums=(0,))
     image = jnp.zeros((1, task.size, task.size, task.channels))
-    variables = geometry.init_stack(network, jax.random.key(0), space.num_endpoints, image)
-    state = parallel.replicate(init_state(variables, optimizer, jax.random.key(1)), mesh)
+    make = lambda key: init_state(geometry.init_stack(network, key, space.num_endpoints, image), optimizer, key)
+    keys = jax.random.split(jax.random.key(0), num_members)
+    state = parallel.replicate(jax.vmap(make)(keys) if num_members > 1 else make(keys[0]), mesh)
     images, labels = parallel.replicate(_data(task, STEPS * task.batch_size), mesh)
     indices = jnp.arange(STEPS * task.batch_size, dtype=jnp.int32).reshape(STEPS, num_samples, -1)
+    if num_members > 1:
+        indices = jnp.stack([indices] * num_members, axis=1)
     held = [state]
 
     def run() -> None:
@@ -103,9 +109,13 @@ def stepper(task: Task, space: Any, num_samples: int = 1, dispatches: int = 1) -
     return run
 
 
-def profiler(task: Task, num_points: int, num_images: int, together: bool) -> Run:
-    """`num_points` points of a line scored with refreshed statistics: by `along`, or each by a call of its own."""
-    network = build.network({"network": task.network, "dtype": task.dtype}, 10)
+def profiler(task: Task, num_points: int, num_images: int, how: str) -> Run:
+    """`num_points` points of a line scored with refreshed statistics, in one of three ways.
+
+    "along": with all two-point ensembles, by `along`. "points": each point by a call of its own, no ensembles. "pairs": each
+    point, and then each ensemble from its two networks anew, as where every ensemble is an evaluation of its own.
+    """
+    network = families.by_name(task.network, 10, dtype=DTYPES[task.dtype])
     image = jnp.zeros((1, task.size, task.size, task.channels))
     variables = geometry.init_stack(network, jax.random.key(0), 2, image)
     images, labels = map(jnp.asarray, _data(task, num_images))
@@ -121,17 +131,46 @@ def profiler(task: Task, num_points: int, num_images: int, together: bool) -> Ru
 
     shared = dict(apply=apply, images=images, labels=labels, apply_train=apply_train, train_images=images, key=key)
     variables_at = evaluation.point_variables(geometry.contract, apply_train, task.batch_size)
-    options = shared | {"batch_stats": variables["batch_stats"], "variables_at": variables_at}
+    options = shared | {"batch_stats": variables.get("batch_stats", {}), "variables_at": variables_at}
+
+    def network_at(point: jax.Array) -> Any:
+        return variables_at(variables["params"], point, options["batch_stats"], images, key)
 
     def along() -> None:
         evaluation.along(variables["params"], points, batch_size=task.batch_size, **options)
 
     def one_by_one() -> None:
         for point in points:
-            network_at = variables_at(variables["params"], point, variables["batch_stats"], images, key)
-            evaluation.score(apply, network_at, images, labels, task.batch_size)
+            evaluation.score(apply, network_at(point), images, labels, task.batch_size)
 
-    return along if together else one_by_one
+    def pair_by_pair() -> None:
+        one_by_one()
+        for point, mirrored in zip(points, points[::-1]):
+            logits = [evaluation.predict(apply, network_at(p), images, task.batch_size) for p in (point, mirrored)]
+            jax.block_until_ready(evaluation.pair_scores(jnp.stack(logits), labels))
+
+    return {"along": along, "points": one_by_one, "pairs": pair_by_pair}[how]
+
+
+def streamer(task: Task) -> Run:
+    """STEPS batches of random crops from JPEG images of 500 x 375, decoded by one thread a core."""
+    from PIL import Image
+
+    from subspaces_jax.data import stream
+
+    rng, encoded = np.random.default_rng(0), []
+    for _ in range(64):
+        coarse = Image.fromarray(rng.integers(0, 256, (47, 63, 3)).astype(np.uint8))
+        file = io.BytesIO()
+        coarse.resize((500, 375), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+        encoded.append((file.getvalue(), 0))
+    batches = stream.train_stream(encoded * task.batch_size, task.batch_size, image_size=task.size)
+
+    def run() -> None:
+        for _ in range(STEPS):
+            next(batches)
+
+    return run
 
 
 def run(task: Task, rounds: int = 5, peer: Callable[[Task, int], Run] | None = None) -> list[Row]:
@@ -147,16 +186,20 @@ def run(task: Task, rounds: int = 5, peer: Callable[[Task, int], Run] | None = N
     cpu = jax.default_backend() == "cpu"
     of_plain, of_line = steps(plain), steps(line)
     compared = partial(compare, rounds=rounds, per=STEPS)
-    rows = [
-        compared("line step / plain step", of_line, of_plain, "<= 1.05" if cpu else "<= 1.03"),
-        compared("simplex of 5 step / plain step", steps(geometry.Simplex(5)), of_plain, "<= 1.10"),
+    rows = [compared("line step / plain step", of_line, of_plain, "<= 1.05" if cpu else "<= 1.03")]
+    for n in range(3, 7):
+        rows.append(compared(f"simplex of {n} step / plain step", steps(geometry.Simplex(n)), of_plain, "<= 1.10"))
+    rows += [
         compared("2 samples a batch / 1", steps(line, 2), of_line, "<= 1.15"),
         compared("4 samples a batch / 1", steps(line, 4), of_line, "<= 1.15"),
         compared(f"{STEPS} steps a dispatch / one a dispatch", of_line, steps(line, dispatches=STEPS), "<= 1.05"),
+        compared("3 seeds in one program / one after another", steps(plain, num_members=3), _repeated(of_plain, 3)),
+        compared("a batch of 500 x 375 JPEGs / plain step of it", streamer(task), of_plain, "< 1"),
     ]
     points, num_images = 21, 4 * task.batch_size
-    profiles = (profiler(task, points, num_images, together) for together in (True, False))
-    rows.append(compare("along 21 points / 21 scores", *profiles, "<= 1.05", rounds, points))
+    along, alone, pairs = (profiler(task, points, num_images, how) for how in ("along", "points", "pairs"))
+    rows.append(compare("along 21 points / 21 scores", along, alone, "<= 1.05", rounds, points))
+    rows.append(compare("along 21 points / point by point, pair by pair", along, pairs, "< 1", rounds, points))
     if peer is not None:
         of_peer = peer(task, STEPS)
         target = "as near as can be" if cpu else "< 1"
@@ -166,11 +209,19 @@ def run(task: Task, rounds: int = 5, peer: Callable[[Task, int], Run] | None = N
 
 def table(rows: Sequence[Row]) -> str:
     """Rows as text, with a column for the spread of the ratio over rounds."""
-    lines = [f"{'':40}  {'ratio':>6}  {'low':>6} {'high':>6}  {'ms':>9}  {'base ms':>9}  target"]
+    lines = [f"{'':46}  {'ratio':>6}  {'low':>6} {'high':>6}  {'ms':>9}  {'base ms':>9}  target"]
     for row in rows:
         numbers = f"{row.ratio:6.3f}  {row.low:6.3f} {row.high:6.3f}  {1e3 * row.seconds:9.2f}  {1e3 * row.base_seconds:9.2f}"
-        lines.append(f"{row.name:40}  {numbers}  {row.target}")
+        lines.append(f"{row.name:46}  {numbers}  {row.target}")
     return "\n".join(lines)
+
+
+def _repeated(run: Run, times: int) -> Run:
+    def repeated() -> None:
+        for _ in range(times):
+            run()
+
+    return repeated
 
 
 def _data(task: Task, num: int) -> tuple[np.ndarray, np.ndarray]:

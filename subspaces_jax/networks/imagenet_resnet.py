@@ -47,6 +47,8 @@ class ImageNetResNet(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """[B, H, W, channels] -> logits [B, C]; train=True normalises by the batch and updates "batch_stats"."""
+        if self.inner_factor != 1 and not self.bottleneck:
+            raise ValueError(f"inner_factor widens bottlenecks, got {self.inner_factor} without: set bottleneck=True")
         conv, norm = layers(self.dtype, train, self.axis_name)
         stem = conv(self.width, 3) if self.small_images else conv(self.width, 7, 2)
         x = nn.relu(norm()(stem(images.astype(self.dtype))))
