@@ -15,7 +15,9 @@ from subspaces_jax import parallel
 from subspaces_jax.errors import ConfigError, SubspacesError
 from subspaces_jax.experiments import fields
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "configs/NAME.py, or configs/NAME.py:tiny for a run of seconds")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "configs/NAME.py, or configs/NAME.py:tiny for a run of seconds"
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "the run directory; the same command goes on with a run that was ended")
 _KNOWN = fields.FIELDS | fields.SWEEP_FIELDS | fields.ANALYSIS_FIELDS
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, to train in several processes")
@@ -36,7 +38,9 @@ def main(run: Callable[[dict[str, Any] | None, str], None], needs_config: bool =
         logging.getLogger("fontTools").setLevel(logging.ERROR)  # it tells of every glyph it embeds in a PDF
         try:
             if len(argv) > 1:
-                raise ConfigError(f"argument {argv[1]!r} is no flag: write --config=... --workdir=... --config.field=value")
+                raise ConfigError(
+                    f"argument {argv[1]!r} is no flag: write --config=... --workdir=... --config.field=value"
+                )
             if not _WORKDIR.value or (needs_config and _CONFIG.value is None):
                 raise ConfigError(f"--{'config' if _WORKDIR.value else 'workdir'} is missing: see the README")
             if _COORDINATOR.value:

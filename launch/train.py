@@ -9,7 +9,9 @@ def run(config, workdir):
     facts = evaluate.run(config, workdir)
     print(evaluate.table(facts))
     plot.run(config, workdir)
-    print(f"step {facts['step']}: trained in {rows['seconds']:.0f} s, evaluated in {facts['seconds']:.0f} s; see {workdir}")
+    print(
+        f"step {facts['step']}: trained in {rows['seconds']:.0f} s, evaluated in {facts['seconds']:.0f} s; see {workdir}"
+    )
 
 
 if __name__ == "__main__":

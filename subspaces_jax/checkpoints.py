@@ -129,7 +129,9 @@ def resume(manager: ocp.CheckpointManager, like: Resumable) -> tuple[Resumable, 
         stats = items["batch_stats"] if with_stats else like.batch_stats
         return Resumable(items["params"], stats, optimizer["opt_state"], optimizer["key"]), step, notes
     if notes:
-        raise CheckpointError(f"no checkpoint in {manager.directory} can be read: {'; '.join(notes)}; delete it to start over")
+        raise CheckpointError(
+            f"no checkpoint in {manager.directory} can be read: {'; '.join(notes)}; delete it to start over"
+        )
     return None
 
 
@@ -146,7 +148,9 @@ def restore(workdir: str | pathlib.Path, step: int | None = None, like: PyTree =
     """
     folder = pathlib.Path(workdir).absolute() / FOLDER
     if not folder.is_dir():  # Orbax would create it
-        raise CheckpointError(f"no checkpoints in {folder.parent}: train with --workdir={workdir}, or name another workdir")
+        raise CheckpointError(
+            f"no checkpoints in {folder.parent}: train with --workdir={workdir}, or name another workdir"
+        )
     with logs.quiet(), ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
         steps = sorted(manager.all_steps(), reverse=True)
         if not steps:
@@ -165,9 +169,7 @@ def restore(workdir: str | pathlib.Path, step: int | None = None, like: PyTree =
     raise CheckpointError(f"{'; '.join(problems)} in {folder}: restore another step or train again")
 
 
-def restore_stack(
-    workdirs: Sequence[str | pathlib.Path], step: int | Sequence[int | None] | None = None
-) -> Checkpoint:
+def restore_stack(workdirs: Sequence[str | pathlib.Path], step: int | Sequence[int | None] | None = None) -> Checkpoint:
     """Several runs of one architecture as one stack: their endpoints along the leading axis, in the order given.
 
     Args:

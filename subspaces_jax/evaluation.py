@@ -64,7 +64,9 @@ def _predict(apply, variables, images, batch_size):
     return outputs.reshape(-1, *outputs.shape[2:])[: images.shape[0]]
 
 
-def score(apply: Apply, variables: PyTree, images: Images, labels: jax.Array, batch_size: int = 500) -> dict[str, float]:
+def score(
+    apply: Apply, variables: PyTree, images: Images, labels: jax.Array, batch_size: int = 500
+) -> dict[str, float]:
     """Scores of one network's softmax over every example once: accuracy, nll, brier, ece_15, ece_20.
 
     Args:
@@ -105,7 +107,9 @@ def refresh_batch_stats(
         return _refresh(apply_train, variables, images, key, batch_size)
     total, number = zeros, 0
     for number, (batch, _, _) in enumerate(images(), start=1):
-        total = jax.tree.map(jnp.add, total, _batch_statistics(apply_train, variables, batch, jax.random.fold_in(key, number)))
+        total = jax.tree.map(
+            jnp.add, total, _batch_statistics(apply_train, variables, batch, jax.random.fold_in(key, number))
+        )
     return jax.tree.map(lambda leaf: leaf / number, total)
 
 
@@ -116,7 +120,9 @@ def _refresh(apply_train, variables, images, key, batch_size):
 
     def add_batch(total, batch):
         i, rows = batch
-        statistics = _batch_statistics(apply_train, variables, jnp.take(images, rows, axis=0), jax.random.fold_in(key, i))
+        statistics = _batch_statistics(
+            apply_train, variables, jnp.take(images, rows, axis=0), jax.random.fold_in(key, i)
+        )
         return jax.tree.map(jnp.add, total, statistics), None
 
     zeros = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
@@ -274,7 +280,10 @@ def _summary_of_logits(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Ar
 def point_variables(
     params_at: Callable[[PyTree, PyTree], PyTree], apply_train: ApplyTrain | None, batch_size: int
 ) -> Callable[..., PyTree]:
-    """(stack, point, batch_stats, train_images, key) -> variables of the point, statistics refreshed, compiled once. Without `apply_train`, or where there are no statistics, they stay as they are."""
+    """(stack, point, batch_stats, train_images, key) -> variables of the point, statistics refreshed, compiled once.
+
+    Without `apply_train`, or where there are no statistics, they stay as they are.
+    """
 
     @jax.jit
     def contracted(stack, point, batch_stats):

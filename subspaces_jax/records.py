@@ -1,6 +1,6 @@
 """The run directory: one lock, the config, rows of metrics, TensorBoard events, results, progress.
 
-    config.json  metrics.jsonl  events/  checkpoints/  results/<name>.npz + .json  figures/
+config.json  metrics.jsonl  events/  checkpoints/  results/<name>.npz + .json  figures/
 """
 
 import fcntl
@@ -76,7 +76,9 @@ def read_config(workdir: str | pathlib.Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise RunDirectoryError(f"{path.parent} is no run directory ({CONFIG} is missing): name a trained one") from None
+        raise RunDirectoryError(
+            f"{path.parent} is no run directory ({CONFIG} is missing): name a trained one"
+        ) from None
     except json.JSONDecodeError as error:
         raise RunDirectoryError(f"{path} is damaged ({error}): restore it from the checkpoint's config") from None
 
@@ -185,7 +187,9 @@ class Progress:
             left = (self._total - done) / max(rate, 1e-9)
             text = f"  {text}" if text else ""
             print(
-                f"{self._label} {self._unit} {done}/{self._total}{text}  {_duration(left)} left", file=sys.stderr, flush=True
+                f"{self._label} {self._unit} {done}/{self._total}{text}  {_duration(left)} left",
+                file=sys.stderr,
+                flush=True,
             )
 
     def close(self) -> None:

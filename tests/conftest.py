@@ -63,7 +63,10 @@ def small_stack(getkey):
             },
             "inner": {
                 "scale": jax.random.normal(getkey(), (num_endpoints, 5)),
-                "Dense_1": {"kernel": jax.random.normal(getkey(), (num_endpoints, 5, 2)), "bias": jnp.ones((num_endpoints, 2))},
+                "Dense_1": {
+                    "kernel": jax.random.normal(getkey(), (num_endpoints, 5, 2)),
+                    "bias": jnp.ones((num_endpoints, 2)),
+                },
             },
         }
 

@@ -142,7 +142,12 @@ def test_every_point_of_a_path_equals_a_score_of_its_own(task):
 def test_pairs_are_ensembles_of_probabilities_of_mirrored_points(task):
     images, labels, variables = task
     found = evaluation.along(
-        variables["params"], Bezier(2).grid(5), apply=apply, images=images, labels=labels, batch_stats=variables["batch_stats"]
+        variables["params"],
+        Bezier(2).grid(5),
+        apply=apply,
+        images=images,
+        labels=labels,
+        batch_stats=variables["batch_stats"],
     )
     probs = np.exp(found["logits"]) / np.exp(found["logits"]).sum(-1, keepdims=True)
     for t in range(5):
@@ -153,7 +158,9 @@ def test_pairs_are_ensembles_of_probabilities_of_mirrored_points(task):
         distance = 0.5 * np.abs(probs[t] - probs[4 - t]).sum(-1).mean()
         np.testing.assert_allclose(found["pair_total_variation"][t], distance, atol=1e-6)
         logit_mean = found["logits"][t] + found["logits"][4 - t]
-        np.testing.assert_allclose(found["pair_logit_mean_accuracy"][t], np.mean(logit_mean.argmax(-1) == labels), rtol=1e-5)
+        np.testing.assert_allclose(
+            found["pair_logit_mean_accuracy"][t], np.mean(logit_mean.argmax(-1) == labels), rtol=1e-5
+        )
     # the midpoint with itself is the midpoint
     assert found["pair_accuracy"][2] == found["accuracy"][2] and found["pair_disagreement"][2] == 0
     np.testing.assert_allclose(found["pair_nll"][2], found["nll"][2], rtol=1e-5)
@@ -206,7 +213,12 @@ def test_one_compilation_serves_all_points(task):
         return Normed().apply(variables, images)
 
     evaluation.along(
-        variables["params"], Line().grid(9), apply=counting, images=images, labels=labels, batch_stats=variables["batch_stats"]
+        variables["params"],
+        Line().grid(9),
+        apply=counting,
+        images=images,
+        labels=labels,
+        batch_stats=variables["batch_stats"],
     )
     assert len(traces) == 1
 

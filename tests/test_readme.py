@@ -12,7 +12,11 @@ from subspaces_jax.experiments import fields
 
 ROOT = pathlib.Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = [line.strip() for line in README.splitlines() if line.startswith("    ") and line.strip().startswith(("pip", "python"))]
+COMMANDS = [
+    line.strip()
+    for line in README.splitlines()
+    if line.startswith("    ") and line.strip().startswith(("pip", "python"))
+]
 
 
 def test_the_first_screen_has_the_two_commands_and_no_other():

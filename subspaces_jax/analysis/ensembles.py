@@ -75,9 +75,7 @@ def subset_scores(logits: jax.Array, labels: jax.Array, subsets: Iterable[Sequen
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
-def by_size(
-    logits: jax.Array, labels: jax.Array, max_subsets: int = 20, seed: int = 0
-) -> dict[str, np.ndarray]:
+def by_size(logits: jax.Array, labels: jax.Array, max_subsets: int = 20, seed: int = 0) -> dict[str, np.ndarray]:
     """Ensembles of 1, 2, ... M members.
 
     Args:

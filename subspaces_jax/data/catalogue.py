@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from subspaces_jax.errors import DataError
 
+
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
     """What is known of a data set before it is read.
@@ -39,7 +40,9 @@ DATASETS: dict[str, DatasetInfo] = {
     "cifar10": DatasetInfo((32, 32, 3), 10, 50_000, 10_000, *_IMAGENET),
     "cifar100": DatasetInfo((32, 32, 3), 100, 50_000, 10_000, *_IMAGENET),
     "tiny_imagenet": DatasetInfo((64, 64, 3), 200, 100_000, 10_000, (0.480, 0.448, 0.397), (0.276, 0.269, 0.282)),
-    "imagenet2012": DatasetInfo((224, 224, 3), 1_000, 1_281_167, 50_000, *_IMAGENET, streams=True, test_split="validation"),
+    "imagenet2012": DatasetInfo(
+        (224, 224, 3), 1_000, 1_281_167, 50_000, *_IMAGENET, streams=True, test_split="validation"
+    ),
     "imagenet_c": DatasetInfo((224, 224, 3), 1_000, 0, 50_000, *_IMAGENET, streams=True),  # imagenet_c/snow_1 ...
 }
 

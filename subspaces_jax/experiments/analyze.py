@@ -67,7 +67,9 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
             params_at=params_at,
             with_pairs=config["analysis"] == "line",
             features=model.features,
-            visit=held.__setitem__ if config["analysis"] == "ensemble" and model.features else lambda t, variables: None,
+            visit=held.__setitem__
+            if config["analysis"] == "ensemble" and model.features
+            else lambda t, variables: None,
             progress=progress.over,
         )
         facts = _facts(config, names, arrays, test.labels)
@@ -86,7 +88,9 @@ def _feature_cosines(model, members, images, size) -> list[list[float]]:
     parts = (images[i : i + size] for i in starts)
     if callable(images):
         parts = (batch[mask] for batch, _, mask in images())
-    return ensembles.feature_cosines(jnp.stack([features(member, part) for member in members]) for part in parts).tolist()
+    return ensembles.feature_cosines(
+        jnp.stack([features(member, part) for member in members]) for part in parts
+    ).tolist()
 
 
 def _facts(config, names, arrays, labels) -> dict[str, Any]:
@@ -95,7 +99,9 @@ def _facts(config, names, arrays, labels) -> dict[str, Any]:
     if config["analysis"] == "ensemble":
         by_size = ensembles.by_size(arrays["logits"], labels)
         facts["ensembles"] = {name: values.tolist() for name, values in by_size.items()}
-        facts |= {name: np.asarray(values).tolist() for name, values in ensembles.pair_matrices(arrays["logits"]).items()}
+        facts |= {
+            name: np.asarray(values).tolist() for name, values in ensembles.pair_matrices(arrays["logits"]).items()
+        }
     return facts
 
 
@@ -137,7 +143,9 @@ def _members(config, runs, configs, num_examples, key) -> tuple[PyTree, list[str
         if config["members"] == "captures":
             steps = build.capture_steps(of_run, build.steps_per_epoch(of_run, num_examples))
             if not steps:
-                raise ConfigError(f"config.members is 'captures' but {folder} captured none: it was trained with capture=False")
+                raise ConfigError(
+                    f"config.members is 'captures' but {folder} captured none: it was trained with capture=False"
+                )
         for step in steps:
             checkpoint = checkpoints.restore(folder, step)
             for name, coordinates in _coordinates(config, of_run, checkpoint, jax.random.fold_in(key, i)):
@@ -170,7 +178,9 @@ def _points(config, stack, key) -> tuple[PyTree, Callable[[PyTree, PyTree], PyTr
         return jnp.eye(num), geometry.contract
     if num < 2 or (config["analysis"] == "line" and num > 2):
         wanted = "exactly two" if config["analysis"] == "line" else "at least two"
-        raise ConfigError(f"config.runs and config.members give {num} networks, an analysis {config['analysis']!r} takes {wanted}")
+        raise ConfigError(
+            f"config.runs and config.members give {num} networks, an analysis {config['analysis']!r} takes {wanted}"
+        )
     if config["analysis"] == "line":
         return geometry.Line().grid(config["num_points"]), geometry.contract
     simplex, keys = geometry.Simplex(num), jax.random.split(key, draws)
@@ -182,6 +192,9 @@ def _points(config, stack, key) -> tuple[PyTree, Callable[[PyTree, PyTree], PyTr
         "random_per_weight": lambda: (keys, averages.per_weight),
         "towards_each": lambda: (averages.endpoint_coordinates(num, config["t"]), geometry.contract),
         "swag": lambda: (keys, lambda stack, key: averages.swag_sample(averages.of_stack(swag, stack), key)),
-        "swag_diagonal": lambda: (keys, lambda stack, key: averages.swag_sample(averages.of_stack(averages.SWA, stack), key)),
+        "swag_diagonal": lambda: (
+            keys,
+            lambda stack, key: averages.swag_sample(averages.of_stack(averages.SWA, stack), key),
+        ),
     }
     return kinds[config["average"]]()

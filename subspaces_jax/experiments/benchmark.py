@@ -203,7 +203,10 @@ def run(task: Task, rounds: int = 5, peer: Callable[[Task, int], Run] | None = N
     if peer is not None:
         of_peer = peer(task, STEPS)
         target = "as near as can be" if cpu else "< 1"
-        rows += [compared(f"{name} step / peer step", ours, of_peer, target) for name, ours in (("plain", of_plain), ("line", of_line))]
+        rows += [
+            compared(f"{name} step / peer step", ours, of_peer, target)
+            for name, ours in (("plain", of_plain), ("line", of_line))
+        ]
     return rows
 
 
@@ -211,7 +214,9 @@ def table(rows: Sequence[Row]) -> str:
     """Rows as text, with a column for the spread of the ratio over rounds."""
     lines = [f"{'':46}  {'ratio':>6}  {'low':>6} {'high':>6}  {'ms':>9}  {'base ms':>9}  target"]
     for row in rows:
-        numbers = f"{row.ratio:6.3f}  {row.low:6.3f} {row.high:6.3f}  {1e3 * row.seconds:9.2f}  {1e3 * row.base_seconds:9.2f}"
+        numbers = (
+            f"{row.ratio:6.3f}  {row.low:6.3f} {row.high:6.3f}  {1e3 * row.seconds:9.2f}  {1e3 * row.base_seconds:9.2f}"
+        )
         lines.append(f"{row.name:46}  {numbers}  {row.target}")
     return "\n".join(lines)
 

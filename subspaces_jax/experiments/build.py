@@ -51,7 +51,9 @@ def check(config: Config) -> dict[str, Any]:
     made = subspace(config)
     network(config, 2)
     if config["num_members"] > 1 and (made.num_endpoints > 1 or config["capture"]):
-        raise ConfigError("config.num_members trains single networks: set subspace='none' and capture=False, or num_members=1")
+        raise ConfigError(
+            "config.num_members trains single networks: set subspace='none' and capture=False, or num_members=1"
+        )
     if config["capture"] and made.num_endpoints > 1:
         raise ConfigError("config.capture keeps checkpoints of one network: set subspace='none', or capture=False")
     if config["feature_diversity"] and config["num_samples"] < 2:
@@ -70,7 +72,9 @@ def subspace(config: Config) -> Any:
     if num and made.num_endpoints != num or name == "none" and num > 1:
         raise ConfigError(f"config.num_endpoints is {num} but subspace {name!r} has {usual}: set 0 or {usual}")
     if config["beta"] and made.num_endpoints < 2 or config["layerwise"] and made.num_endpoints < 2:
-        raise ConfigError(f"config.beta and config.layerwise need a subspace, got {name!r}: set beta=0 and layerwise=False")
+        raise ConfigError(
+            f"config.beta and config.layerwise need a subspace, got {name!r}: set beta=0 and layerwise=False"
+        )
     return made
 
 
@@ -147,7 +151,9 @@ def data(config: Config, split: str) -> sources.Arrays:
     if split == "train":
         num = config["num_train_examples"] or len(labels)
         if num > len(labels):
-            raise ConfigError(f"config.num_train_examples is {num}, but {config['dataset']} has {len(labels)}: at most that")
+            raise ConfigError(
+                f"config.num_train_examples is {num}, but {config['dataset']} has {len(labels)}: at most that"
+            )
         images, labels = images[:num], labels[:num]
         num_classes = catalogue.info(config["dataset"]).num_classes
         labels = corruption.noisy_labels(labels, config["label_noise"], num_classes, config["corruption_seed"])
@@ -190,7 +196,9 @@ def train_stream(config: Config, batch_size: int, start_step: int = 0, part: tup
 def _source(config: Config, split: str) -> Any:
     for name in ("pixel_shuffle", "num_train_examples"):
         if config[name]:
-            raise ConfigError(f"config.{name} is for data sets that fit on the device, {config['dataset']} streams: leave it out")
+            raise ConfigError(
+                f"config.{name} is for data sets that fit on the device, {config['dataset']} streams: leave it out"
+            )
     return sources.open_source(config["dataset"], split, **_folders(config))
 
 

@@ -113,14 +113,20 @@ def table(facts: dict[str, Any]) -> str:
     scores = facts["scores"]
     columns = [("accuracy %", "accuracy", 100), ("nll", "nll", 1), ("ECE %", "ece_20", 100), ("Brier", "brier", 1)]
     if "pair_accuracy" in scores:
-        columns += [("pair acc %", "pair_accuracy", 100), ("pair nll", "pair_nll", 1), ("pair ECE %", "pair_ece_20", 100)]
+        columns += [
+            ("pair acc %", "pair_accuracy", 100),
+            ("pair nll", "pair_nll", 1),
+            ("pair ECE %", "pair_ece_20", 100),
+        ]
         columns += [("differ %", "pair_disagreement", 100)]
     lines = ["point  " + "  ".join(f"{title:>10}" for title, _, _ in columns)]
     for t in range(len(scores["accuracy"])):
         mark = "*" if t == facts["midpoint"] else " "
         cells = "  ".join(f"{scale * scores[name][t]:10.3f}" for _, name, scale in columns)
         lines.append(f"{t:4d}{mark}  {cells}")
-    lines.append("* midpoint (of captures, their mean); pair: ensemble of point t with its mirror image; ECE with 20 bins")
+    lines.append(
+        "* midpoint (of captures, their mean); pair: ensemble of point t with its mirror image; ECE with 20 bins"
+    )
     for size, accuracy in enumerate(facts.get("ensembles", {}).get("accuracy", []), start=1):
         lines.append(f"ensembles of {size}: accuracy {100 * accuracy:.3f} %")
     return "\n".join(lines)

@@ -71,7 +71,9 @@ FIELDS: dict[str, Field] = {
     "keep_every": Field(int, _at_least(0), "epochs between checkpoints that are kept for good; 0 for none"),
     "test_every": Field(int, _at_least(0), "epochs between tests of the midpoint; 0 for none"),
     "num_members": Field(int, _at_least(1), "M, networks trained together, with seeds from seed on"),
-    "capture": Field(bool, _any, "whether num_cycles checkpoints are kept: the cycles' ends, or equally spaced from swa_start"),
+    "capture": Field(
+        bool, _any, "whether num_cycles checkpoints are kept: the cycles' ends, or equally spaced from swa_start"
+    ),
     # data
     "dataset": Field(str, bool, "a name of data.catalogue.DATASETS"),
     "data_dir": Field(str, _any, "the TFDS data directory, empty for TFDS's own default"),
@@ -94,7 +96,9 @@ FIELDS: dict[str, Field] = {
     "layerwise": Field(bool, _any, "whether every module draws its own point"),
     "beta": Field(float, _at_least(0.0), "coefficient of the cosine penalty, at least 0"),
     "num_samples": Field(int, _at_least(1), "S, points drawn per step, at least 1"),
-    "feature_diversity": Field(float, _at_least(0.0), "coefficient of the similarity of two samples' features, at least 0"),
+    "feature_diversity": Field(
+        float, _at_least(0.0), "coefficient of the similarity of two samples' features, at least 0"
+    ),
     "over_samples": Field(str, _one_of("auto", "vmap", "scan"), "auto, vmap or scan, for members too"),
     "own_coordinates": Field(bool, _any, "whether each device draws its own points"),
     # the optimizer
@@ -121,7 +125,9 @@ SWEEP_FIELDS: dict[str, Field] = {
     "variants": Field(tuple, bool, "of the config, strings"),
     "seeds": Field(tuple, lambda value: all(type(seed) is int for seed in value), "whole numbers"),
     "fields": Field(str, _any, "overrides of the config's fields, as in 'num_epochs=5 dtype=bfloat16'"),
-    "cluster": Field(str, _one_of("", "local", "slurm"), "empty for here, one after another; slurm or local for submitit's"),
+    "cluster": Field(
+        str, _one_of("", "local", "slurm"), "empty for here, one after another; slurm or local for submitit's"
+    ),
     "cluster_options": Field(str, _any, "parameters of submitit, as in 'gpus_per_node=1 timeout_min=240'"),
 }
 
@@ -167,7 +173,7 @@ def checked(config: Config, fields: Mapping[str, Field]) -> dict[str, Any]:
 
 
 def key_values(text: str) -> dict[str, Any]:
-    """"a=1 b=x" as {"a": 1, "b": "x"}."""
+    """ "a=1 b=x" as {"a": 1, "b": "x"}."""
     pairs = [pair.partition("=") for pair in shlex.split(text)]
     if wrong := [name for name, equals, _ in pairs if not equals]:
         raise ConfigError(f"{wrong[0]!r} in {text!r} has no value: write name=value, separated by spaces")

@@ -56,7 +56,9 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     failed = [job for job, status in zip(left, statuses) if status]
     if failed:
         reasons = "; ".join(f"{job.name}: {_last_line(folder, job)}" for job in failed[:3])
-        raise RunDirectoryError(f"{len(failed)} of {len(left)} runs failed ({reasons}); the same command does them again")
+        raise RunDirectoryError(
+            f"{len(failed)} of {len(left)} runs failed ({reasons}); the same command does them again"
+        )
     return {"finished": len(all_jobs) - len(left), "ran": len(left)}
 
 
@@ -81,7 +83,11 @@ def workdir_of(folder: str | pathlib.Path, variant: str, seed: int) -> pathlib.P
 def folders(folder: str | pathlib.Path, variant: str) -> list[pathlib.Path]:
     """The finished run directories of a variant, by seed."""
     found = {path for path in pathlib.Path(folder).glob("*_*") if is_finished(path)}
-    named = {int(path.name.rpartition("_")[2]): path for path in found if path.name.rpartition("_")[0] == variant.replace(",", "+")}
+    named = {
+        int(path.name.rpartition("_")[2]): path
+        for path in found
+        if path.name.rpartition("_")[0] == variant.replace(",", "+")
+    }
     return [named[seed] for seed in sorted(named)]
 
 

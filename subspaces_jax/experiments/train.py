@@ -160,7 +160,9 @@ def _advance_on_stream(config, mesh, model, space, optimizer, train, keys, epoch
         """One step on this device's share: its examples in order, split into samples."""
         indices = jnp.arange(len(labels), dtype=jnp.int32).reshape(1, samples, -1)
         if len(keys) > 1:
-            indices = jnp.broadcast_to(indices[:, None], (1, jax.tree.leaves(state.step)[0].shape[0], *indices.shape[1:]))
+            indices = jnp.broadcast_to(
+                indices[:, None], (1, jax.tree.leaves(state.step)[0].shape[0], *indices.shape[1:])
+            )
         return make_advance(step, statistics)(state, images, labels, indices, 1)
 
     compiled = parallel.pmapped(one, mesh, (members, split, split), (members, whole), donate_argnums=(0,))
@@ -234,6 +236,10 @@ def _resume(manager, state: State) -> tuple[State, int]:
         log.warning("%s; moved to the folder damaged, going on from checkpoint %d", note, step)
     params = jax.tree.map(lambda leaf: leaf[:, None], loaded.params) if state.step.ndim else loaded.params
     found_state = State(
-        jnp.full_like(state.step, step), params, loaded.batch_stats, loaded.opt_state, jax.random.wrap_key_data(loaded.key)
+        jnp.full_like(state.step, step),
+        params,
+        loaded.batch_stats,
+        loaded.opt_state,
+        jax.random.wrap_key_data(loaded.key),
     )
     return jax.device_put(found_state, jax.tree.map(lambda leaf: leaf.sharding, state)), step

@@ -111,7 +111,9 @@ def _imported(name: str, num_classes: int) -> nn.Module:
     try:
         made = getattr(importlib.import_module(module), attribute)(num_classes=num_classes)
     except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(f"{name!r}, which cannot be made ({error}): it is imported and called with num_classes") from None
+        raise ValueError(
+            f"{name!r}, which cannot be made ({error}): it is imported and called with num_classes"
+        ) from None
     if not isinstance(made, nn.Module):
         raise ValueError(f"{name!r}, which is {type(made).__name__}: it is to be a Flax module")
     return made

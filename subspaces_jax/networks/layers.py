@@ -50,7 +50,9 @@ def convolution(
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     canonical = lhs.ndim == 4 and numbers == lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC)
     if jax.default_backend() != "cpu" or not plain or not canonical:
-        return lax.conv_general_dilated(lhs, rhs, window_strides, padding, dimension_numbers=dimension_numbers, **options)
+        return lax.conv_general_dilated(
+            lhs, rhs, window_strides, padding, dimension_numbers=dimension_numbers, **options
+        )
     strides = tuple(window_strides)
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
@@ -104,7 +106,8 @@ def _by_column_pairs(images: jax.Array, kernel: jax.Array, pads: Pads, out_width
     pairs = last - first + 1
     offset = -low - 2 * first
     wide = jnp.stack(
-        [jnp.pad(kernel, ((0, 0), (at, 2 * pairs - columns - at), (0, 0), (0, 0))) for at in (offset, offset + 1)], axis=3
+        [jnp.pad(kernel, ((0, 0), (at, 2 * pairs - columns - at), (0, 0), (0, 0))) for at in (offset, offset + 1)],
+        axis=3,
     ).reshape(rows, pairs, 2 * channels, 2 * features)
     paired = lax.conv_general_dilated(
         images.reshape(batch, height, width // 2, 2 * channels),
@@ -132,7 +135,9 @@ def _images_gradient(images, kernel, cotangent, strides, pads):
         cotangent,
         taps.reshape(taps_y, taps_x, features, sy * sx * channels),
         (1, 1),
-        tuple((n - 1 - first, end - m) for n, first, end, m in zip((taps_y, taps_x), firsts, ends, cotangent.shape[1:3])),
+        tuple(
+            (n - 1 - first, end - m) for n, first, end, m in zip((taps_y, taps_x), firsts, ends, cotangent.shape[1:3])
+        ),
     )
     batch, height, width, _ = phases.shape
     pixels = phases.reshape(batch, height, width, sy, sx, channels).transpose(0, 1, 3, 2, 4, 5)
@@ -174,7 +179,9 @@ def _kernel_gradient_by_products(images, kernel, cotangent, strides, pads):
     rows = [
         jnp.einsum(
             "bhwc,bhwo->co",
-            padded[:, i : i + (height - 1) * strides[0] + 1 : strides[0], j : j + (width - 1) * strides[1] + 1 : strides[1]],
+            padded[
+                :, i : i + (height - 1) * strides[0] + 1 : strides[0], j : j + (width - 1) * strides[1] + 1 : strides[1]
+            ],
             cotangent,
         )
         for i in range(kernel.shape[0])

@@ -31,7 +31,9 @@ LOOKS = {  # variant: label, colour, marker
 }
 
 
-def profiles(family: Family, standard: Sequence[Facts] = (), pair: Sequence[float] = (), title: str = "") -> Figure | None:
+def profiles(
+    family: Family, standard: Sequence[Facts] = (), pair: Sequence[float] = (), title: str = ""
+) -> Figure | None:
     """Accuracy and calibration along curves: solid, the ensemble of t with 1 - t; dashed, the network at t.
 
     Args:
@@ -51,7 +53,9 @@ def profiles(family: Family, standard: Sequence[Facts] = (), pair: Sequence[floa
             for name, runs in curves.items():
                 text, colour, marker = _look(name)
                 t = np.linspace(0.0, 1.0, len(runs[0]["scores"][score]))
-                _band(axis, t, [run["scores"][f"pair_{score}"] for run in runs], color=colour, marker=marker, label=text)
+                _band(
+                    axis, t, [run["scores"][f"pair_{score}"] for run in runs], color=colour, marker=marker, label=text
+                )
                 _band(axis, t, [run["scores"][score] for run in runs], color=colour, linestyle="--")
             if standard:
                 _level(axis, [run["scores"][score][0] for run in standard], "--", "standard training")
@@ -79,7 +83,9 @@ def simplex_sizes(family: Family, standard: Sequence[Facts] = (), title: str = "
                 values = [[100 * at_midpoint(run, score) for run in by_size[n]] for n in sizes]
                 text, colour, marker = kinds[layerwise]
                 bars = [np.std(v) for v in values]
-                axis.errorbar(sizes, [np.mean(v) for v in values], bars, color=colour, marker=marker, label=text, capsize=2)
+                axis.errorbar(
+                    sizes, [np.mean(v) for v in values], bars, color=colour, marker=marker, label=text, capsize=2
+                )
             if standard:
                 _level(axis, [run["scores"][score][0] for run in standard], "--", "standard training")
             axis.set(xlabel="vertices $n$", ylabel=label, xticks=sorted(set(found[False]) | set(found[True])))
@@ -99,7 +105,9 @@ def label_noise(family: Family, best_epoch: Callable[[Facts], float] | None = No
         method = name.split(",noise_")[0]
         noise = 100 * runs[0]["config"]["label_noise"]
         method = "plain" if method == "early_stopping" else method
-        methods.setdefault(_look(method)[0], {}).setdefault(noise, []).extend(at_midpoint(run, "accuracy") for run in runs)
+        methods.setdefault(_look(method)[0], {}).setdefault(noise, []).extend(
+            at_midpoint(run, "accuracy") for run in runs
+        )
         if best_epoch is not None and name.startswith("early_stopping"):
             methods.setdefault("optimal early stopping", {})[noise] = [best_epoch(run) for run in runs]
     shown = {method: by_noise for method, by_noise in methods.items() if max(by_noise) > 0}
@@ -143,7 +151,11 @@ def dynamics(rows: dict[str, list[list[dict[str, float]]]], title: str = "") -> 
     shown = {name: runs for name, runs in rows.items() if runs and "distance" in runs[0][0]}
     if not shown:
         return None
-    panels = (("loss", "training loss (nats)", "log"), ("cosine_squared", r"$\cos^2$", "log"), ("distance", "distance", "linear"))
+    panels = (
+        ("loss", "training loss (nats)", "log"),
+        ("cosine_squared", r"$\cos^2$", "log"),
+        ("distance", "distance", "linear"),
+    )
     with style.panels(len(panels), height=2.6) as (figure, axes):
         for axis, (column, label, scale) in zip(axes, panels):
             for i, (name, runs) in enumerate(shown.items()):

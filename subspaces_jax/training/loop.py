@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Collection, Iterable
-from typing import Any
 
 import jax
 import numpy as np

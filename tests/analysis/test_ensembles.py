@@ -41,7 +41,9 @@ def test_diversity_is_the_mean_over_pairs(members):
     differ = lambda i, j: predictions[i] != predictions[j]
     one_right = lambda i, j: (predictions[i] == labels) | (predictions[j] == labels)
     assert found["disagreement"] == pytest.approx(np.mean([differ(i, j).mean() for i, j in pairs]))
-    assert found["disagreement_correct"] == pytest.approx(np.mean([(differ(i, j) & one_right(i, j)).mean() for i, j in pairs]))
+    assert found["disagreement_correct"] == pytest.approx(
+        np.mean([(differ(i, j) & one_right(i, j)).mean() for i, j in pairs])
+    )
     apart = [0.5 * np.abs(probs[i] - probs[j]).sum(-1).mean() for i, j in pairs]
     assert found["total_variation"] == pytest.approx(np.mean(apart), rel=1e-5)
     matrices = ensembles.pair_matrices(logits)
@@ -116,7 +118,9 @@ def test_sizes_go_through_all_subsets(members):
     found = ensembles.by_size(logits, labels)
     for size in range(1, M + 1):
         scores = [ensembles.ensemble_scores(logits, labels, s)["nll"] for s in itertools.combinations(range(M), size)]
-        assert found["nll"][size - 1] == pytest.approx(np.mean(scores)) and found["nll_std"][size - 1] == pytest.approx(np.std(scores))
+        assert found["nll"][size - 1] == pytest.approx(np.mean(scores)) and found["nll_std"][size - 1] == pytest.approx(
+            np.std(scores)
+        )
     assert found["disagreement"][0] == 0 and found["accuracy_std"][-1] == 0
 
 

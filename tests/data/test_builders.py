@@ -35,7 +35,9 @@ def write_idx(folder, num_images=(12, 7), compress=False, shape=(28, 28), num_cl
 
 
 def multiset(images, labels):
-    return collections.Counter((np.asarray(image, np.uint8).tobytes(), int(label)) for image, label in zip(images, labels))
+    return collections.Counter(
+        (np.asarray(image, np.uint8).tobytes(), int(label)) for image, label in zip(images, labels)
+    )
 
 
 def prepare(builder):
@@ -94,7 +96,9 @@ def test_idx_images_are_those_of_the_files(tmp_path, compress):
     written = write_idx(tmp_path / "files", compress=compress)
     config = tfds.core.BuilderConfig(name="kmnist", version=idx.IdxImages.VERSION)
     prepared = prepare(
-        idx.IdxImages(folder=tmp_path / "files", config=config, data_dir=str(tmp_path / "data"), file_format="array_record")
+        idx.IdxImages(
+            folder=tmp_path / "files", config=config, data_dir=str(tmp_path / "data"), file_format="array_record"
+        )
     )
     for split in written:
         assert multiset(*prepared[split]) == multiset(*written[split])
@@ -113,10 +117,18 @@ def put(content, at):
     [
         (IMAGES.format("train"), cut, "holds 9407 bytes of data, its header says 9408"),
         (IMAGES.format("train"), lambda path: path.write_bytes(b"\0\0"), "no IDX file of the kind 0x00000803"),
-        (IMAGES.format("train"), lambda path: path.unlink(), "no train-images-idx3-ubyte or train-images-idx3-ubyte.gz in"),
+        (
+            IMAGES.format("train"),
+            lambda path: path.unlink(),
+            "no train-images-idx3-ubyte or train-images-idx3-ubyte.gz in",
+        ),
         (IMAGES.format("train"), put(b"\0\0\x08\x01", 0), "no IDX file of the kind 0x00000803"),
         (LABELS.format("train"), put(b"\0\0\x0d\x01", 0), "no IDX file of the kind 0x00000801"),
-        (LABELS.format("train"), lambda path: path.write_bytes(struct.pack(">II", 2049, 5) + bytes(5)), "12 train images but 5"),
+        (
+            LABELS.format("train"),
+            lambda path: path.write_bytes(struct.pack(">II", 2049, 5) + bytes(5)),
+            "12 train images but 5",
+        ),
         (LABELS.format("train"), put(b"\x0a", 8), "labels up to 10, expected"),
     ],
 )

@@ -71,7 +71,9 @@ def test_it_is_not_loaded_as_a_whole(tmp_path):
     assert "stream it from sources.open_source" in said(lambda: sources.load("imagenet_c/snow_1", "test"))
 
 
-@pytest.mark.parametrize("name", ["imagenet_c", "imagenet_c/", "imagenet_c/snw_1", "imagenet_c/snow", "imagenet_c/snow_6"])
+@pytest.mark.parametrize(
+    "name", ["imagenet_c", "imagenet_c/", "imagenet_c/snw_1", "imagenet_c/snow", "imagenet_c/snow_6"]
+)
 def test_unknown_corruptions_are_answered_with_a_known_one(name):
     assert "as in imagenet_c/snow_" in said(lambda: catalogue.info(name))
 

@@ -103,7 +103,9 @@ def test_digits_have_the_counts_shapes_and_moments_of_the_table(digits_dir):
         assert labels.shape == (num,) and labels.dtype == np.int32
         assert set(labels) == set(range(info.num_classes))
         if split == "train":
-            np.testing.assert_allclose([(images / 255).mean(), (images / 255).std()], [*info.mean, *info.std], atol=5e-5)
+            np.testing.assert_allclose(
+                [(images / 255).mean(), (images / 255).std()], [*info.mean, *info.std], atol=5e-5
+            )
 
 
 @pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
@@ -189,7 +191,9 @@ def test_decoded_images_are_kept_and_renewed_when_spoilt(digits_copy, monkeypatc
 
 def test_decoded_images_are_what_is_read(digits_copy):
     fresh = sources.load("digits", "test", data_dir=str(digits_copy))
-    sources._write_cache(digits_copy / "digits" / "1.0.0" / "decoded-test.npz", sources.Arrays(255 - fresh.images, fresh.labels))
+    sources._write_cache(
+        digits_copy / "digits" / "1.0.0" / "decoded-test.npz", sources.Arrays(255 - fresh.images, fresh.labels)
+    )
     np.testing.assert_array_equal(sources.load("digits", "test", data_dir=str(digits_copy)).images, 255 - fresh.images)
 
 
@@ -204,7 +208,10 @@ LOAD = "import sys; from subspaces_jax.data import sources; print(len(sources.lo
 
 def start(root, code=LOAD):
     return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", code, str(root)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-W", "error", "-c", code, str(root)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -238,7 +245,9 @@ def test_a_refused_idx_folder_leaves_nothing_behind(tmp_path):
 
 def test_importing_is_cheap_and_needs_no_tensorflow(digits_dir):
     code = "import sys; from subspaces_jax.data import sources; assert 'tensorflow_datasets' not in sys.modules; "
-    process = start(digits_dir, code + LOAD + "; assert not any(name.split('.')[0] == 'tensorflow' for name in sys.modules)")
+    process = start(
+        digits_dir, code + LOAD + "; assert not any(name.split('.')[0] == 'tensorflow' for name in sys.modules)"
+    )
     assert process.communicate(timeout=100) == ("360\n", "")
 
 
@@ -254,7 +263,7 @@ def test_unknown_names_are_answered_with_near_ones():
 
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_what_is_not_prepared_is_answered_with_a_command_that_would(name, tmp_path):
-    root = tmp_path / "o'data \"sets\""
+    root = tmp_path / 'o\'data "sets"'
     line = said(lambda: sources.open_source(name, "train", data_dir=str(root)))
     assert line.startswith(f"{name} is not prepared in {root}: ")
     if not catalogue.DATASETS[name].streams:
@@ -298,7 +307,9 @@ def test_another_folder_of_idx_files_is_not_taken_for_the_first(tmp_path):
     sources.load("fashion_mnist", "test", data_dir=data_dir, idx_dir=a)  # another name, another copy
 
 
-@pytest.mark.parametrize("change", [{"label": 10}, {"label": -1}, {"image": png.encode(np.zeros((31, 32, 3), np.uint8))}])
+@pytest.mark.parametrize(
+    "change", [{"label": 10}, {"label": -1}, {"image": png.encode(np.zeros((31, 32, 3), np.uint8))}]
+)
 def test_data_of_another_form_are_refused(tmp_path, change, monkeypatch):
     monkeypatch.setattr(tfds.features.ClassLabel, "encode_example", lambda self, value: np.int64(value))
     path = prepare("cifar10", tmp_path, change=lambda example: example | (change if example["id"] == "0" else {}))

@@ -42,7 +42,9 @@ def take(batches, num):
 
 
 def same(a, b):
-    return len(a) == len(b) and all(np.array_equal(x, y) for one, two in zip(a, b) for x, y in zip(one, two, strict=True))
+    return len(a) == len(b) and all(
+        np.array_equal(x, y) for one, two in zip(a, b) for x, y in zip(one, two, strict=True)
+    )
 
 
 def labels_of(batches):
@@ -54,7 +56,9 @@ def labels_of(batches):
 
 def test_an_epoch_gives_each_example_at_most_once_and_the_next_one_another_order(numbered):
     given = take(stream.train_stream(numbered, 10, image_size=4, num_threads=2), 30)
-    assert {batch.images.shape for batch in given} == {(10, 4, 4, 3)} and {batch.labels.shape for batch in given} == {(10,)}
+    assert {batch.images.shape for batch in given} == {(10, 4, 4, 3)} and {batch.labels.shape for batch in given} == {
+        (10,)
+    }
     assert given[0].images.dtype == np.uint8 and given[0].labels.dtype == np.int32 and given[0].mask.all()
     epochs = [np.concatenate(labels_of(given[start : start + 10])) for start in (0, 10, 20)]
     for epoch in epochs:
@@ -101,7 +105,9 @@ def test_a_resumed_stream_is_the_uninterrupted_one(numbered):
         resumed.set_state(state)
         assert same(take(resumed, 4), whole[stop : stop + 4])
         assert resumed.get_state() == {"step": stop + 4}
-        assert same(take(stream.train_stream(numbered, 20, image_size=4, seed=3, start_step=stop), 2), whole[stop : stop + 2])
+        assert same(
+            take(stream.train_stream(numbered, 20, image_size=4, seed=3, start_step=stop), 2), whole[stop : stop + 2]
+        )
     begun.set_state({"step": 1})  # back again
     assert same(take(begun, 3), whole[1:4])
     assert not same(take(stream.train_stream(numbered, 20, image_size=4, seed=4), 12), whole)
@@ -135,7 +141,10 @@ def test_worker_processes_evaluate_every_example_once(numbered):
 def draw_box(generator, width, height):
     """The published recipe, one number at a time."""
     for _ in range(10):
-        area, log_ratio = width * height * generator.uniform(0.08, 1), generator.uniform(math.log(3 / 4), math.log(4 / 3))
+        area, log_ratio = (
+            width * height * generator.uniform(0.08, 1),
+            generator.uniform(math.log(3 / 4), math.log(4 / 3)),
+        )
         ratio = math.exp(log_ratio)
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if w <= width and h <= height:
@@ -178,7 +187,9 @@ def test_a_training_image_is_a_resized_and_maybe_mirrored_crop():
     areas = set()
     for image, mirror in zip(images, mirrored):
         red, green = (image[:, ::-1] if mirror else image)[..., 0], image[..., 1]
-        wide, high = ((a[-3] - a[2]) / 250 / (size - 5) * size for a in (red.mean(0), green.mean(1)))  # away from the borders
+        wide, high = (
+            (a[-3] - a[2]) / 250 / (size - 5) * size for a in (red.mean(0), green.mean(1))
+        )  # away from the borders
         for profile in (red.mean(0)[2:-2], green.mean(1)[2:-2]):
             assert np.abs(profile - np.linspace(profile[0], profile[-1], size - 4)).max() < 2
         assert np.ptp(red, axis=0).max() <= 1 and np.ptp(green, axis=1).max() <= 1
@@ -196,7 +207,9 @@ def test_an_evaluation_image_is_the_middle_of_the_resized_one(width, height):
         resized = int(length * scale)
         place = (np.arange(224) + 0.5 + round((resized - 224) / 2)) * length / resized - 0.5
         difference = batch.images[0, ..., channel].mean(axis=axis) - place * 250 / (length - 1)
-        assert np.abs(difference).max() < 1.3 and abs(difference.mean()) < 0.15  # rounded three times; half a pixel is 0.3
+        assert (
+            np.abs(difference).max() < 1.3 and abs(difference.mean()) < 0.15
+        )  # rounded three times; half a pixel is 0.3
 
 
 def test_grey_and_transparent_images_become_colour_images():

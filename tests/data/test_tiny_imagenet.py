@@ -115,7 +115,7 @@ def test_a_truncated_or_damaged_zip_is_refused_and_the_next_one_taken(tmp_path):
     assert f"{path} holds no wnids.txt" in said(path, tmp_path / "data")
     place = whole.index(jpeg(1)[2:40]) if jpeg(1)[2:40] in whole else len(whole) // 3  # inside of some image
     path.write_bytes(whole[:place] + bytes(60) + whole[place + 60 :])
-    assert f"cannot be read" in (line := said(path, tmp_path / "data")) and URL in line
+    assert "cannot be read" in (line := said(path, tmp_path / "data")) and URL in line
     path.write_bytes(whole)
     assert len(sources.load("tiny_imagenet", "train", data_dir=str(tmp_path / "data"), archive=str(path)).labels) == 12
 
@@ -151,7 +151,10 @@ def rearranged(root):
         (lambda root: (root / "val" / "val_annotations.txt").write_text("val_0.JPEG"), "of class ''"),
         (lambda root: (root / "val/images/val_3.JPEG").write_bytes(jpeg(3)[:500]), "val_3.JPEG cannot be decoded"),
         (lambda root: (root / "val/images/val_3.JPEG").write_bytes(b"?"), "val_3.JPEG cannot be decoded"),
-        (lambda root: (root / "val/images/val_3.JPEG").write_bytes(jpeg(3, size=(32, 64))), "64x32 pixels, expected 64x64"),
+        (
+            lambda root: (root / "val/images/val_3.JPEG").write_bytes(jpeg(3, size=(32, 64))),
+            "64x32 pixels, expected 64x64",
+        ),
     ],
 )
 def test_another_layout_is_refused_with_the_file(tmp_path, spoil, expected):

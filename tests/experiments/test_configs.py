@@ -62,7 +62,9 @@ def test_every_variant_of_every_family_is_a_good_config(variant):
             build.check(app.to_dict(module_of(name).get_config(form)))
 
 
-@pytest.mark.parametrize("variant", [name for name in variants.VARIANTS if not name.startswith(("simplex_3", "simplex_4", "simplex_5"))])
+@pytest.mark.parametrize(
+    "variant", [name for name in variants.VARIANTS if not name.startswith(("simplex_3", "simplex_4", "simplex_5"))]
+)
 def test_every_variant_runs_tiny_from_training_to_figures(variant, tmp_path):
     network = "cifar_resnet_8_2" if variant == "dropout" else "mlp_16"
     config = load("fashion_mnist", f"{variant},tiny", network=network)
@@ -133,7 +135,10 @@ def test_whole_numbers_are_taken_for_floats():
     "changed, message",
     [
         ({"batch_size": 2000}, "batch_size is 2000 but the data have 1437 examples"),
-        ({"batch_size": 30, "num_samples": 4}, "batch_size is 30, which 4 samples .* on 1 devices do not divide.* multiple of 4"),
+        (
+            {"batch_size": 30, "num_samples": 4},
+            "batch_size is 30, which 4 samples .* on 1 devices do not divide.* multiple of 4",
+        ),
         ({"num_devices": 99}, "num_devices is 99 but there are"),
         ({"dataset": "cifar10"}, "cifar10 is not prepared in .*tfds.builder\\(.cifar10"),
     ],

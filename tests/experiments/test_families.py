@@ -83,7 +83,9 @@ def test_captures_are_the_exact_epochs_and_their_mean_is_evaluated(trained):
 def test_an_ensemble_is_made_of_what_runs_give(trained):
     members = {"midpoint": 2, "endpoints": 4, "random": 6}
     for kind, number in members.items():
-        facts = analyze.run(analysis(trained, "ensemble", ["line_0", "line_1"], members=kind, num_draws=3), trained / kind)
+        facts = analyze.run(
+            analysis(trained, "ensemble", ["line_0", "line_1"], members=kind, num_draws=3), trained / kind
+        )
         assert len(facts["members"]) == len(facts["scores"]["accuracy"]) == number
         assert len(facts["ensembles"]["nll"]) == number and np.shape(facts["disagreement"]) == (number, number)
     arrays, _ = records.load_results(trained / "endpoints", "ensemble")
@@ -115,7 +117,11 @@ def test_an_ensemble_of_a_network_with_itself_is_that_network(trained):
 
 
 def test_a_line_between_two_networks_begins_and_ends_at_them(trained):
-    facts = analyze.run(analysis(trained, "line", ["line_0", "members"], members="midpoint", num_points=3) | {"runs": str(trained / "members")}, trained / "between")
+    facts = analyze.run(
+        analysis(trained, "line", ["line_0", "members"], members="midpoint", num_points=3)
+        | {"runs": str(trained / "members")},
+        trained / "between",
+    )
     own = evaluate.run(None, trained / "members")["scores"]
     np.testing.assert_allclose([facts["scores"]["nll"][0], facts["scores"]["nll"][-1]], own["nll"], rtol=1e-5)
     assert len(facts["scores"]["pair_accuracy"]) == 3
@@ -123,7 +129,15 @@ def test_a_line_between_two_networks_begins_and_ends_at_them(trained):
 
 @pytest.mark.parametrize(
     "average, number",
-    [("mean", 1), ("random", 4), ("random_layerwise", 4), ("random_per_weight", 4), ("towards_each", 3), ("swag", 4), ("swag_diagonal", 4)],
+    [
+        ("mean", 1),
+        ("random", 4),
+        ("random_layerwise", 4),
+        ("random_per_weight", 4),
+        ("towards_each", 3),
+        ("swag", 4),
+        ("swag_diagonal", 4),
+    ],
 )
 def test_every_average_is_scored(average, number, trained):
     config = analysis(trained, average, ["simplex"], members="endpoints", num_draws=4)
@@ -134,14 +148,26 @@ def test_every_average_is_scored(average, number, trained):
 @pytest.mark.parametrize(
     "form, names, fields, error, message",
     [
-        ("ensemble", ["line_0", "other"], {}, CheckpointError, "has network 'mlp_8' but .*'mlp_16': networks are analysed"),
+        (
+            "ensemble",
+            ["line_0", "other"],
+            {},
+            CheckpointError,
+            "has network 'mlp_8' but .*'mlp_16': networks are analysed",
+        ),
         ("ensemble", ["line_0", "nowhere"], {}, RunDirectoryError, "nowhere is no run directory"),
         ("line", ["line_0"], {}, ConfigError, "give 1 networks, an analysis 'line' takes exactly two"),
         ("mean", ["line_0"], {}, ConfigError, "give 1 networks, an analysis 'average' takes at least two"),
         ("mean", ["line_0"], {"members": "captures"}, ConfigError, "line_0 captured none"),
         ("median", ["line_0"], {}, ConfigError, "config.average is 'median': it takes str, one of mean"),
         ("line", [], {"runs": ""}, ConfigError, "config.runs names no run directory"),
-        ("ensemble", ["line_0"], {"test_dataset": "digit"}, DataError, "data set 'digit' is unknown: did you mean digits"),
+        (
+            "ensemble",
+            ["line_0"],
+            {"test_dataset": "digit"},
+            DataError,
+            "data set 'digit' is unknown: did you mean digits",
+        ),
     ],
 )
 def test_what_cannot_be_analysed_is_named(form, names, fields, error, message, trained, tmp_path):
@@ -155,7 +181,11 @@ def swept(tmp_path_factory):
     """A sweep of two variants, run by its command."""
     folder = tmp_path_factory.mktemp("swept")
     options = ["--config=configs/sweep_fashion_mnist.py:tiny", f"--workdir={folder}"]
-    options += ["--config.variants=('plain,tiny','line,tiny')", "--config.seeds=(3,)", "--config.fields=network=mlp_16 num_devices=1 num_points=3"]
+    options += [
+        "--config.variants=('plain,tiny','line,tiny')",
+        "--config.seeds=(3,)",
+        "--config.fields=network=mlp_16 num_devices=1 num_points=3",
+    ]
     process = launch("sweep", *options)
     assert process.returncode == 0, process.err
     return folder, options, process
@@ -179,21 +209,41 @@ def test_a_sweep_of_another_config_is_refused(swept):
 
 
 def test_failed_runs_are_named_and_the_others_go_on(tmp_path):
-    config = dict(config="configs/fashion_mnist.py", variants=("plain,tiny", "plane,tiny"), seeds=(0,), fields="network=mlp_16", cluster="", cluster_options="")
-    with pytest.raises(RunDirectoryError, match=r"1 of 2 runs failed \(plane\+tiny_0: error: variant 'plane' is unknown") as caught:
+    config = dict(
+        config="configs/fashion_mnist.py",
+        variants=("plain,tiny", "plane,tiny"),
+        seeds=(0,),
+        fields="network=mlp_16",
+        cluster="",
+        cluster_options="",
+    )
+    with pytest.raises(
+        RunDirectoryError, match=r"1 of 2 runs failed \(plane\+tiny_0: error: variant 'plane' is unknown"
+    ) as caught:
         sweep.run(config, tmp_path)
     assert "\n" not in str(caught.value) and sweep.is_finished(tmp_path / "plain+tiny_0")
 
 
 def test_a_sweep_as_cluster_jobs(tmp_path):
-    config = dict(config="configs/line_digits.py", variants=("tiny",), seeds=(0,), fields="network=mlp_16", cluster="local", cluster_options="timeout_min=5")
+    config = dict(
+        config="configs/line_digits.py",
+        variants=("tiny",),
+        seeds=(0,),
+        fields="network=mlp_16",
+        cluster="local",
+        cluster_options="timeout_min=5",
+    )
     assert sweep.run(config, tmp_path) == {"finished": 0, "ran": 1}
     assert sweep.run(config, tmp_path) == {"finished": 1, "ran": 0}
 
 
 @pytest.mark.parametrize(
     "fields, message",
-    [({"seeds": (0.5,)}, "config.seeds is"), ({"fields": "a"}, "'a' in 'a' has no value"), ({"cluster": "moon"}, "config.cluster is 'moon'")],
+    [
+        ({"seeds": (0.5,)}, "config.seeds is"),
+        ({"fields": "a"}, "'a' in 'a' has no value"),
+        ({"cluster": "moon"}, "config.cluster is 'moon'"),
+    ],
 )
 def test_a_wrong_sweep_is_named(fields, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
@@ -217,7 +267,15 @@ def invented_family():
         accuracy = (shift + 0.01 * seed + 0.001 * rng.random(5 if curve else 1)).tolist()
         scores = {"accuracy": accuracy, "nll": accuracy, "ece_20": accuracy}
         scores |= {f"pair_{name}": values for name, values in scores.items()} if curve else {}
-        config = dict(subspace=subspace, num_endpoints=endpoints, layerwise=layerwise, label_noise=noise, beta=1.0, num_samples=1, seed=seed)
+        config = dict(
+            subspace=subspace,
+            num_endpoints=endpoints,
+            layerwise=layerwise,
+            label_noise=noise,
+            beta=1.0,
+            num_samples=1,
+            seed=seed,
+        )
         return {"scores": scores, "midpoint": 2 if curve else 0, "config": config}
 
     both = lambda *args, **options: [facts(*args, seed=seed, **options) for seed in (0, 1)]
@@ -228,15 +286,24 @@ def invented_family():
 
 def test_figures_show_what_results_hold():
     family = invented_family()
-    figure = families.profiles({name: family[name] for name in ("line", "curve", "plain")}, family["plain"], [0.92, 0.93])
+    figure = families.profiles(
+        {name: family[name] for name in ("line", "curve", "plain")}, family["plain"], [0.92, 0.93]
+    )
     solid, dashed = figure.axes[0].lines[:2]
-    np.testing.assert_allclose(solid.get_ydata(), 100 * np.mean([run["scores"]["pair_accuracy"] for run in family["line"]], 0))
-    np.testing.assert_allclose(dashed.get_ydata(), 100 * np.mean([run["scores"]["accuracy"] for run in family["line"]], 0))
+    np.testing.assert_allclose(
+        solid.get_ydata(), 100 * np.mean([run["scores"]["pair_accuracy"] for run in family["line"]], 0)
+    )
+    np.testing.assert_allclose(
+        dashed.get_ydata(), 100 * np.mean([run["scores"]["accuracy"] for run in family["line"]], 0)
+    )
     sizes = families.simplex_sizes(family, family["plain"]).axes[0]
     assert sizes.get_xticks().tolist() == [2, 3, 4]
     noise = families.label_noise(family)
     assert [text.get_text() for text in noise.legends[0].texts] == ["line"]
-    assert families.profiles({"plain": family["plain"]}) is None and families.label_noise({"plain": family["plain"]}) is None
+    assert (
+        families.profiles({"plain": family["plain"]}) is None
+        and families.label_noise({"plain": family["plain"]}) is None
+    )
 
 
 def test_tables_hold_means_and_deviations(tmp_path):

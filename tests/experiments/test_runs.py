@@ -159,7 +159,9 @@ def test_nothing_readable_is_one_clear_error(config, tmp_path, damage):
 
 def test_a_checkpoint_of_another_architecture_is_refused_with_the_leaves_that_differ(config, tmp_path):
     train.run(config, tmp_path)
-    with pytest.raises(CheckpointError, match=r"checkpoint 88 .* another architecture.*Dense_0/bias \(2, 16\) instead of \(2, 8\)"):
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint 88 .* another architecture.*Dense_0/bias \(2, 16\) instead of \(2, 8\)"
+    ):
         evaluate.run(config | {"network": "mlp_8"}, tmp_path)
     with pytest.raises(CheckpointError, match=r"- Conv_0/kernel"):
         evaluate.run(config | {"network": "lenet"}, tmp_path)
@@ -196,7 +198,9 @@ def test_missing_things_are_named(config, tmp_path):
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_spoils_no_checkpoint(config, tmp_path):
     config |= {"learning_rate": 1e30, "warmup_epochs": 0, "schedule": "piecewise"}
-    with pytest.raises(NonFiniteLossError, match="the loss is not finite at step .* of 88 .*: lower learning_rate") as caught:
+    with pytest.raises(
+        NonFiniteLossError, match="the loss is not finite at step .* of 88 .*: lower learning_rate"
+    ) as caught:
         train.run(config, tmp_path)
     assert "\n" not in str(caught.value)
     with pytest.raises(CheckpointError, match="no finished checkpoint"):
@@ -241,7 +245,10 @@ def test_results_are_written_whole_and_read_back(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--config.learning_rat=0.1"], "error: config field 'learning_rat', which is unknown: did you mean learning_rate"),
+        (
+            ["--config.learning_rat=0.1"],
+            "error: config field 'learning_rat', which is unknown: did you mean learning_rate",
+        ),
         (["--config.num_epochs=2.5"], "error: flag --config.num_epochs=2.5: invalid literal for int"),
         (["--config.learning_rate=abc"], "error: flag --config.learning_rate=abc: could not convert"),
         (["--config.dataset=cifar10"], "error: cifar10 is not prepared in"),
@@ -268,7 +275,9 @@ def test_a_full_disk_is_one_line_and_loses_nothing(most_bytes, config, tmp_path)
     """The limit on file sizes stands for a full disk: a write fails in the middle of the run."""
     sources.load("digits", "train")
     limited = "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-    limited += f"resource.setrlimit(resource.RLIMIT_FSIZE, ({most_bytes}, {most_bytes})); sys.argv[0] = 'launch/train.py';"
+    limited += (
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({most_bytes}, {most_bytes})); sys.argv[0] = 'launch/train.py';"
+    )
     limited += "runpy.run_module('launch.train', run_name='__main__')"
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": ""}
     process = subprocess.run(

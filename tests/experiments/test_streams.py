@@ -43,8 +43,19 @@ def folder(tmp_path_factory):
 def config(folder, monkeypatch):
     small = dataclasses.replace(catalogue.DATASETS["imagenet2012"], image_shape=(SIZE, SIZE, 3))
     monkeypatch.setitem(catalogue.DATASETS, "imagenet2012", small)
-    fields = dict(network="cifar_resnet_8_2", batch_size=8, num_epochs=3, num_points=3, eval_batch_size=8, num_refresh_batches=3)
-    return load("imagenet", "line", data_dir=str(folder), checkpoint_every=1, test_every=3, warmup_epochs=0, log_every=2, **fields)
+    fields = dict(
+        network="cifar_resnet_8_2", batch_size=8, num_epochs=3, num_points=3, eval_batch_size=8, num_refresh_batches=3
+    )
+    return load(
+        "imagenet",
+        "line",
+        data_dir=str(folder),
+        checkpoint_every=1,
+        test_every=3,
+        warmup_epochs=0,
+        log_every=2,
+        **fields,
+    )
 
 
 def test_a_stream_trains_and_is_evaluated(config, tmp_path):
@@ -80,7 +91,9 @@ def test_streamed_evaluation_is_that_of_the_arrays(config):
     images = np.concatenate([batch[mask] for batch, _, mask in data.images()])
     assert images.shape == (22, SIZE, SIZE, 3) and sorted(data.labels) == [0] * 11 + [1] * 11
     stacked = jax.jit(model.init, static_argnums=1)(jax.random.key(0), 2)
-    points = [{"params": params, "batch_stats": stacked["batch_stats"]} for params in geometry.unstack(stacked["params"])]
+    points = [
+        {"params": params, "batch_stats": stacked["batch_stats"]} for params in geometry.unstack(stacked["params"])
+    ]
     both = [evaluation.predict(model.apply, points[0], of, 8) for of in (data.images, images)]
     np.testing.assert_allclose(*both, rtol=1e-4, atol=1e-5)
     both = [evaluation.feature_cosine(model.features, *points, of, 8) for of in (data.images, images)]
@@ -88,7 +101,9 @@ def test_streamed_evaluation_is_that_of_the_arrays(config):
     full = lambda: (batch for batch in data.images() if batch.mask.all())  # two batches of 8
     straight = lambda variables, images, key: model.apply_train(variables, images, jax.random.key(0))
     first = evaluation.refresh_batch_stats(straight, points[0], lambda: itertools.islice(full(), 1), jax.random.key(1))
-    second = evaluation.refresh_batch_stats(straight, points[0], lambda: itertools.islice(full(), 1, 2), jax.random.key(1))
+    second = evaluation.refresh_batch_stats(
+        straight, points[0], lambda: itertools.islice(full(), 1, 2), jax.random.key(1)
+    )
     mean = evaluation.refresh_batch_stats(straight, points[0], full, jax.random.key(1))
     chex.assert_trees_all_close(mean, jax.tree.map(lambda a, b: (a + b) / 2, first, second), rtol=1e-4, atol=1e-6)
 

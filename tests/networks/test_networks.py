@@ -37,7 +37,14 @@ NETWORKS = {  # network, images it takes, number of parameters
     "resnet_50": (ResNet50(1000), (224, 224, 3), 25_556_032),
     "wide_resnet_50_2": (WideResNet50(1000), (224, 224, 3), 68_882_240),
 }
-BIG = ("cifar_resnet_32", "cifar_resnet_56", "tiny_imagenet_resnet_18", "tiny_imagenet_resnet_50", "resnet_50", "wide_resnet_50_2")
+BIG = (
+    "cifar_resnet_32",
+    "cifar_resnet_56",
+    "tiny_imagenet_resnet_18",
+    "tiny_imagenet_resnet_50",
+    "resnet_50",
+    "wide_resnet_50_2",
+)
 SMALL = [name for name in NETWORKS if name not in BIG]
 
 
@@ -94,7 +101,9 @@ def test_logits_and_dtypes(name, getkey):
     network, variables, images = initialised(name, getkey)
     assert jax.jit(network.apply)(variables, images).shape == (6, 10)
     half = network.clone(dtype=jnp.bfloat16)
-    train = jax.jit(lambda key: half.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key}))
+    train = jax.jit(
+        lambda key: half.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
+    )
     logits, updated = train(getkey())
     assert logits.dtype == jnp.bfloat16
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(updated))
@@ -141,12 +150,15 @@ def test_a_stack_has_as_many_parameters_an_endpoint(name, num_endpoints):
 
 
 @pytest.mark.parametrize(
-    "name, shape", [("cifar_resnet_20", (8, 8, 64)), ("tiny_imagenet_resnet_18", (8, 8, 512)), ("resnet_50", (1, 1, 2048))]
+    "name, shape",
+    [("cifar_resnet_20", (8, 8, 64)), ("tiny_imagenet_resnet_18", (8, 8, 512)), ("resnet_50", (1, 1, 2048))],
 )
 def test_features_are_those_of_the_paper(name, shape):
     network, image, _ = NETWORKS[name]
     features = jax.eval_shape(
-        lambda: network.init_with_output(jax.random.key(0), jnp.zeros((2, *image)), mutable=["params", "batch_stats", "intermediates"])
+        lambda: network.init_with_output(
+            jax.random.key(0), jnp.zeros((2, *image)), mutable=["params", "batch_stats", "intermediates"]
+        )
     )[1]["intermediates"]["features"][0]
     assert features.shape == (2, *shape)
 
@@ -167,7 +179,9 @@ def test_dropout_is_on_the_branch_in_training_alone(getkey):
     np.testing.assert_array_equal(jax.jit(dropped.apply)(variables, images), jax.jit(plain.apply)(variables, images))
 
     def train(network, **rngs):
-        return jax.jit(lambda rngs: network.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs))(rngs)
+        return jax.jit(lambda rngs: network.apply(variables, images, train=True, mutable=["batch_stats"], rngs=rngs))(
+            rngs
+        )
 
     (logits, updated), (others, other_updated) = train(dropped, dropout=getkey()), train(plain)  # plain needs no key
     assert np.any(logits != others)
@@ -190,15 +204,28 @@ def test_the_transformer_does_not_care_for_the_order_of_patches_but_for_their_po
     assert np.abs(run(variables, swapped) - logits).max() > 1e-4
 
 
-@pytest.mark.parametrize("options, message", [({"patch": 3}, "patches of 3 do not divide"), ({"num_heads": 5}, "5 heads do not")])
+@pytest.mark.parametrize(
+    "options, message", [({"patch": 3}, "patches of 3 do not divide"), ({"num_heads": 5}, "5 heads do not")]
+)
 def test_the_transformer_refuses_sizes_that_do_not_fit(options, message):
     with pytest.raises(ValueError, match=message):
         VisionTransformer(10, **options).init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
 
 
 def test_every_family_has_names_that_it_takes():
-    for name in ("mlp", "mlp_3_4", "lenet", "cifar_resnet_8_2", "tiny_imagenet_resnet_50", "resnet_101", "wide_resnet_50_2", "vision_transformer_4_64_4_4"):
-        assert isinstance(families.by_name(name, 10, dtype=jnp.float32, axis_name=None, dropout=0.0), families.nn.Module)
+    for name in (
+        "mlp",
+        "mlp_3_4",
+        "lenet",
+        "cifar_resnet_8_2",
+        "tiny_imagenet_resnet_50",
+        "resnet_101",
+        "wide_resnet_50_2",
+        "vision_transformer_4_64_4_4",
+    ):
+        assert isinstance(
+            families.by_name(name, 10, dtype=jnp.float32, axis_name=None, dropout=0.0), families.nn.Module
+        )
     network = families.by_name("cifar_resnet_14_3", 7, dtype=jnp.bfloat16, axis_name="batch", dropout=0.2)
     assert network == CifarResNet(7, 14, 3, 0.2, jnp.bfloat16, "batch")
 

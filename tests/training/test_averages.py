@@ -110,7 +110,9 @@ def test_another_architecture_cannot_join(stack):
 
 def test_every_scalar_has_coordinates_of_its_own():
     """Of one-hot networks the mixture shows its coordinates: Dirichlet(1, 1, 1) has variance 2 / (9 * 4)."""
-    shown = averages.per_weight({"w": jnp.stack([jnp.ones(50_000), jnp.zeros(50_000), jnp.zeros(50_000)])}, jax.random.key(1))["w"]
+    shown = averages.per_weight(
+        {"w": jnp.stack([jnp.ones(50_000), jnp.zeros(50_000), jnp.zeros(50_000)])}, jax.random.key(1)
+    )["w"]
     assert float(jnp.mean(shown)) == pytest.approx(1 / 3, abs=0.005)
     assert float(jnp.var(shown)) == pytest.approx(1 / 18, rel=0.03)
     assert abs(np.corrcoef(shown[:-1], shown[1:])[0, 1]) < 0.02

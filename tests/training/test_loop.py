@@ -48,7 +48,12 @@ class Recorder:
 def test_it_stops_at_epochs_and_periods_and_saves_only_what_was_recorded():
     run = Recorder()
     assert int(run.fit().step) == 10
-    assert [e for e in run.events if e.startswith("advance")] == ["advance 0+4", "advance 4+1", "advance 5+3", "advance 8+2"]
+    assert [e for e in run.events if e.startswith("advance")] == [
+        "advance 0+4",
+        "advance 4+1",
+        "advance 5+3",
+        "advance 8+2",
+    ]
     assert [e for e in run.events if not e.startswith("advance")] == [
         "record 4", "record 5", "save 5", "record 8", "record 10", "save 10"
     ]  # fmt: skip

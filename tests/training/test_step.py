@@ -36,7 +36,9 @@ def pixels(images):
 
 
 def train_mode(network, variables, images, key):
-    outputs, updated = network.apply(variables, pixels(images), train=True, mutable=["batch_stats"], rngs={"dropout": key})
+    outputs, updated = network.apply(
+        variables, pixels(images), train=True, mutable=["batch_stats"], rngs={"dropout": key}
+    )
     return outputs, updated.get("batch_stats", {})
 
 
@@ -103,9 +105,9 @@ def test_one_endpoint_trains_like_plain_flax_and_optax(digits):
     images, labels = digits
     module = ConvNet()
     metrics, state = train(geometry.Simplex(1), digits, num_steps=5)
-    variables = geometry.unstack(
-        geometry.init_stack(module, jax.random.key(1), 1, jnp.zeros((1, 8, 8, 1)))["params"]
-    )[0]
+    variables = geometry.unstack(geometry.init_stack(module, jax.random.key(1), 1, jnp.zeros((1, 8, 8, 1)))["params"])[
+        0
+    ]
     stats = module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["batch_stats"]
     tx = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(RATE, momentum=MOMENTUM))
     opt_state = tx.init(variables)
