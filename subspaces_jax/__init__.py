@@ -14,6 +14,6 @@ The floors, each importing only from those below it:
 
     3  experiments
     2  training  connecting  analysis  plots
-    1  evaluation  checkpoints  parallel  records
+    1  evaluation  checkpoints  parallel  records  events
     0  geometry  networks  data  trees  rngs  losses  metrics  logs  errors
 """

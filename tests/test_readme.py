@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from configs import variants
 from subspaces_jax.experiments import fields
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -36,14 +37,22 @@ def test_commands_name_what_exists(command):
         if word.startswith("--config="):
             assert (ROOT / word.removeprefix("--config=").split(":")[0]).exists(), word
         if word.startswith("--config."):
-            assert word.removeprefix("--config.").split("=")[0] in fields.FIELDS, word
+            assert word.removeprefix("--config.").split("=")[0] in fields.FIELDS | fields.ANALYSIS_FIELDS, word
 
 
 def test_files_that_are_named_exist():
-    named = re.findall(r"`((?:configs|colabs|launch|tests|subspaces_jax|networks|geometry)/[\w/.]*)`", README)
-    assert len(named) > 5
+    rooms = "configs|colabs|launch|tests|subspaces_jax|networks|geometry|training|data|analysis|experiments"
+    named = re.findall(rf"`((?:{rooms})/[\w/.]*)(?::\w*)?`", README)
+    assert len(named) > 9
     for name in named:
         assert (ROOT / name).exists() or (ROOT / "subspaces_jax" / name).exists(), name
+
+
+def test_variants_that_are_named_exist():
+    named = re.findall(r"`(?:configs/(?:cifar10|fashion_mnist)\.py)?:([\w,]+)`", README)
+    assert len(named) > 9
+    for variant in ",".join(named).split(","):
+        assert variant in variants.VARIANTS or variant in fields.AVERAGES, variant
 
 
 def test_the_example_runs():
