@@ -25,7 +25,7 @@ def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     """Trains what the config says, from the latest checkpoint of `workdir` where there is one, to the end.
 
     Args:
-        config: a mapping with the fields of `build.FIELDS`.
+        config: a mapping with the fields of `fields.FIELDS`.
         workdir: the run directory, made if need be.
 
     Returns:
