@@ -80,5 +80,7 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
 
 
 def _fail(error: Any, status: int = 2) -> None:
+    logging.disable()  # what is torn down from here on may complain, and the last word is this line's
+    sys.unraisablehook = lambda unraisable: None
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(status)

@@ -71,7 +71,7 @@ def open_manager(
     kept += [policies.EveryNSteps(keep_every)] if keep_every else []
     options = ocp.CheckpointManagerOptions(preservation_policy=policies.AnyPreservationPolicy(kept))
     folder = pathlib.Path(workdir).absolute() / FOLDER
-    with logs.quiet():
+    with logs.quiet(logging.CRITICAL):  # Orbax logs the tracebacks of what it raises, too
         manager = ocp.CheckpointManager(folder, options=options)
         try:
             yield manager

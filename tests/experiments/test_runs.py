@@ -56,7 +56,7 @@ def flags(workdir, **fields):
 
 
 # Orbax leaves tasks of a closed event loop behind where it meets damage
-damaging = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def damage():
                 path.write_bytes(path.read_bytes()[:20])
 
     yield damage
-    gc.collect()  # so that what Orbax leaves goes with the test that is marked for it
+    gc.collect()  # so that what Orbax leaves goes with the tests of this file
 
 
 class Interrupted(Exception):
@@ -127,7 +127,6 @@ def test_a_finished_run_is_left_as_it_is(config, tmp_path):
     assert rows(tmp_path) == before
 
 
-@damaging
 def test_a_damaged_checkpoint_is_set_aside_and_training_goes_on_from_the_one_before(config, tmp_path, caplog, damage):
     train.run(config, tmp_path / "whole")
     train.run(config, tmp_path / "run")
@@ -146,7 +145,6 @@ def test_a_half_written_checkpoint_is_not_seen(config, tmp_path):
     assert checkpoints.restore(tmp_path).step == 66
 
 
-@damaging
 def test_nothing_readable_is_one_clear_error(config, tmp_path, damage):
     train.run(config, tmp_path)
     for folder in (tmp_path / "checkpoints").iterdir():
