@@ -1,12 +1,14 @@
 """Trained networks together. The form names the analysis: ensemble, line, or a kind of average.
 
     python -m launch.analyze --config=configs/analyze.py:ensemble --config.runs=runs/a,runs/b --workdir=runs/a_and_b
-    python -m launch.analyze --config=configs/analyze.py:swag --config.runs=runs/swa --config.members=captures --workdir=runs/swag
+    python -m launch.analyze --config=configs/analyze.py:swag \
+        --config.runs=runs/swa --config.members=captures --workdir=runs/swag
     python -m launch.analyze --config=configs/analyze.py:line --config.runs=runs/a,runs/b --workdir=runs/between
 
 ImageNet-C (BatchNorm statistics from clean training images):
 
-    python -m launch.analyze --config=configs/analyze.py --config.runs=runs/imagenet/line_0 --workdir=runs/imagenet/snow \
+    python -m launch.analyze --config=configs/analyze.py \
+        --config.runs=runs/imagenet/line_0 --workdir=runs/imagenet/snow \
         --config.test_dataset=imagenet_c/snow_1 --config.test_archive=imagenet-c
 
 The meaning of each field is in subspaces_jax/experiments/fields.py (ANALYSIS_FIELDS).

@@ -3,8 +3,9 @@
     python -m launch.train --config=configs/cifar10.py:line_layerwise --workdir=runs/cifar10/line_layerwise_0
     python -m launch.sweep --config=configs/sweep_cifar10.py --workdir=runs/cifar10
 
-For an accelerator (--config.dtype=bfloat16). The paper's window for cResNet20 is 91.3 % to 93.5 % (Wortsman et al. 2021,
-arXiv:2102.10472, figure 4). Not yet run here: CIFAR-10 has to be prepared first, and training says with which command.
+For an accelerator (--config.dtype=bfloat16). The paper's window for cResNet20 is 91.3 % to 93.5 % (Wortsman et al.
+2021, arXiv:2102.10472, figure 4). Not yet run here: CIFAR-10 has to be prepared first, and training says with which
+command.
 """
 
 from configs import base, variants

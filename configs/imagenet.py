@@ -2,8 +2,8 @@
 
     python -m launch.train --config=configs/imagenet.py:line --workdir=runs/imagenet/line_0
 
-For several accelerators (--config.dtype=bfloat16). Images stream from ArrayRecord files, decoded and cropped on the host.
-Not yet run here: ImageNet has to be prepared first, and training says with which command.
+For several accelerators (--config.dtype=bfloat16). Images stream from ArrayRecord files, decoded and cropped on the
+host. Not yet run here: ImageNet has to be prepared first, and training says with which command.
 """
 
 from configs import base, variants

@@ -1,6 +1,6 @@
 """A line of small vision transformers on digits: LayerNorm and attention, and the same step.
 
-    python -m launch.train --config=configs/line_transformer_digits.py --workdir=runs/line_transformer_digits
+python -m launch.train --config=configs/line_transformer_digits.py --workdir=runs/line_transformer_digits
 """
 
 from configs import line_digits

@@ -1,6 +1,7 @@
 """Figures 4 and 5 of the subspace paper on TinyImageNet: curves, and simplexes of 2 to 6, global and layerwise.
 
-    python -m launch.sweep --config=configs/sweep_tiny_imagenet.py --workdir=runs/tiny_imagenet --config.fields=dtype=bfloat16
+    python -m launch.sweep --config=configs/sweep_tiny_imagenet.py \
+        --workdir=runs/tiny_imagenet --config.fields=dtype=bfloat16
 
 Not yet run here.
 """

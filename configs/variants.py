@@ -1,7 +1,7 @@
 """What is trained on a data set, as differences from its base config: the part of a config's name after the colon.
 
-    --config=configs/cifar10.py:line_layerwise            one variant
-    --config=configs/fashion_mnist.py:line,noise_40,tiny  several, applied from left to right, and the tiny form
+--config=configs/cifar10.py:line_layerwise            one variant
+--config=configs/fashion_mnist.py:line,noise_40,tiny  several, applied from left to right, and the tiny form
 """
 
 from collections.abc import Callable

@@ -1,4 +1,7 @@
-"""Analyses trained runs together: python -m launch.analyze --config=configs/analyze.py --config.runs=runs/a,runs/b --workdir=runs/a_and_b"""
+"""Analyses trained runs together:
+
+python -m launch.analyze --config=configs/analyze.py --config.runs=runs/a,runs/b --workdir=runs/a_and_b
+"""
 
 from launch import app
 from subspaces_jax.experiments import analyze

@@ -25,7 +25,9 @@ def main(_):
 
         peer = torch_peer.stepper
     device = jax.devices()[0]
-    print(f"{task} on {device.platform} ({device.device_kind}), jax {jax.__version__}, median of {_ROUNDS.value} rounds")
+    print(
+        f"{task} on {device.platform} ({device.device_kind}), jax {jax.__version__}, median of {_ROUNDS.value} rounds"
+    )
     print(benchmark.table(benchmark.run(task, _ROUNDS.value, peer)))
 
 

@@ -22,7 +22,9 @@ class Block(nn.Module):
         )
         self.shortcut = nn.Identity()
         if stride != 1 or channels != features:
-            self.shortcut = nn.Sequential(nn.Conv2d(channels, features, 1, stride, bias=False), nn.BatchNorm2d(features))
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(channels, features, 1, stride, bias=False), nn.BatchNorm2d(features)
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.relu(self.branch(x) + self.shortcut(x))

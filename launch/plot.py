@@ -1,11 +1,15 @@
-"""Draws a run's figures from its files: python -m launch.plot --workdir=runs/line_digits"""
+"""Draws the figures of a run or of a sweep from its files, and prints a sweep's table:
+
+python -m launch.plot --workdir=runs/line_digits
+"""
 
 from launch import app
 from subspaces_jax.experiments import plot
 
 
 def run(config, workdir):
-    print("\n".join(plot.run(config, workdir)["figures"]))
+    drawn = plot.run(config, workdir)
+    print("\n".join([*filter(None, [drawn["table"]]), *drawn["figures"]]))
 
 
 if __name__ == "__main__":

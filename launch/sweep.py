@@ -1,4 +1,7 @@
-"""Runs a family of configs over seeds: python -m launch.sweep --config=configs/sweep_fashion_mnist.py --workdir=runs/fashion_mnist"""
+"""Runs a family of configs over seeds:
+
+python -m launch.sweep --config=configs/sweep_fashion_mnist.py --workdir=runs/fashion_mnist
+"""
 
 from launch import app
 from subspaces_jax.experiments import plot, sweep

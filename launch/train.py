@@ -10,7 +10,8 @@ def run(config, workdir):
     print(evaluate.table(facts))
     plot.run(config, workdir)
     print(
-        f"step {facts['step']}: trained in {rows['seconds']:.0f} s, evaluated in {facts['seconds']:.0f} s; see {workdir}"
+        f"step {facts['step']}: trained in {rows['seconds']:.0f} s, evaluated in {facts['seconds']:.0f} s; "
+        f"see {workdir}"
     )
 
 

@@ -81,7 +81,7 @@ def open_manager(
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: Resumable, config: dict[str, Any]) -> None:
-    """Begins to write a checkpoint and returns; the arrays may be donated at once. A step saved before is left alone."""
+    """Begins to write a checkpoint and returns; the arrays may be donated at once. A step saved before stays."""
     if step in manager.all_steps():
         return
     items = {

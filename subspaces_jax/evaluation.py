@@ -5,9 +5,9 @@ Two functions stand for a network here, both of raw images as the data set holds
     apply(variables, images [B, ...]) -> outputs [B, C]                    eval mode
     apply_train(variables, images [B, ...], key) -> (outputs, batch_stats) train mode
 
-Everything jitted compiles once for all points, and data are arguments, never constants of the program. What does not fit
-on the device streams: in the place of images [N, ...] every function here takes a function without arguments that begins
-one pass, an iterable of batches (images [B, ...], labels [B], mask [B]) as of `data.stream`.
+Everything jitted compiles once for all points, and data are arguments, never constants of the program. What does not
+fit on the device streams: in the place of images [N, ...] every function here takes a function without arguments that
+begins one pass, an iterable of batches (images [B, ...], labels [B], mask [B]) as of `data.stream`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -260,8 +260,9 @@ def pair_scores(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
         labels: [N].
 
     Returns:
-        {name: [T]}: "pair_" and a name of `metrics.summary` for the mean of the two probabilities, "pair_total_variation"
-        and "pair_disagreement" between the two, and "pair_logit_mean_accuracy" for the mean of the two logits.
+        {name: [T]}: "pair_" and a name of `metrics.summary` for the mean of the two probabilities,
+        "pair_total_variation" and "pair_disagreement" between the two, and "pair_logit_mean_accuracy" for the mean of
+        the two logits.
     """
     probs, mirrored = jax.nn.softmax(logits), jax.nn.softmax(logits[::-1])
     scores = {f"pair_{name}": value for name, value in metrics.summary(0.5 * (probs + mirrored), labels).items()}

@@ -10,7 +10,8 @@ from tensorboardX.summary import scalar
 
 
 class Events:
-    """One file of events. Writes at once: a full disk ends the thread of a SummaryWriter, whose queue then waits for ever.
+    """One file of events. Writes at once: a full disk ends the thread of a SummaryWriter, whose queue then waits for
+    ever.
 
     Args:
         folder: made if need be.

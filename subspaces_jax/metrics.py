@@ -87,7 +87,7 @@ def disagreement(probs_a: jax.Array, probs_b: jax.Array) -> jax.Array:
 
 
 def disagreement_correct(probs_a: jax.Array, probs_b: jax.Array, labels: jax.Array) -> jax.Array:
-    """Fraction of examples with different most probable classes one of which is the label. Both [..., N, C] -> [...]."""
+    """Fraction of examples with different most probable classes, one of them the label. Both [..., N, C] -> [...]."""
     _check_pair(probs_a, probs_b)
     _check(probs_a, labels)
     a, b = _predictions(probs_a), _predictions(probs_b)
@@ -119,8 +119,8 @@ def reliability(probs: jax.Array, labels: jax.Array, num_bins: int = 15) -> dict
         num_bins: equal widths of the confidence.
 
     Returns:
-        {"count", "confidence", "accuracy"}: each [..., num_bins]: examples, and their mean confidence and accuracy, 0 in a
-        bin without examples.
+        {"count", "confidence", "accuracy"}: each [..., num_bins]: examples, and their mean confidence and accuracy, 0
+        in a bin without examples.
     """
     _check(probs, labels)
     confidence, correct, bins = _binned(probs, labels, num_bins)

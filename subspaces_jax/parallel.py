@@ -54,7 +54,7 @@ def pmapped(
 
 
 def replicate(tree: PyTree, mesh: Mesh, spec: PartitionSpec = PartitionSpec()) -> PyTree:
-    """Every leaf on the devices of the mesh, whole on each unless `spec` splits it; each process passes the same values."""
+    """Every leaf on the devices of the mesh, whole unless `spec` splits it; each process passes the same values."""
     sharding = NamedSharding(mesh, spec)
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)

@@ -31,8 +31,9 @@ def ensemble_scores(logits: jax.Array, labels: jax.Array, subset: Sequence[int] 
         subset: which members; default all. One may be named twice.
 
     Returns:
-        The names of `metrics.summary`; "logit_mean_accuracy"; "member_accuracy", the members' mean; and means over pairs
-        of members, 0 for one: "total_variation", "disagreement", "disagreement_correct" (they differ and one is right).
+        The names of `metrics.summary`; "logit_mean_accuracy"; "member_accuracy", the members' mean; and means over
+        pairs of members, 0 for one: "total_variation", "disagreement", "disagreement_correct" (they differ and one is
+        right).
 
     Raises:
         ValueError: shapes that do not fit, or a member that is not there.
@@ -85,8 +86,8 @@ def by_size(logits: jax.Array, labels: jax.Array, max_subsets: int = 20, seed: i
         seed: of the draws.
 
     Returns:
-        {name: [M]}: for each name of `ensemble_scores` the mean over subsets of size 1 to M, and under name + "_std" their
-        population standard deviation.
+        {name: [M]}: for each name of `ensemble_scores` the mean over subsets of size 1 to M, and under name + "_std"
+        their population standard deviation.
 
     Raises:
         ValueError: shapes that do not fit, or `max_subsets` below 1.
@@ -126,8 +127,8 @@ def feature_cosines(features: jax.Array | Iterable[jax.Array], squared: bool = F
     """Means over examples of the cosine of every two members' features, or of its square.
 
     Args:
-        features: [M, N, ...], or its parts [M, B, ...] one after another (a generator holds one part at a time); sizes B
-            may differ, and each example counts once.
+        features: [M, N, ...], or its parts [M, B, ...] one after another (a generator holds one part at a time); sizes
+            B may differ, and each example counts once.
         squared: as in `metrics.feature_cosine`.
 
     Returns:
@@ -162,7 +163,7 @@ def _summaries(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
 
 @jax.jit
 def _scores(probs: jax.Array, logits: jax.Array, labels: jax.Array, shares: jax.Array) -> dict[str, jax.Array]:
-    """Of the ensemble in which member m has the share shares[m]; those without one do not count, whatever they predict."""
+    """Of the ensemble where member m has the share shares[m]; those without one do not count, whatever they predict."""
     shares = shares[:, None, None]
     mean = lambda values: jnp.sum(jnp.where(shares > 0, shares * values, 0.0), axis=0)
     return metrics.summary(mean(probs), labels) | {"logit_mean_accuracy": metrics.accuracy(mean(logits), labels)}

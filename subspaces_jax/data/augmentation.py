@@ -38,7 +38,7 @@ def random_flip(keys: jax.Array, images: jax.Array) -> jax.Array:
 
 
 def normalise(images: jax.Array, mean: Sequence[float], std: Sequence[float], dtype: Any = jnp.float32) -> jax.Array:
-    """(images / 255 - mean) / std in float32, then cast to `dtype`. Images uint8 [..., channels], mean and std a channel."""
+    """(images / 255 - mean) / std in float32, then cast to `dtype`. Images uint8 [..., C]; mean, std [C]."""
     scale = 1.0 / (255.0 * jnp.asarray(std, jnp.float32))
     shift = jnp.asarray(mean, jnp.float32) / jnp.asarray(std, jnp.float32)
     shape = (1,) * (images.ndim - 1) + (-1,)

@@ -1,4 +1,4 @@
-"""Data sets as TFDS builders: found where they are prepared, or prepared where that needs nothing but what is at hand."""
+"""Data sets as TFDS builders: found where they are prepared, or prepared where that needs only what is at hand."""
 
 import contextlib
 import fcntl
@@ -54,7 +54,8 @@ def _find(name: str, root: pathlib.Path) -> Any:
             continue
         except Exception as error:  # whatever TFDS makes of damaged or missing metadata
             raise DataError(
-                f"{name} in {root.joinpath(folder, *options.values())} is damaged ({first_line(error)}): delete that folder and "
+                f"{name} in {root.joinpath(folder, *options.values())} is damaged ({first_line(error)}): "
+                f"delete that folder and "
                 f"prepare it again: {_remedy(name, root)}"
             ) from None
         if builder.info.file_format.value in RANDOM_ACCESS:
@@ -94,7 +95,7 @@ def _prepare_from(name: str, root: pathlib.Path, files: pathlib.Path) -> Any:
 
 
 def _prepare(builder_class: Any, root: pathlib.Path, options: dict[str, Any]) -> Any:
-    """The builder, prepared if it is not. TFDS writes to another name and renames at the end, so what is there is whole."""
+    """The builder, prepared if it is not. TFDS renames what it wrote at the end, so what is there is whole."""
     builder = _build(builder_class, root, options)
     if builder.data_path.exists():
         return builder
@@ -105,7 +106,7 @@ def _prepare(builder_class: Any, root: pathlib.Path, options: dict[str, Any]) ->
                 _write(builder)
     except OSError as error:
         raise DataError(
-            f"cannot prepare {builder.data_path} ({first_line(error)}): set data_dir to a folder that you own, with room"
+            f"cannot prepare {builder.data_path} ({first_line(error)}): set data_dir to a folder of yours, with room"
         ) from None
     return builder
 
@@ -159,7 +160,7 @@ def _remedy(name: str, root: pathlib.Path) -> str:
 
 
 def _command(name: str, root: pathlib.Path, options: str = "") -> str:
-    """Not `tfds build`: that of TFDS 4.9.10 imports Apache Beam and mlcroissant, where the library needs TensorFlow only."""
+    """Not `tfds build`, which in TFDS 4.9.10 imports Apache Beam and mlcroissant: the library needs TensorFlow only."""
     code = (
         f'import tensorflow_datasets as tfds; tfds.builder("{name}", data_dir={json.dumps(str(root))}, '
         f'file_format="array_record").download_and_prepare({options})'

@@ -21,7 +21,7 @@ CACHE_FROM = 10_000  # examples: 60,000 PNG images take 4 s to decode and 0.1 s 
 
 
 class Arrays(NamedTuple):
-    """One split. images: uint8 [N, H, W, channels]; labels: int32 [N]. NumPy, in TFDS's order, which is a random one."""
+    """One split. images: uint8 [N, H, W, channels]; labels: int32 [N]. NumPy, in TFDS's random order."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -93,7 +93,8 @@ def load(
     low, high = labels.min(), labels.max()
     if images.shape[1:] != expected.image_shape or images.dtype != np.uint8 or low < 0 or high >= expected.num_classes:
         raise DataError(
-            f"{name} in {builder.data_path} has {images.dtype} images of shape {images.shape[1:]} and labels {low} to {high}, "
+            f"{name} in {builder.data_path} has {images.dtype} images of shape {images.shape[1:]} "
+            f"and labels {low} to {high}, "
             f"expected uint8 {expected.image_shape} and {expected.num_classes} classes: it is another data set"
         )
     return arrays

@@ -1,7 +1,7 @@
 """Analyses of trained runs together: ensembles, averages of weights, and the line between any two networks.
 
-Members are rows of one stack, whatever they come from: midpoints or endpoints of runs, captured checkpoints, random points
-of a subspace. All are evaluated alike, BatchNorm statistics refreshed on the first run's training images.
+Members are rows of one stack, whatever they come from: midpoints or endpoints of runs, captured checkpoints, random
+points of a subspace. All are evaluated alike, BatchNorm statistics refreshed on the first run's training images.
 """
 
 import pathlib
@@ -32,8 +32,8 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         workdir: the analysis' own folder.
 
     Returns:
-        The facts of results/<name>.json: "members" (what each is), "scores" {name: [T]} of the points of the analysis, and
-        for an ensemble "ensembles" (by size), and "disagreement", "total_variation" and "feature_cosine" [M, M].
+        The facts of results/<name>.json: "members" (what each is), "scores" {name: [T]} of the points of the analysis,
+        and for an ensemble "ensembles" (by size), and "disagreement", "total_variation" and "feature_cosine" [M, M].
 
     Raises:
         ConfigError, RunDirectoryError, CheckpointError, DataError: see `errors`.

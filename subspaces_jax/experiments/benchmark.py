@@ -112,8 +112,8 @@ def stepper(task: Task, space: Any, num_samples: int = 1, dispatches: int = 1, n
 def profiler(task: Task, num_points: int, num_images: int, how: str) -> Run:
     """`num_points` points of a line scored with refreshed statistics, in one of three ways.
 
-    "along": with all two-point ensembles, by `along`. "points": each point by a call of its own, no ensembles. "pairs": each
-    point, and then each ensemble from its two networks anew, as where every ensemble is an evaluation of its own.
+    "along": with all two-point ensembles, by `along`. "points": each point by a call of its own, no ensembles. "pairs":
+    each point, and then each ensemble from its two networks anew, as where every ensemble is an evaluation of its own.
     """
     network = families.by_name(task.network, 10, dtype=DTYPES[task.dtype])
     image = jnp.zeros((1, task.size, task.size, task.channels))

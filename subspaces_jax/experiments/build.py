@@ -142,8 +142,8 @@ def _sows(config: Config, module: nn.Module) -> bool:
 def data(config: Config, split: str) -> sources.Arrays:
     """One split of the config's data set, corrupted as the config says: training labels, pixels of both.
 
-    NumPy arrays; of a data set that streams, images are a function that begins one pass, see `evaluation`, in training form
-    for "train", and the training labels, which only training reads, are not there ([N] zeros).
+    NumPy arrays; of a data set that streams, images are a function that begins one pass, see `evaluation`, in training
+    form for "train", and the training labels, which only training reads, are not there ([N] zeros).
     """
     if streams(config):
         return _streamed(config, split)
@@ -298,8 +298,8 @@ def mesh(config: Config) -> jax.sharding.Mesh:
     parts = devices * config["num_samples"]
     if config["batch_size"] % parts:
         raise ConfigError(
-            f"config.batch_size is {config['batch_size']}, which {config['num_samples']} samples (config.num_samples) on "
-            f"{devices} devices do not divide: choose a multiple of {parts}"
+            f"config.batch_size is {config['batch_size']}, which {config['num_samples']} samples (config.num_samples) "
+            f"on {devices} devices do not divide: choose a multiple of {parts}"
         )
     return made
 

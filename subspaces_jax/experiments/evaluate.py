@@ -18,10 +18,10 @@ RESULTS = "points"
 def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | None = None) -> dict[str, Any]:
     """Scores the points of what a run trained, the BatchNorm statistics refreshed at each, and writes results/points.
 
-    A curve gets config.num_points points, equally spaced in t, each also as an ensemble with its mirror image. A simplex
-    gets its lattice with config.num_points to a side, and its barycentre. One network gets one point. Members trained
-    together get one each, and a run that captured checkpoints one for each and one for their mean (SWA); both get the
-    scores of their ensembles by size.
+    A curve gets config.num_points points, equally spaced in t, each also as an ensemble with its mirror image. A
+    simplex gets its lattice with config.num_points to a side, and its barycentre. One network gets one point. Members
+    trained together get one each, and a run that captured checkpoints one for each and one for their mean (SWA); both
+    get the scores of their ensembles by size.
 
     Args:
         config: None takes the run's own.

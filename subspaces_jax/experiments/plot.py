@@ -26,15 +26,15 @@ def run(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
         workdir: a run directory, or the folder of a sweep.
 
     Returns:
-        {"figures": paths of the files written}.
+        {"figures": paths of the files written, "table": a sweep's table as Markdown, "" of a run}.
 
     Raises:
         RunDirectoryError: no run directory, or nothing in it to draw.
     """
     folder = pathlib.Path(workdir)
     facts = records.read_config(folder)
-    written = _of_sweep(folder, facts) if "config" in facts else _of_run(folder, facts)
-    return {"figures": [str(path) for path in written]}
+    written, table = _of_sweep(folder, facts) if "config" in facts else (_of_run(folder, facts), "")
+    return {"figures": [str(path) for path in written], "table": table}
 
 
 def _of_run(folder: pathlib.Path, config: dict[str, Any]) -> list[pathlib.Path]:
@@ -48,31 +48,46 @@ def _of_run(folder: pathlib.Path, config: dict[str, Any]) -> list[pathlib.Path]:
     return written
 
 
-def _of_sweep(folder: pathlib.Path, shared: dict[str, Any]) -> list[pathlib.Path]:
+def _of_sweep(folder: pathlib.Path, shared: dict[str, Any]) -> tuple[list[pathlib.Path], str]:
     family = sweep.load(folder)
     standard, title = family.get("plain", []), f"{shared['config']} {shared['fields']}".strip()
+    pairs, best = _pairs(sweep.folders(folder, "plain")), _best_epochs(folder, family)
     clean = {name: runs for name, runs in family.items() if not runs[0]["config"]["label_noise"]}
     rows = {name: [records.read_metrics(path) for path in sweep.folders(folder, name)] for name in clean}
     drawn = {
-        "profiles": families.profiles(clean, standard, _pairs(sweep.folders(folder, "plain")), title),
+        "profiles": families.profiles(clean, standard, pairs, title),
         "simplexes": families.simplex_sizes(clean, standard, title),
-        "label_noise": families.label_noise(family, lambda facts: _best_epoch(folder, facts), title),
+        "label_noise": families.label_noise(family, best, title),
         "reliability": families.reliability(_bins(folder, clean), title) if CALIBRATED[0] in clean else None,
         "dynamics": families.dynamics(rows, title),
     }
-    written = tables.write(tables.summary(family), folder / records.FIGURES, FAMILY)
+    derived = {"plain, two of them": pairs} | {f"{name}, best epoch": runs for name, runs in best.items()}
+    summary = tables.summary(dict(sorted((family | {name: runs for name, runs in derived.items() if runs}).items())))
+    written = tables.write(summary, folder / records.FIGURES, FAMILY)
     for name, figure in drawn.items():
         written += style.save(figure, folder / records.FIGURES, name) if figure is not None else []
-    return written
+    return written, tables.text(summary)
 
 
-def _pairs(members: list[pathlib.Path]) -> list[float]:
-    """Accuracies of the ensembles of any two runs of one network each."""
+def _pairs(members: list[pathlib.Path]) -> list[families.Facts]:
+    """The ensembles of any two runs of one network each, as facts of one network each."""
     arrays = [records.load_results(path, evaluate.RESULTS)[0] for path in members]
-    return [
-        ensembles.ensemble_scores(np.stack([one["logits"][0], other["logits"][0]]), one["labels"])["accuracy"]
+    scores = [
+        ensembles.ensemble_scores(np.stack([one["logits"][0], other["logits"][0]]), one["labels"])
         for one, other in itertools.combinations(arrays, 2)
     ]
+    return [{"scores": {name: [value] for name, value in of_pair.items()}, "midpoint": None} for of_pair in scores]
+
+
+def _best_epochs(folder: pathlib.Path, family: sweep.Family) -> sweep.Family:
+    """The variants "early_stopping" with the best test accuracy of any epoch, which no one can know beforehand."""
+    found: sweep.Family = {}
+    for name, runs in family.items():
+        if name.startswith("early_stopping"):
+            logs = [records.read_metrics(path) for path in sweep.folders(folder, name)]
+            best = [max(row["test_accuracy"] for row in rows if "test_accuracy" in row) for rows in logs]
+            found[name] = [run | {"scores": {"accuracy": [value]}} for run, value in zip(runs, best)]
+    return found
 
 
 def _bins(folder: pathlib.Path, family: sweep.Family) -> dict[str, dict[str, np.ndarray]]:
@@ -93,10 +108,3 @@ def _bins(folder: pathlib.Path, family: sweep.Family) -> dict[str, dict[str, np.
 def _softmax(logits: np.ndarray) -> np.ndarray:
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return powers / powers.sum(axis=-1, keepdims=True)
-
-
-def _best_epoch(folder: pathlib.Path, facts: dict[str, Any]) -> float:
-    """The best test accuracy of any epoch: optimal early stopping, which no one could have known to do."""
-    name = f"early_stopping,noise_{round(100 * facts['config']['label_noise'])}".replace(",noise_0", "")
-    rows = records.read_metrics(sweep.workdir_of(folder, name, facts["config"]["seed"]))
-    return max(row["test_accuracy"] for row in rows if "test_accuracy" in row)

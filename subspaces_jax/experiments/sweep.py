@@ -38,8 +38,8 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         {"finished": before this call, "ran": by it}, numbers of runs.
 
     Raises:
-        RunDirectoryError: runs failed (names each with its last line; the others went on), or the folder holds a sweep of
-            another config.
+        RunDirectoryError: runs failed (names each with its last line; the others went on), or the folder holds a sweep
+            of another config.
     """
     config = checked(config, SWEEP_FIELDS)
     folder = pathlib.Path(workdir).absolute()

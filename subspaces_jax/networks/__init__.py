@@ -1,7 +1,7 @@
 """Networks: pure Flax modules that know nothing of subspaces, one family a file, each with its axis table.
 
-Each sows what the subspace paper calls features as "features" among its intermediates; it costs nothing where they are not
-asked for.
+Each sows what the subspace paper calls features as "features" among its intermediates; it costs nothing where they are
+not asked for.
 """
 
 from subspaces_jax.networks.cifar_resnet import CifarResNet

@@ -17,7 +17,8 @@ from subspaces_jax.networks.vision_transformer import VisionTransformer
 
 
 class Family(NamedTuple):
-    """How names of a family are written, and (num_classes, sizes, options) -> network or None where the sizes do not fit.
+    """How names of a family are written, and (num_classes, sizes, options) -> network or None where the sizes do not
+    fit.
 
     `options` are dtype, and of axis_name and dropout those that the family has.
     """
@@ -74,8 +75,8 @@ def by_name(name: str, num_classes: int, **options: Any) -> nn.Module:
     """The network of a name.
 
     Args:
-        name: such as "cifar_resnet_20_16", or "package.module:Name" for a Flax module (or a function that makes one) that
-            can be imported and takes num_classes.
+        name: such as "cifar_resnet_20_16", or "package.module:Name" for a Flax module (or a function that makes one)
+            that can be imported and takes num_classes.
         num_classes: C.
         options: dtype, axis_name, dropout; a family takes those that it has, and refuses others that are set.
 

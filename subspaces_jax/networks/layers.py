@@ -35,8 +35,8 @@ def convolution(
 ) -> jax.Array:
     """`lax.conv_general_dilated`, with gradients of its own on CPU: for `nn.Conv(conv_general_dilated=convolution)`.
 
-    Plain two-dimensional NHWC/HWIO convolutions on CPU take the custom gradients; anything else (groups, dilation, other
-    layouts, other platforms) is passed on as it is.
+    Plain two-dimensional NHWC/HWIO convolutions on CPU take the custom gradients; anything else (groups, dilation,
+    other layouts, other platforms) is passed on as it is.
 
     Args:
         lhs: images [B, H, W, C_in].
@@ -75,7 +75,7 @@ def _forward(images, kernel, strides, pads):
 def _backward(strides, pads, residuals, cotangent):
     images, kernel = residuals
     pointwise = kernel.shape[:2] == (1, 1)
-    # XLA exchanges the operands of a convolution whose kernel, here the cotangent, is larger than the image: not canonical
+    # XLA exchanges the operands of a convolution whose kernel, here the cotangent, is larger than the image: slow
     grows = cotangent.shape[1] * cotangent.shape[2] > images.shape[1] * images.shape[2]
     to_images = _images_gradient_pointwise if pointwise else _images_gradient
     to_kernel = _kernel_gradient_by_products if pointwise or grows or strides != (1, 1) else _kernel_gradient

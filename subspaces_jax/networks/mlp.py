@@ -28,7 +28,9 @@ class MLP(nn.Module):
         """[B, ...] -> logits [B, C]. `train` changes nothing; it is there because every network takes it."""
         x = images.reshape(images.shape[0], -1).astype(self.dtype)
         for i, width in enumerate(self.widths):
-            x = nn.relu(nn.Dense(width, dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name=f"Dense_{i}")(x))
+            x = nn.relu(
+                nn.Dense(width, dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name=f"Dense_{i}")(x)
+            )
         self.sow("intermediates", "features", x)
         return nn.Dense(self.num_classes, dtype=self.dtype, name=f"Dense_{len(self.widths)}")(x)
 

@@ -79,7 +79,8 @@ class BottleneckBlock(nn.Module):
 def residual_axes(block: str, stage_sizes: Sequence[int], num_convs: int, first_shortcut: bool) -> AxisTable:
     """The axis table of a stem, stages of blocks and a 1x1 classifier; see `networks.axes`.
 
-    One name a residual stream ("s0", or "stem" where the first stage changes the channels), one an inner map ("s0b1c0").
+    One name a residual stream ("s0", or "stem" where the first stage changes the channels), one an inner map
+    ("s0b1c0").
 
     Args:
         block: the class name of the blocks.

@@ -4,7 +4,7 @@ A family is {variant: [facts of each seed]}, facts being those of `experiments.e
 standard deviations over seeds.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from subspaces_jax.plots import style
 
 Facts = dict[str, Any]
 Family = dict[str, list[Facts]]
+BEST_EPOCH = "optimal early stopping"
 
 LOOKS = {  # variant: label, colour, marker
     "line": ("line", "#0072B2", "x"),
@@ -32,14 +33,14 @@ LOOKS = {  # variant: label, colour, marker
 
 
 def profiles(
-    family: Family, standard: Sequence[Facts] = (), pair: Sequence[float] = (), title: str = ""
+    family: Family, standard: Sequence[Facts] = (), pair: Sequence[Facts] = (), title: str = ""
 ) -> Figure | None:
     """Accuracy and calibration along curves: solid, the ensemble of t with 1 - t; dashed, the network at t.
 
     Args:
         family: its variants with two-point ensembles are drawn.
         standard: facts of runs of one network, a dashed grey band.
-        pair: accuracies of ensembles of two such networks, fractions, a dotted grey band.
+        pair: of ensembles of two such networks, a dotted grey band.
         title: above the figure.
 
     Returns:
@@ -59,8 +60,8 @@ def profiles(
                 _band(axis, t, [run["scores"][score] for run in runs], color=colour, linestyle="--")
             if standard:
                 _level(axis, [run["scores"][score][0] for run in standard], "--", "standard training")
-            if len(pair) and score == "accuracy":
-                _level(axis, pair, ":", "standard ensemble of two")
+            if pair:
+                _level(axis, [two["scores"][score][0] for two in pair], ":", "standard ensemble of two")
             axis.set(xlabel="$t$", ylabel=label, xlim=(0.0, 1.0))
         return _finished(figure, axes[0], title)
 
@@ -92,24 +93,23 @@ def simplex_sizes(family: Family, standard: Sequence[Facts] = (), title: str = "
         return _finished(figure, axes[0], title)
 
 
-def label_noise(family: Family, best_epoch: Callable[[Facts], float] | None = None, title: str = "") -> Figure | None:
+def label_noise(family: Family, best_epochs: Family | None = None, title: str = "") -> Figure | None:
     """Accuracy of the midpoint (SWA: of the mean) by the fraction of noisy labels, a line a method.
 
     Args:
         family: variants named "<method>" and "<method>,noise_<percent>".
-        best_epoch: facts -> the best accuracy of any epoch of a run of "early_stopping", which adds that method.
+        best_epochs: the variants "early_stopping" with the scores of their runs' best epochs: one more method.
         title: above the figure.
     """
     methods: dict[str, dict[float, list[float]]] = {}
-    for name, runs in family.items():
+    best = {name.replace("early_stopping", BEST_EPOCH): runs for name, runs in (best_epochs or {}).items()}
+    for name, runs in (family | best).items():
         method = name.split(",noise_")[0]
         noise = 100 * runs[0]["config"]["label_noise"]
         method = "plain" if method == "early_stopping" else method
         methods.setdefault(_look(method)[0], {}).setdefault(noise, []).extend(
             at_midpoint(run, "accuracy") for run in runs
         )
-        if best_epoch is not None and name.startswith("early_stopping"):
-            methods.setdefault("optimal early stopping", {})[noise] = [best_epoch(run) for run in runs]
     shown = {method: by_noise for method, by_noise in methods.items() if max(by_noise) > 0}
     if not shown:
         return None

@@ -9,13 +9,16 @@ import numpy as np
 
 from subspaces_jax.plots.families import Family, at_midpoint
 
-COLUMNS = (  # title, score, point of the path, factor, decimals
+COLUMNS = (  # title, score, point of the path (or the weights themselves), factor, decimals
     ("midpoint accuracy (%)", "accuracy", "midpoint", 100, 2),
     ("ends accuracy (%)", "accuracy", "ends", 100, 2),
     ("pair of ends (%)", "pair_accuracy", "ends", 100, 2),
     ("pair .2/.8 (%)", "pair_accuracy", "fifth", 100, 2),
     ("midpoint loss (nats)", "nll", "midpoint", 1, 3),
     ("midpoint ECE (%)", "ece_20", "midpoint", 100, 2),
+    ("ECE of pair .2/.8 (%)", "pair_ece_20", "fifth", 100, 2),
+    ("ends differ (%)", "pair_disagreement", "ends", 100, 2),
+    ("cos^2 of ends", "cosine_squared", "weights", 1, 3),
 )
 
 
@@ -40,7 +43,7 @@ def summary(family: Family) -> list[Row]:
 
 
 def write(rows: Sequence[Row], folder: str | pathlib.Path, name: str) -> list[pathlib.Path]:
-    """Writes <folder>/<name>.csv (a mean and a standard deviation a column) and .tex (a tabular), and returns the paths."""
+    """Writes <folder>/<name>.csv (a mean and a standard deviation a column) and .tex (a tabular); returns the paths."""
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     titles = [title for title, *_ in COLUMNS]
@@ -49,7 +52,7 @@ def write(rows: Sequence[Row], folder: str | pathlib.Path, name: str) -> list[pa
         writer.writerow(["variant", "seeds", *(f"{title}{part}" for title in titles for part in ("", " std"))])
         for row in rows:
             writer.writerow([row.name, row.num_seeds, *(number for cell in row.cells for number in cell or ("", ""))])
-    escape = lambda text: text.replace("_", r"\_").replace("%", r"\%")
+    escape = lambda text: text.replace("_", r"\_").replace("%", r"\%").replace("^2", "$^2$")
     lines = [rf"\begin{{tabular}}{{l{'r' * (len(titles) + 1)}}}", r"\hline"]
     lines += [" & ".join(["variant", "seeds", *map(escape, titles)]) + r" \\", r"\hline"]
     lines += [" & ".join([escape(row.name), str(row.num_seeds), *_cells(row, r"$\pm$")]) + r" \\" for row in rows]
@@ -70,6 +73,8 @@ def _cells(row: Row, sign: str) -> list[str]:
 
 
 def _at(facts: dict[str, Any], score: str, place: str) -> float | None:
+    if place == "weights":
+        return facts.get(score)
     scores, is_curve = facts["scores"].get(score), "pair_accuracy" in facts["scores"]
     if scores is None or (place != "midpoint" and not is_curve):
         return None

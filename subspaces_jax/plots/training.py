@@ -11,7 +11,8 @@ def dynamics(rows: list[dict[str, Any]], title: str = "") -> Figure:
     """Loss, learning rate, squared cosine and distance of the endpoints by epoch.
 
     Args:
-        rows: of metrics.jsonl: "epoch", "loss", "learning_rate" and, for several endpoints, "cosine_squared", "distance".
+        rows: of metrics.jsonl: "epoch", "loss", "learning_rate" and, for several endpoints, "cosine_squared",
+            "distance".
         title: above the figure.
     """
     panels = [("loss", "training loss (nats)", "log"), ("learning_rate", "learning rate", "linear")]

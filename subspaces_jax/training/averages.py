@@ -1,7 +1,7 @@
 """Averages of weights: SWA and SWAG over a sequence of checkpoints, and mixtures of a stack of them.
 
-What sees one set of weights after another is a triple of pure functions (init, update, read); all of them jit. What sees
-all at once takes a stack, leaves [M, ...]; most such mixtures are coordinates for `geometry.contract`.
+What sees one set of weights after another is a triple of pure functions (init, update, read); all of them jit. What
+sees all at once takes a stack, leaves [M, ...]; most such mixtures are coordinates for `geometry.contract`.
 
 BatchNorm statistics do not average: refresh them at every point that is read here.
 """
@@ -54,8 +54,9 @@ def swag(rank: int) -> Average:
     Raises:
         ValueError: a negative rank; in `update`, weights of another architecture.
 
-    Reference: Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018, arXiv:1803.05407
-    (SWA); Maddox et al., A Simple Baseline for Bayesian Uncertainty in Deep Learning, 2019, arXiv:1902.02476 (SWAG).
+    Reference: Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018,
+    arXiv:1803.05407 (SWA); Maddox et al., A Simple Baseline for Bayesian Uncertainty in Deep Learning, 2019,
+    arXiv:1902.02476 (SWAG).
     """
 
     if rank < 0:
@@ -128,7 +129,8 @@ def of_stack(average: Average, stack: PyTree) -> Any:
 
 
 def per_weight(stack: PyTree, key: jax.Array) -> PyTree:
-    """A random mixture of M networks, with barycentric coordinates of its own, uniform on the simplex, for every scalar.
+    """A random mixture of M networks, with barycentric coordinates of its own, uniform on the simplex, for every
+    scalar.
 
     Args:
         stack: leaves [M, ...].

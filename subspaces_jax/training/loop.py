@@ -36,8 +36,8 @@ def fit(
     """Trains from state.step to num_steps.
 
     The loop stops at every epoch's end and at multiples of log_every, save_every and evaluate_every. At each stop it
-    records a row; one dispatch later than it could, so that the device never waits for the host, except before it saves:
-    nothing is saved whose loss was not seen to be finite.
+    records a row; one dispatch later than it could, so that the device never waits for the host, except before it
+    saves: nothing is saved whose loss was not seen to be finite.
 
     Args:
         state: the state to go on from.

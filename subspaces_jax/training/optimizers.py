@@ -3,9 +3,9 @@
 A policy is a function of the epoch, a whole number counted from 0: as in the subspace paper the rate is constant within
 an epoch. Symbols: E epochs in all, W warm-up epochs, e the epoch.
 
-References: Wortsman et al., Learning Neural Network Subspaces, 2021, arXiv:2102.10472; Izmailov et al., Averaging Weights
-Leads to Wider Optima and Better Generalization, 2018, arXiv:1803.05407 (SWA); Huang et al., Snapshot Ensembles, 2017,
-arXiv:1704.00109.
+References: Wortsman et al., Learning Neural Network Subspaces, 2021, arXiv:2102.10472; Izmailov et al., Averaging
+Weights Leads to Wider Optima and Better Generalization, 2018, arXiv:1803.05407 (SWA); Huang et al., Snapshot Ensembles,
+2017, arXiv:1704.00109.
 """
 
 from collections.abc import Callable

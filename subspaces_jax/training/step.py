@@ -1,8 +1,8 @@
 """The training step: one for plain training, lines, curves and simplexes.
 
 A step sees one device's share of a batch as indices [S, b]: S samples of b examples each. It draws S points of the
-subspace, takes the mean loss of each (point, part) pair, means over pairs and devices, adds the cosine penalty once, and
-updates the endpoints. Plain training is K = 1, S = 1 and no penalty: the same step.
+subspace, takes the mean loss of each (point, part) pair, means over pairs and devices, adds the cosine penalty once,
+and updates the endpoints. Plain training is K = 1, S = 1 and no penalty: the same step.
 """
 
 from collections.abc import Callable
@@ -54,7 +54,8 @@ def make_step(
         beta: coefficient of the cosine penalty of one random pair of endpoints a step.
         point_decay: coefficient of |w(t)|^2 / 2, weight decay of the drawn point rather than of the endpoints.
         own_coordinates: whether each device draws its own points.
-        feature_diversity: coefficient of `feature_similarity`, which needs two samples. All S pairs are then held at once.
+        feature_diversity: coefficient of `feature_similarity`, which needs two samples. All S pairs are then held at
+            once.
 
     Returns:
         (state, images [N, ...], labels [N], indices [S, b]) -> (state, metrics), the metrics being means over the whole

@@ -72,7 +72,7 @@ def counted(arrays):
 
 
 def said(archive, root):
-    """The one line of the DataError of loading from this archive, which leaves nothing that would be taken for prepared."""
+    """The one line of the DataError of loading from this archive, which leaves nothing that seems prepared."""
     with pytest.raises(DataError) as raised:
         sources.load("tiny_imagenet", "train", data_dir=str(root), archive=str(archive))
     assert "\n" not in str(raised.value) and not (root / "tiny_imagenet" / "1.0.0").exists()

@@ -1,4 +1,4 @@
-"""Several runs together: members in one program, captures, sweeps, analyses, and the figures and tables of all of it."""
+"""Several runs together: members in one program, captures, sweeps, analyses, their figures and tables."""
 
 import csv
 import pathlib
@@ -276,7 +276,8 @@ def invented_family():
             num_samples=1,
             seed=seed,
         )
-        return {"scores": scores, "midpoint": 2 if curve else 0, "config": config}
+        weights = {"cosine_squared": 0.25} if curve else {}
+        return weights | {"scores": scores, "midpoint": 2 if curve else 0, "config": config}
 
     both = lambda *args, **options: [facts(*args, seed=seed, **options) for seed in (0, 1)]
     family = {"plain": both("none", 0.9), "line": both("line", 0.91), "curve": both("bezier", 0.92)}
@@ -286,9 +287,9 @@ def invented_family():
 
 def test_figures_show_what_results_hold():
     family = invented_family()
-    figure = families.profiles(
-        {name: family[name] for name in ("line", "curve", "plain")}, family["plain"], [0.92, 0.93]
-    )
+    two = [{"scores": {"accuracy": [0.93], "ece_20": [0.05]}, "midpoint": None}]
+    figure = families.profiles({name: family[name] for name in ("line", "curve", "plain")}, family["plain"], two)
+    assert [axis.lines[-1].get_ydata()[0] for axis in figure.axes] == pytest.approx([93.0, 5.0])
     solid, dashed = figure.axes[0].lines[:2]
     np.testing.assert_allclose(
         solid.get_ydata(), 100 * np.mean([run["scores"]["pair_accuracy"] for run in family["line"]], 0)
@@ -298,8 +299,11 @@ def test_figures_show_what_results_hold():
     )
     sizes = families.simplex_sizes(family, family["plain"]).axes[0]
     assert sizes.get_xticks().tolist() == [2, 3, 4]
-    noise = families.label_noise(family)
-    assert [text.get_text() for text in noise.legends[0].texts] == ["line"]
+    best = {
+        "early_stopping,noise_40": [{"scores": {"accuracy": [0.7]}, "midpoint": None, "config": {"label_noise": 0.4}}]
+    }
+    noise = families.label_noise(family, best)
+    assert [text.get_text() for text in noise.legends[0].texts] == ["line", families.BEST_EPOCH]
     assert (
         families.profiles({"plain": family["plain"]}) is None
         and families.label_noise({"plain": family["plain"]}) is None
@@ -315,6 +319,7 @@ def test_tables_hold_means_and_deviations(tmp_path):
     assert float(found["line"]["midpoint accuracy (%)"]) == pytest.approx(np.mean(midpoints))
     assert float(found["line"]["midpoint accuracy (%) std"]) == pytest.approx(np.std(midpoints))
     assert found["plain"]["ends accuracy (%)"] == "" and found["plain"]["seeds"] == "2"
+    assert float(found["line"]["cos^2 of ends"]) == 0.25 and found["line"]["ends differ (%)"] == ""
     latex = written[1].read_text()
     assert latex.count(r"\\") == len(family) + 1 and r"simplex\_3" in latex and r"$\pm$" in latex
     assert tables.text(tables.summary(family)).count("\n") == len(family) + 1

@@ -19,7 +19,9 @@ def test_one_hot_coordinates_return_the_endpoint_bit_for_bit(small_stack, k):
 def test_contraction_equals_numpy(small_stack, getkey):
     stacked, coordinates = small_stack(4), Simplex(4).sample(getkey())
     expected = jax.tree.map(lambda leaf: np.tensordot(np.asarray(coordinates, np.float64), leaf, 1), stacked)
-    chex.assert_trees_all_close(contract(stacked, coordinates), jax.tree.map(np.float32, expected), rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(
+        contract(stacked, coordinates), jax.tree.map(np.float32, expected), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_gradient_of_an_endpoint_is_its_coordinate_times_the_gradient_at_the_point(small_stack):
@@ -41,10 +43,10 @@ def test_each_layer_takes_its_own_coordinates(small_stack):
     stacked = small_stack(2)
     prefix = layerwise(Line(), stacked).sample(jax.random.key(1))
     point = contract(stacked, prefix)
+    np.testing.assert_array_equal(point["Dense_0"]["kernel"], contract(stacked["Dense_0"], prefix["Dense_0"])["kernel"])
     np.testing.assert_array_equal(
-        point["Dense_0"]["kernel"], contract(stacked["Dense_0"], prefix["Dense_0"])["kernel"]
+        point["inner"]["scale"], contract(stacked["inner"], prefix["inner"]["scale"])["scale"]
     )
-    np.testing.assert_array_equal(point["inner"]["scale"], contract(stacked["inner"], prefix["inner"]["scale"])["scale"])
 
 
 def test_bfloat16_stack_contracts_in_float32(small_stack):

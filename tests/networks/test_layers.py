@@ -91,9 +91,7 @@ def test_anything_unusual_is_passed_on(options):
     images = jnp.arange(2 * 8 * 8 * 4, dtype=jnp.float32).reshape(2, 8, 8, 4)
     kernel = jnp.ones((3, 3, 4 // options.get("feature_group_count", 1), 6))
     args = (images, kernel, (1, 1), ((1, 1), (1, 2)))
-    ours, theirs = (
-        f(*args, dimension_numbers=NUMBERS, **options) for f in (convolution, lax.conv_general_dilated)
-    )
+    ours, theirs = (f(*args, dimension_numbers=NUMBERS, **options) for f in (convolution, lax.conv_general_dilated))
     np.testing.assert_array_equal(ours, theirs)
 
 

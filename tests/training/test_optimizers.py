@@ -34,7 +34,13 @@ def test_policies(policy, epochs, expected):
 
 @pytest.mark.parametrize(
     "num_models, knots",
-    [(1, (160,)), (2, (120, 160)), (3, (120, 140, 160)), (4, (120, 133, 146, 160)), (6, (120, 128, 136, 144, 152, 160))],
+    [
+        (1, (160,)),
+        (2, (120, 160)),
+        (3, (120, 140, 160)),
+        (4, (120, 133, 146, 160)),
+        (6, (120, 128, 136, 144, 152, 160)),
+    ],
 )
 def test_swa_knots_of_the_paper(num_models, knots):
     assert optimizers.swa_knots(160, num_models) == knots

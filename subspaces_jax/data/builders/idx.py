@@ -1,4 +1,4 @@
-"""Any folder of MNIST-format IDX files as a TFDS data set: MNIST, Fashion-MNIST, KMNIST and what is packed like them."""
+"""Any folder of MNIST-format IDX files as a TFDS data set: MNIST, Fashion-MNIST, KMNIST and their like."""
 
 import gzip
 import math
@@ -52,8 +52,8 @@ def read(folder: pathlib.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [N, H, W] and labels uint8 [N] of one split, in the order of the files.
 
     Raises:
-        DataError: a file is missing, truncated or no IDX file, the images are not 28x28, a label is above 9, or there are
-            not as many labels as images, or none.
+        DataError: a file is missing, truncated or no IDX file, the images are not 28x28, a label is above 9, or there
+            are not as many labels as images, or none.
     """
     images = _read_file(folder, f"{PREFIX[split]}-images-idx3-ubyte", IMAGES_MAGIC)
     labels = _read_file(folder, f"{PREFIX[split]}-labels-idx1-ubyte", LABELS_MAGIC)
@@ -61,7 +61,8 @@ def read(folder: pathlib.Path, split: str) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(f"{folder} has {len(images)} {split} images but {len(labels)} labels: fetch the files again")
     if not len(images) or images.shape[1:] != SHAPE or labels.max() >= NUM_CLASSES:
         raise DataError(
-            f"{folder} has {len(images)} {split} images of shape {images.shape[1:]} and labels up to {labels.max(initial=0)}, "
+            f"{folder} has {len(images)} {split} images of shape {images.shape[1:]} "
+            f"and labels up to {labels.max(initial=0)}, "
             f"expected some of shape {SHAPE} and labels below {NUM_CLASSES}: it is another data set"
         )
     return images, labels
