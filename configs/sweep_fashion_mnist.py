@@ -2,6 +2,9 @@
 
     python -m launch.sweep --config=configs/sweep_fashion_mnist.py --workdir=runs/fashion_mnist \
         --config.fields=idx_dir=/usr/share/datasets/fashion-mnist
+
+69 runs, two CPU-core hours and a half; two sweeps of other seeds may work in one folder at once. The README has the
+results.
 """
 
 from configs import sweep
@@ -9,6 +12,7 @@ from configs import sweep
 BASELINES = ("plain", "swa_constant", "swa_cyclic")
 CURVES = ("line", "line_layerwise", "line,no_beta", "curve")
 SIMPLEXES = tuple(f"simplex_{n}" for n in range(3, 7))  # a simplex of 2 is a line
+SAMPLES = ("line,samples_2", "line,samples_2_diverse")
 NOISE_20 = tuple(f"{variant},noise_20" for variant in ("early_stopping", "swa_constant", "line"))
 NOISE_40 = tuple(
     f"{variant},noise_40"
@@ -19,5 +23,5 @@ NOISE_40 = tuple(
 def get_config(form: str = ""):
     config = sweep.get_config(form)
     config.config = "configs/fashion_mnist.py"
-    config.variants = (*BASELINES, *CURVES, *NOISE_40, *SIMPLEXES, *NOISE_20)
+    config.variants = (*BASELINES, *CURVES, *NOISE_40, *SIMPLEXES, *NOISE_20, *SAMPLES)
     return sweep.tiny(config) if form == "tiny" else config

@@ -97,7 +97,9 @@ def is_finished(workdir: pathlib.Path) -> bool:
 
 
 def run_job(job: Job) -> int:
-    """Runs one job to its end, its output going to logs/, and returns its exit status."""
+    """Runs one job to its end, its output going to logs/, and returns its exit status; 0 if it was done meanwhile."""
+    if is_finished(job.workdir):
+        return 0
     with open(job.workdir.parent / "logs" / f"{job.name}.txt", "a") as log:
         print("$", shlex.join(job.command), file=log, flush=True)
         return subprocess.run(job.command, stdout=log, stderr=subprocess.STDOUT).returncode

@@ -25,6 +25,8 @@ LOOKS = {  # variant: label, colour, marker
     "line,no_beta": (r"line, $\beta = 0$", "#56B4E9", "+"),
     "plain": ("standard training", "#555555", ""),
     "early_stopping": ("standard training", "#555555", ""),
+    "simplex_3": ("simplex of 3", "#882255", "h"),
+    BEST_EPOCH: (BEST_EPOCH, "#999933", "."),
     "swa_constant": ("SWA (high constant rate)", "#009E73", "o"),
     "swa_cyclic": ("SWA (cyclic)", "#888888", "s"),
     "dropout": ("dropout", "#E69F00", "p"),
