@@ -22,6 +22,7 @@ def get_config(form: str = "ensemble") -> ConfigDict:
     config.analysis = form if form in ("ensemble", "line") else "average"
     config.average = "mean" if form in ("ensemble", "line", "average") else form
     config.runs = ""
+    config.steps = ""
     config.members = "midpoint"
     config.num_draws = 6
     config.num_points = 21

@@ -11,5 +11,5 @@ from configs import sweep
 def get_config(form: str = ""):
     config = sweep.get_config()
     config.config = "configs/cifar10.py"
-    config.variants = ("plain", "ensemble", "line", "line_layerwise", "curve")
+    config.variants = ("plain", "line", "line_layerwise", "curve")
     return sweep.tiny(config) if form == "tiny" else config

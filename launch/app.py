@@ -15,6 +15,7 @@ from subspaces_jax import parallel
 from subspaces_jax.errors import ConfigError, SubspacesError
 from subspaces_jax.experiments import fields
 
+WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG, errno.ENOTDIR, errno.EISDIR)
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "configs/NAME.py, or configs/NAME.py:tiny for a run of seconds"
 )
@@ -49,7 +50,7 @@ def main(run: Callable[[dict[str, Any] | None, str], None], needs_config: bool =
         except SubspacesError as error:
             _fail(error)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG):
+            if error.errno not in WRITING:
                 raise
             _fail(f"cannot write: {error}; make room or name another workdir, then run the same command again")
         except KeyboardInterrupt:

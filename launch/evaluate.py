@@ -1,11 +1,15 @@
 """Evaluates a trained run again: python -m launch.evaluate --workdir=runs/line_digits"""
 
+from absl import flags
+
 from launch import app
 from subspaces_jax.experiments import evaluate
 
+_STEP = flags.DEFINE_integer("step", None, "of the checkpoint, default the last", lower_bound=0)
+
 
 def run(config, workdir):
-    print(evaluate.table(evaluate.run(config, workdir)))
+    print(evaluate.table(evaluate.run(config, workdir, _STEP.value)))
 
 
 if __name__ == "__main__":

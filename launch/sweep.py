@@ -9,7 +9,8 @@ from subspaces_jax.experiments import plot, sweep
 
 def run(config, workdir):
     print("{finished} runs were finished, {ran} ran".format(**sweep.run(config, workdir)))
-    print("\n".join(plot.run(None, workdir)["figures"]))
+    drawn = plot.run(None, workdir)
+    print("\n".join([drawn["table"], *drawn["figures"]]))
 
 
 if __name__ == "__main__":

@@ -61,9 +61,9 @@ def replicate(tree: PyTree, mesh: Mesh, spec: PartitionSpec = PartitionSpec()) -
     return jax.tree.map(lambda leaf: _replicate_leaf(leaf, sharding), tree)
 
 
-def shard(tree: PyTree, mesh: Mesh) -> PyTree:
-    """Every leaf split along its first axis over AXIS; each process passes its own part of a batch."""
-    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+def shard(tree: PyTree, mesh: Mesh, spec: PartitionSpec = PartitionSpec(AXIS)) -> PyTree:
+    """Every leaf split as `spec` says, usually along its first axis; each process passes its own part of a batch."""
+    sharding = NamedSharding(mesh, spec)
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), tree)
 
 

@@ -116,7 +116,10 @@ class Metrics:
 def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, float]]:
     """The rows of metrics.jsonl; a last line that a kill cut short is left out."""
     rows = []
-    for line in (pathlib.Path(workdir) / METRICS).read_text().splitlines():
+    path = pathlib.Path(workdir) / METRICS
+    if not path.exists():
+        raise RunDirectoryError(f"{path.parent} has no {METRICS} yet: train first")
+    for line in path.read_text().splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

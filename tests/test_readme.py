@@ -12,6 +12,7 @@ from configs import variants
 from subspaces_jax.experiments import fields
 
 ROOT = pathlib.Path(__file__).parents[1]
+KNOWN = fields.FIELDS | fields.SWEEP_FIELDS | fields.ANALYSIS_FIELDS
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
     line.strip()
@@ -37,7 +38,7 @@ def test_commands_name_what_exists(command):
         if word.startswith("--config="):
             assert (ROOT / word.removeprefix("--config=").split(":")[0]).exists(), word
         if word.startswith("--config."):
-            assert word.removeprefix("--config.").split("=")[0] in fields.FIELDS | fields.ANALYSIS_FIELDS, word
+            assert word.removeprefix("--config.").split("=")[0] in KNOWN, word
 
 
 def test_files_that_are_named_exist():

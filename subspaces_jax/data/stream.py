@@ -17,7 +17,7 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from subspaces_jax.data import batches
+from subspaces_jax.data import batches, corruption
 from subspaces_jax.errors import CheckpointError, ConfigError, DataError
 
 AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)  # of a training crop: fraction of the image, width over height
@@ -106,6 +106,7 @@ def train_stream(
     image_size: int = 224,
     seed: int = 0,
     relabel: np.ndarray | None = None,
+    pixel_seed: int | None = None,
     start_step: int = 0,
     num_workers: int = 0,
     num_threads: int | None = None,
@@ -121,6 +122,7 @@ def train_stream(
         image_size: H and W of the batches, pixels.
         seed: of order, crops and mirroring.
         relabel: int32 [N], as of `corruption.label_noise`: labels that replace the source's where not negative.
+        pixel_seed: of `corruption.pixel_shuffle`, after all else; None leaves pixels where they are.
         start_step, num_workers, num_threads: as in Stream.
 
     Raises:
@@ -137,7 +139,7 @@ def train_stream(
         .map_with_index(functools.partial(_indexed, len(source), relabel))
         .shuffle(_named_seed(seed, "order"))
         .random_map(functools.partial(_train_example, image_size), seed=_named_seed(seed, "crops"))
-        .batch(batch_size, drop_remainder=True, batch_fn=functools.partial(_batch, batch_size))
+        .batch(batch_size, drop_remainder=True, batch_fn=functools.partial(_batch, batch_size, pixel_seed))
         .repeat()
     )
     return Stream(dataset, start_step, num_workers, num_threads)
@@ -149,6 +151,7 @@ def eval_stream(
     *,
     resize: int = 256,
     crop: int = 224,
+    pixel_seed: int | None = None,
     num_workers: int = 0,
     num_threads: int | None = None,
 ) -> Stream:
@@ -158,6 +161,7 @@ def eval_stream(
         source: encoded images and labels by index.
         batch_size: B; the last batch is filled up with zeros, where its mask is False.
         resize, crop: pixels; equal ones leave images of that size as they are.
+        pixel_seed: as in train_stream.
         num_workers, num_threads: as in Stream.
 
     Raises:
@@ -170,7 +174,7 @@ def eval_stream(
         grain.MapDataset.source(source)
         .map_with_index(functools.partial(_indexed, len(source), None))
         .map(functools.partial(_eval_example, resize, crop))
-        .batch(batch_size, drop_remainder=False, batch_fn=functools.partial(_batch, batch_size))
+        .batch(batch_size, drop_remainder=False, batch_fn=functools.partial(_batch, batch_size, pixel_seed))
     )
     return Stream(dataset, 0, num_workers, num_threads)
 
@@ -239,11 +243,13 @@ def _opened(index: int, content: bytes) -> Iterator[Image.Image]:
         raise DataError(f"image {index} of the source cannot be decoded ({error}): prepare the data again") from None
 
 
-def _batch(batch_size: int, examples: Sequence[tuple[np.ndarray, int]]) -> Batch:
+def _batch(batch_size: int, pixel_seed: int | None, examples: Sequence[tuple[np.ndarray, int]]) -> Batch:
     first, num = examples[0][0], len(examples)
     images, labels = np.zeros((batch_size, *first.shape), np.uint8), np.zeros(batch_size, np.int32)
     for i, (image, label) in enumerate(examples):
         images[i], labels[i] = image, label
+    if pixel_seed is not None:
+        images = corruption.pixel_shuffle(images, pixel_seed)
     return Batch(images, labels, np.arange(batch_size) < num)
 
 

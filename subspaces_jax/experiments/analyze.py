@@ -15,6 +15,7 @@ import numpy as np
 
 from subspaces_jax import checkpoints, evaluation, geometry, records, rngs
 from subspaces_jax.analysis import ensembles
+from subspaces_jax.data import catalogue
 from subspaces_jax.errors import CheckpointError, ConfigError
 from subspaces_jax.experiments import build
 from subspaces_jax.experiments.fields import ANALYSIS_FIELDS, Config, checked
@@ -32,8 +33,9 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         workdir: the analysis' own folder.
 
     Returns:
-        The facts of results/<name>.json: "members" (what each is), "scores" {name: [T]} of the points of the analysis,
-        and for an ensemble "ensembles" (by size), and "disagreement", "total_variation" and "feature_cosine" [M, M].
+        The facts of results/<name>.json: "members" (what each is), "scores" {name: [T]} of the points of the analysis;
+        where these are members or several averages "ensembles" of them (by size), "disagreement" and
+        "total_variation" [T, T]; and for members "feature_cosine" [M, M].
 
     Raises:
         ConfigError, RunDirectoryError, CheckpointError, DataError: see `errors`.
@@ -43,7 +45,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         raise ConfigError("config.runs names no run directory: set config.runs=a,b")
     runs = [pathlib.Path(name) for name in config["runs"].split(",")]
     configs = [build.check(records.read_config(folder)) for folder in runs]
-    _check_alike(runs, configs)
+    _check_alike(runs, configs, config["test_dataset"])
     key = jax.random.key(config["seed"])
     model, base = build.model(configs[0]), configs[0]
     train, test = build.data(base, "train"), build.data(base | _other_test_set(config), "test")
@@ -96,7 +98,7 @@ def _feature_cosines(model, members, images, size) -> list[list[float]]:
 def _facts(config, names, arrays, labels) -> dict[str, Any]:
     scores = {name: values.tolist() for name, values in arrays.items() if values.ndim == 1}
     facts = {"config": config, "members": names, "scores": scores}
-    if config["analysis"] == "ensemble":
+    if config["analysis"] != "line" and len(arrays["logits"]) > 1:
         by_size = ensembles.by_size(arrays["logits"], labels)
         facts["ensembles"] = {name: values.tolist() for name, values in by_size.items()}
         facts |= {
@@ -117,8 +119,15 @@ def table(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _check_alike(runs, configs) -> None:
-    for field in ("network", "dataset"):
+def _check_alike(runs, configs, test_dataset) -> None:
+    own, other = (catalogue.info(name) for name in (configs[0]["dataset"], test_dataset or configs[0]["dataset"]))
+    if (own.image_shape, own.num_classes) != (other.image_shape, other.num_classes):
+        raise ConfigError(
+            f"config.test_dataset {test_dataset!r} has {other.num_classes} classes and images of shape "
+            f"{other.image_shape}, the runs' {configs[0]['dataset']} {own.num_classes} and {own.image_shape}"
+        )
+    alike = ["network", "dataset", "pixel_shuffle"]
+    for field in alike + ["corruption_seed"] * configs[0]["pixel_shuffle"]:
         for folder, config in zip(runs[1:], configs[1:]):
             if config[field] != configs[0][field]:
                 raise CheckpointError(
@@ -138,8 +147,9 @@ def _members(config, runs, configs, num_examples, key) -> tuple[PyTree, list[str
     """The stack [M, ...], what each row is, and batch statistics of one network's form."""
     rows: list[PyTree] = []
     names: list[str] = []
+    chosen = _steps(config, len(runs))
     for i, (folder, of_run) in enumerate(zip(runs, configs)):
-        steps: tuple[int | None, ...] = (None,)
+        steps: tuple[int | None, ...] = (chosen[i],)
         if config["members"] == "captures":
             steps = build.capture_steps(of_run, build.steps_per_epoch(of_run, num_examples))
             if not steps:
@@ -158,6 +168,18 @@ def _members(config, runs, configs, num_examples, key) -> tuple[PyTree, list[str
         return jax.device_put(geometry.stack(rows)), names, stats
     except ValueError as error:
         raise CheckpointError(f"{', '.join(map(str, runs))} cannot be stacked: {error}") from None
+
+
+def _steps(config, num_runs: int) -> list[int | None]:
+    """The checkpoint of each run, None for the last."""
+    if not config["steps"]:
+        return [None] * num_runs
+    steps = config["steps"].split(",")
+    if len(steps) != num_runs or not all(step.strip().isdigit() for step in steps):
+        raise ConfigError(f"config.steps is {config['steps']!r}: it takes {num_runs} whole numbers, one a run")
+    if config["members"] == "captures":
+        raise ConfigError("config.steps chooses single checkpoints: leave it empty for members='captures'")
+    return [int(step) for step in steps]
 
 
 def _coordinates(config, of_run, checkpoint, key) -> list[tuple[str, PyTree]]:

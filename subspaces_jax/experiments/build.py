@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.errors import FlaxError
 
 from subspaces_jax import geometry, losses, parallel
 from subspaces_jax.data import augmentation, batches, catalogue, corruption, sources
@@ -49,7 +50,7 @@ def check(config: Config) -> dict[str, Any]:
     except DataError as error:
         raise ConfigError(f"config.dataset: {error}") from None
     made = subspace(config)
-    network(config, 2)
+    _check_network(config)
     if config["num_members"] > 1 and (made.num_endpoints > 1 or config["capture"]):
         raise ConfigError(
             "config.num_members trains single networks: set subspace='none' and capture=False, or num_members=1"
@@ -59,6 +60,20 @@ def check(config: Config) -> dict[str, Any]:
     if config["feature_diversity"] and config["num_samples"] < 2:
         raise ConfigError("config.feature_diversity compares two samples of a batch: set num_samples=2 or more")
     return config
+
+
+def _check_network(config: Config) -> None:
+    """Whether the network can be made and takes the data set's images: traced, nothing is computed."""
+    shape = catalogue.info(config["dataset"]).image_shape
+    module = network(config, 2)
+    try:
+        jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *shape)))
+    except (TypeError, ValueError, ZeroDivisionError, FlaxError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(
+            f"config.network {config['network']!r} does not take images of shape {shape} ({reason[:200]}): "
+            "choose another network or data set"
+        ) from None
 
 
 def subspace(config: Config) -> Any:
@@ -188,17 +203,22 @@ def train_stream(config: Config, batch_size: int, start_step: int = 0, part: tup
         image_size=info.image_shape[0],
         seed=config["seed"],
         relabel=relabel,
+        pixel_seed=_pixel_seed(config),
         start_step=start_step,
         num_workers=config["num_workers"],
     )
 
 
+def _pixel_seed(config: Config) -> int | None:
+    return config["corruption_seed"] if config["pixel_shuffle"] else None
+
+
 def _source(config: Config, split: str) -> Any:
-    for name in ("pixel_shuffle", "num_train_examples"):
-        if config[name]:
-            raise ConfigError(
-                f"config.{name} is for data sets that fit on the device, {config['dataset']} streams: leave it out"
-            )
+    if config["num_train_examples"]:
+        raise ConfigError(
+            f"config.num_train_examples is for data sets that fit on the device, {config['dataset']} streams: "
+            "set it to 0"
+        )
     return sources.open_source(config["dataset"], split, **_folders(config))
 
 
@@ -210,8 +230,10 @@ def _streamed(config: Config, split: str) -> sources.Arrays:
         num_batches = min(config["num_refresh_batches"] or len(source) // size, len(source) // size)
         return sources.Arrays(partial(_some, config, size, num_batches), np.zeros(len(source), np.int32))
     crop = catalogue.info(config["dataset"]).image_shape[0]
+    # ImageNet-C's files are such crops themselves
     resize = crop if config["dataset"].startswith("imagenet_c") else round(crop / 0.875)
-    begin = partial(stream.eval_stream, source, size, resize=resize, crop=crop, num_workers=config["num_workers"])
+    options = {"resize": resize, "crop": crop, "pixel_seed": _pixel_seed(config), "num_workers": config["num_workers"]}
+    begin = partial(stream.eval_stream, source, size, **options)
     return sources.Arrays(begin, np.array([label for _, label in source], np.int32))
 
 

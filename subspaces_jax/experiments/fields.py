@@ -122,7 +122,11 @@ FIELDS: dict[str, Field] = {
 
 SWEEP_FIELDS: dict[str, Field] = {
     "config": Field(str, bool, "a config file that takes variants after a colon"),
-    "variants": Field(tuple, bool, "of the config, strings"),
+    "variants": Field(
+        tuple,
+        lambda value: value and all(isinstance(variant, str) for variant in value),
+        "of the config, strings, in which parts with = are fields, as in 'line,beta=0.5'",
+    ),
     "seeds": Field(tuple, lambda value: all(type(seed) is int for seed in value), "whole numbers"),
     "fields": Field(str, _any, "overrides of the config's fields, as in 'num_epochs=5 dtype=bfloat16'"),
     "cluster": Field(
@@ -137,6 +141,7 @@ ANALYSIS_FIELDS: dict[str, Field] = {
     "analysis": Field(str, _one_of("ensemble", "average", "line"), "ensemble, average or line"),
     "average": Field(str, _one_of(*AVERAGES), f"one of {', '.join(AVERAGES)}"),
     "runs": Field(str, _any, "run directories, separated by commas"),
+    "steps": Field(str, _any, "of the checkpoints, one a run, separated by commas; empty for the last ones"),
     "members": Field(
         str,
         _one_of("midpoint", "endpoints", "random", "captures"),
@@ -174,7 +179,10 @@ def checked(config: Config, fields: Mapping[str, Field]) -> dict[str, Any]:
 
 def key_values(text: str) -> dict[str, Any]:
     """ "a=1 b=x" as {"a": 1, "b": "x"}."""
-    pairs = [pair.partition("=") for pair in shlex.split(text)]
+    try:
+        pairs = [pair.partition("=") for pair in shlex.split(text)]
+    except ValueError as error:
+        raise ConfigError(f"{text!r} is not name=value, separated by spaces ({error})") from None
     if wrong := [name for name, equals, _ in pairs if not equals]:
         raise ConfigError(f"{wrong[0]!r} in {text!r} has no value: write name=value, separated by spaces")
     return {name: int(value) if value.isdigit() else value for name, _, value in pairs}

@@ -16,10 +16,11 @@ CALIBRATED = ("plain", "swa_constant", "line", "curve")
 
 
 def run(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
-    """Draws what the files of a run or a sweep hold, into its folder figures.
+    """Draws what the files of a run, an analysis or a sweep hold, into its folder figures.
 
-    Of a run: training dynamics, and the profile of a path where it was evaluated. Of a sweep: profiles with bands over
-    seeds, simplexes by size, label noise, reliability, dynamics, and the table as CSV and LaTeX.
+    Of a run: training dynamics, and the profile of a path where it was evaluated. Of an analysis: the profile of a
+    line, ensembles by size. Of a sweep: profiles with bands over seeds, simplexes by size, label noise, reliability,
+    dynamics, and the table as CSV and LaTeX.
 
     Args:
         config: not needed and not read; every experiment takes (config, workdir).
@@ -33,8 +34,21 @@ def run(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
     """
     folder = pathlib.Path(workdir)
     facts = records.read_config(folder)
-    written, table = _of_sweep(folder, facts) if "config" in facts else (_of_run(folder, facts), "")
+    if "fields" in facts:
+        written, table = _of_sweep(folder, facts)
+    else:
+        written, table = _of_analysis(folder, facts) if "analysis" in facts else _of_run(folder, facts), ""
     return {"figures": [str(path) for path in written], "table": table}
+
+
+def _of_analysis(folder: pathlib.Path, config: dict[str, Any]) -> list[pathlib.Path]:
+    facts = records.load_results(folder, config["analysis"])[1]
+    title = f"{config['analysis']} of {config['runs']}"
+    if "ensembles" in facts:
+        figure = families.ensemble_sizes(facts["ensembles"], title)
+    else:
+        figure = paths.profile(facts, title) if "pair_accuracy" in facts["scores"] else None
+    return style.save(figure, folder / records.FIGURES, config["analysis"]) if figure is not None else []
 
 
 def _of_run(folder: pathlib.Path, config: dict[str, Any]) -> list[pathlib.Path]:
@@ -51,7 +65,7 @@ def _of_run(folder: pathlib.Path, config: dict[str, Any]) -> list[pathlib.Path]:
 def _of_sweep(folder: pathlib.Path, shared: dict[str, Any]) -> tuple[list[pathlib.Path], str]:
     family = sweep.load(folder)
     standard, title = family.get("plain", []), f"{shared['config']} {shared['fields']}".strip()
-    pairs, best = _pairs(sweep.folders(folder, "plain")), _best_epochs(folder, family)
+    pairs, best = _ensembles(sweep.folders(folder, "plain"), 2), _best_epochs(folder, family)
     clean = {name: runs for name, runs in family.items() if not runs[0]["config"]["label_noise"]}
     rows = {name: [records.read_metrics(path) for path in sweep.folders(folder, name)] for name in clean}
     drawn = {
@@ -61,22 +75,24 @@ def _of_sweep(folder: pathlib.Path, shared: dict[str, Any]) -> tuple[list[pathli
         "reliability": families.reliability(_bins(folder, clean), title) if CALIBRATED[0] in clean else None,
         "dynamics": families.dynamics(rows, title),
     }
-    derived = {"plain, two of them": pairs} | {f"{name}, best epoch": runs for name, runs in best.items()}
-    summary = tables.summary(dict(sorted((family | {name: runs for name, runs in derived.items() if runs}).items())))
+    sizes = range(2, len(standard) + 1)
+    derived = {f"plain, ensemble of {num}": _ensembles(sweep.folders(folder, "plain"), num) for num in sizes}
+    derived |= {f"{name}, best epoch": runs for name, runs in best.items()}
+    summary = tables.summary(dict(sorted((family | derived).items())))
     written = tables.write(summary, folder / records.FIGURES, FAMILY)
     for name, figure in drawn.items():
         written += style.save(figure, folder / records.FIGURES, name) if figure is not None else []
     return written, tables.text(summary)
 
 
-def _pairs(members: list[pathlib.Path]) -> list[families.Facts]:
-    """The ensembles of any two runs of one network each, as facts of one network each."""
-    arrays = [records.load_results(path, evaluate.RESULTS)[0] for path in members]
+def _ensembles(runs: list[pathlib.Path], num: int) -> list[families.Facts]:
+    """The ensembles of any `num` runs of one network each, as facts of one network each."""
+    arrays = [records.load_results(path, evaluate.RESULTS)[0] for path in runs]
     scores = [
-        ensembles.ensemble_scores(np.stack([one["logits"][0], other["logits"][0]]), one["labels"])
-        for one, other in itertools.combinations(arrays, 2)
+        ensembles.ensemble_scores(np.stack([run["logits"][0] for run in subset]), subset[0]["labels"])
+        for subset in itertools.combinations(arrays, num)
     ]
-    return [{"scores": {name: [value] for name, value in of_pair.items()}, "midpoint": None} for of_pair in scores]
+    return [{"scores": {name: [value] for name, value in of_one.items()}, "midpoint": None} for of_one in scores]
 
 
 def _best_epochs(folder: pathlib.Path, family: sweep.Family) -> sweep.Family:
@@ -85,8 +101,9 @@ def _best_epochs(folder: pathlib.Path, family: sweep.Family) -> sweep.Family:
     for name, runs in family.items():
         if name.startswith("early_stopping"):
             logs = [records.read_metrics(path) for path in sweep.folders(folder, name)]
-            best = [max(row["test_accuracy"] for row in rows if "test_accuracy" in row) for rows in logs]
-            found[name] = [run | {"scores": {"accuracy": [value]}} for run, value in zip(runs, best)]
+            tested = [[row["test_accuracy"] for row in rows if "test_accuracy" in row] for rows in logs]
+            if all(tested):
+                found[name] = [run | {"scores": {"accuracy": [max(of)]}} for run, of in zip(runs, tested)]
     return found
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from subspaces_jax import records
-from subspaces_jax.errors import RunDirectoryError
+from subspaces_jax.errors import ConfigError, RunDirectoryError
 from subspaces_jax.experiments import evaluate
 from subspaces_jax.experiments.fields import SWEEP_FIELDS, Config, checked, key_values
 
@@ -63,15 +63,17 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
 
 
 def jobs(config: Config, folder: pathlib.Path) -> list[Job]:
-    """All runs of a sweep, whether finished or not."""
-    fields = [f"--config.{name}={value}" for name, value in key_values(config["fields"]).items()]
+    """All runs of a sweep, one a variant and seed, whether finished or not."""
+    shared = [f"--config.{name}={value}" for name, value in key_values(config["fields"]).items()]
     made = []
     for seed in config["seeds"]:
         for variant in config["variants"]:
             workdir = workdir_of(folder, variant or pathlib.Path(config["config"]).stem, seed)
-            form = f"{config['config']}:{variant}".rstrip(":")
-            flags = [f"--config={form}", f"--workdir={workdir}", f"--config.seed={seed}"]
-            made.append(Job(workdir.name, [sys.executable, "-m", "launch.train", *flags, *fields], workdir))
+            parts = variant.split(",")
+            form = ",".join(part for part in parts if "=" not in part)
+            own = [f"--config.{part}" for part in parts if "=" in part]
+            flags = [f"--config={config['config']}:{form}".rstrip(":"), f"--workdir={workdir}", f"--config.seed={seed}"]
+            made.append(Job(workdir.name, [sys.executable, "-m", "launch.train", *flags, *shared, *own], workdir))
     return made
 
 
@@ -117,15 +119,31 @@ def load(workdir: str | pathlib.Path) -> Family:
 
 def _submitted(left: Sequence[Job], folder: pathlib.Path, cluster: str, options: dict[str, Any]) -> list[int]:
     """Exit statuses of jobs that submitit runs on a cluster ("slurm"), or in processes of its own here ("local")."""
-    import submitit  # the extra "cluster"
+    try:
+        import submitit  # the extra "cluster"
 
-    executor = submitit.AutoExecutor(folder=folder / "jobs", cluster=cluster)
-    executor.update_parameters(**options)
+        executor = submitit.AutoExecutor(folder=folder / "jobs", cluster=cluster)
+        executor.update_parameters(**options)
+    except ImportError:
+        raise ConfigError("config.cluster needs submitit: pip install -e '.[cluster]'") from None
+    except (NameError, TypeError, ValueError, RuntimeError) as error:  # what it makes of options and missing clusters
+        raise ConfigError(f"config.cluster {cluster!r} with {options}: {' '.join(str(error).split())}") from None
     submitted = executor.map_array(run_job, left) if left else []
     progress = records.Progress(len(left), unit="run", label="sweep")
-    return [job.result() for job in progress.over(submitted)]
+    return [_status(job) for job in progress.over(submitted)]
+
+
+def _status(job: Any) -> int:
+    """The exit status of a cluster's job; 1 where the cluster ended it or lost it."""
+    from submitit.core.utils import FailedJobError, UncompletedJobError
+
+    try:
+        return job.result()
+    except (FailedJobError, UncompletedJobError):
+        return 1
 
 
 def _last_line(folder: pathlib.Path, job: Job) -> str:
-    lines = (folder / "logs" / f"{job.name}.txt").read_text().strip().splitlines()
+    path = folder / "logs" / f"{job.name}.txt"
+    lines = path.read_text().strip().splitlines() if path.exists() else []
     return lines[-1][:200] if lines else "no output"

@@ -9,10 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from subspaces_jax import checkpoints, evaluation, geometry, parallel, records, rngs
 from subspaces_jax.data import batches
+from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import build
 from subspaces_jax.training.loop import fit
 from subspaces_jax.training.state import State, init_state
@@ -150,32 +152,44 @@ def _advance(config, mesh, model, space, optimizer, train, keys, epoch):
 
 @contextlib.contextmanager
 def _advance_on_stream(config, mesh, model, space, optimizer, train, keys, epoch):
-    """As `_advance`, every batch from a stream, whose place is the number of the step, and in a dispatch of its own."""
+    """As `_advance`, every batch from a stream, whose place is the number of the step, and in a dispatch of its own.
+
+    Every member has a stream of its own, which is that of a run with its seed.
+    """
     statistics = geometry.endpoint_statistics if space.num_endpoints > 1 else None
-    whole, members, split = PartitionSpec(), _of_members(config), PartitionSpec(parallel.AXIS)
+    whole, members = PartitionSpec(), _of_members(config)
+    split = PartitionSpec(*members, parallel.AXIS)  # [(members,) batch]
     samples, processes = config["num_samples"], jax.process_count()
     step = build.step(config, model, space, optimizer)
+    if len(keys) > 1 and processes > 1:
+        raise ConfigError(
+            f"config.num_members is {len(keys)} and {config['dataset']} streams: train members in one process, or each "
+            "as a run of its own"
+        )
 
     def one(state, images, labels):
-        """One step on this device's share: its examples in order, split into samples."""
-        indices = jnp.arange(len(labels), dtype=jnp.int32).reshape(1, samples, -1)
-        if len(keys) > 1:
-            indices = jnp.broadcast_to(
-                indices[:, None], (1, jax.tree.leaves(state.step)[0].shape[0], *indices.shape[1:])
-            )
-        return make_advance(step, statistics)(state, images, labels, indices, 1)
+        """One step on this device's share: its examples in order, split into samples, and before that into members."""
+        shape = (1, *labels.shape[:-1], samples, labels.shape[-1] // samples)
+        indices = jnp.arange(labels.size, dtype=jnp.int32).reshape(shape)
+        images = images.reshape(labels.size, *images.shape[labels.ndim :])
+        return make_advance(step, statistics)(state, images, labels.ravel(), indices, 1)
 
     compiled = parallel.pmapped(one, mesh, (members, split, split), (members, whole), donate_argnums=(0,))
     streams: list[Any] = []
 
+    def begin(step):
+        size, part = config["batch_size"] // processes, (jax.process_index(), processes)
+        of_seeds = [config | {"seed": config["seed"] + m} for m in range(len(keys))]
+        return [build.train_stream(of_seed, size, step, part) for of_seed in of_seeds]
+
     def advance(state, step, num_steps):
         if not streams:
-            size = config["batch_size"] // processes
-            streams.append(build.train_stream(config, size, step, (jax.process_index(), processes)))
+            streams.extend(begin(step))
         total = None
         for _ in range(num_steps):
-            images, labels, _ = next(streams[0])
-            state, metrics = compiled(state, *parallel.shard((images, labels), mesh))
+            parts = [next(stream)[:2] for stream in streams]
+            batch = parts[0] if len(parts) == 1 else tuple(map(np.stack, zip(*parts)))
+            state, metrics = compiled(state, *parallel.shard(batch, mesh, split))
             total = metrics if total is None else _added(total, metrics)
         means = {name: value if name in LAST else value / num_steps for name, value in total.items()}
         return state, means

@@ -22,7 +22,8 @@ def cosine_penalty(
     Args:
         stacked: tree with leaves [K, ...].
         i, j: endpoints, Python or traced integers in [0, K).
-        select: which leaves count, by name ("Conv_0/kernel"). Default: those named "kernel".
+        select: which leaves count, by name ("Conv_0/kernel"). Default: those named "kernel"; where there are none,
+            those of two axes or more.
 
     Returns:
         A scalar in [0, 1].
@@ -66,6 +67,8 @@ def endpoint_statistics(stacked: PyTree, select: Callable[[str], bool] | None = 
 
 def _selected(stacked: PyTree, select: Callable[[str], bool] | None) -> list[jax.Array]:
     leaves = trees.select(stacked, select or trees.is_kernel)
+    if not leaves and select is None:  # a module from elsewhere may name its weights as it likes
+        leaves = [leaf for leaf in jax.tree.leaves(stacked) if leaf.ndim > 2]  # the first axis is that of endpoints
     if not leaves:
         raise ValueError(f"no leaf is selected among {', '.join(trees.leaf_names(stacked))}; pass select=")
     return leaves

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from subspaces_jax.networks import imagenet_resnet
 from subspaces_jax.networks.cifar_resnet import CifarResNet
@@ -78,13 +79,14 @@ def by_name(name: str, num_classes: int, **options: Any) -> nn.Module:
         name: such as "cifar_resnet_20_16", or "package.module:Name" for a Flax module (or a function that makes one)
             that can be imported and takes num_classes.
         num_classes: C.
-        options: dtype, axis_name, dropout; a family takes those that it has, and refuses others that are set.
+        options: dtype, axis_name, dropout; a network takes those that it has. Dropout is refused where there is none,
+            and so is every option that is set of a module from elsewhere.
 
     Raises:
         ValueError: unknown, or sizes or options that the family does not have.
     """
     if ":" in name:
-        return _imported(name, num_classes)
+        return _imported(name, num_classes, options)
     match = re.fullmatch(r"([a-z_]*[a-z])((?:_[1-9][0-9]*)*)", name)
     family = FAMILIES.get(match.group(1)) if match else None
     if family is None:
@@ -107,14 +109,20 @@ def train_options(network: nn.Module, train: bool) -> dict[str, bool]:
     return {name: value for name, value in values.items() if name in names}
 
 
-def _imported(name: str, num_classes: int) -> nn.Module:
+def _imported(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
     module, _, attribute = name.partition(":")
     try:
-        made = getattr(importlib.import_module(module), attribute)(num_classes=num_classes)
-    except (ImportError, AttributeError, TypeError) as error:
+        make = getattr(importlib.import_module(module), attribute)
+        taken = {key: value for key, value in options.items() if key in inspect.signature(make).parameters}
+        made = make(num_classes=num_classes, **taken)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(
             f"{name!r}, which cannot be made ({error}): it is imported and called with num_classes"
         ) from None
     if not isinstance(made, nn.Module):
         raise ValueError(f"{name!r}, which is {type(made).__name__}: it is to be a Flax module")
+    usual = {"dtype": jnp.float32, "axis_name": None, "dropout": 0.0}
+    for key in options.keys() - taken.keys():
+        if options[key] != usual[key]:
+            raise ValueError(f"{name!r}, which takes no {key}: it cannot be {options[key]!r} there")
     return made

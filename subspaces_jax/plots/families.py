@@ -76,7 +76,8 @@ def simplex_sizes(family: Family, standard: Sequence[Facts] = (), title: str = "
         config = runs[0]["config"]
         is_clean = not config["label_noise"] and config["beta"] and config["num_samples"] == 1
         if config["subspace"] in ("simplex", "line") and is_clean:
-            found[config["layerwise"]][config["num_endpoints"] or 2] = runs
+            usual = 3 if config["subspace"] == "simplex" else 2
+            found[config["layerwise"]][config["num_endpoints"] or usual] = runs
     if max(map(len, found.values())) < 2:
         return None
     with style.panels(2, height=2.9) as (figure, axes):
@@ -92,6 +93,22 @@ def simplex_sizes(family: Family, standard: Sequence[Facts] = (), title: str = "
             if standard:
                 _level(axis, [run["scores"][score][0] for run in standard], "--", "standard training")
             axis.set(xlabel="vertices $n$", ylabel=label, xticks=sorted(set(found[False]) | set(found[True])))
+        return _finished(figure, axes[0], title)
+
+
+def ensemble_sizes(by_size: dict[str, Sequence[float]], title: str = "") -> Figure:
+    """Accuracy and calibration of ensembles by their number of members, bars over subsets of that size.
+
+    Args:
+        by_size: as of `analysis.ensembles.by_size`: {name: [M]}, with deviations under name + "_std".
+        title: above the figure.
+    """
+    with style.panels(2, height=2.7) as (figure, axes):
+        for axis, score, label in zip(axes, ("accuracy", "ece_20"), ("test accuracy (%)", "ECE (%)")):
+            sizes = np.arange(1, len(by_size[score]) + 1)
+            values, bars = (100 * np.asarray(by_size[name]) for name in (score, f"{score}_std"))
+            axis.errorbar(sizes, values, bars, color=style.COLOURS["single"], marker="o", label="ensemble", capsize=2)
+            axis.set(xlabel="members", ylabel=label, xticks=sizes)
         return _finished(figure, axes[0], title)
 
 
@@ -170,8 +187,10 @@ def dynamics(rows: dict[str, list[list[dict[str, float]]]], title: str = "") -> 
 
 
 def at_midpoint(facts: Facts, score: str) -> float:
-    """A score at the midpoint (of captures: of their mean; of one network: its own)."""
-    return facts["scores"][score][facts["midpoint"] or 0]
+    """A score at the midpoint (of captures: of their mean); without one, the mean over members, or of one network its
+    own."""
+    values = facts["scores"][score]
+    return float(np.mean(values)) if facts["midpoint"] is None else values[facts["midpoint"]]
 
 
 def _look(variant: str) -> tuple[str, str | None, str]:

@@ -9,11 +9,12 @@ import numpy as np
 
 from subspaces_jax.plots.families import Family, at_midpoint
 
-COLUMNS = (  # title, score, point of the path (or the weights themselves), factor, decimals
+COLUMNS = (  # title, score, point of the path (or the weights, or all members or captures), factor, decimals
     ("midpoint accuracy (%)", "accuracy", "midpoint", 100, 2),
     ("ends accuracy (%)", "accuracy", "ends", 100, 2),
     ("pair of ends (%)", "pair_accuracy", "ends", 100, 2),
     ("pair .2/.8 (%)", "pair_accuracy", "fifth", 100, 2),
+    ("ensemble of all (%)", "accuracy", "ensemble", 100, 2),
     ("midpoint loss (nats)", "nll", "midpoint", 1, 3),
     ("midpoint ECE (%)", "ece_20", "midpoint", 100, 2),
     ("ECE of pair .2/.8 (%)", "pair_ece_20", "fifth", 100, 2),
@@ -75,6 +76,8 @@ def _cells(row: Row, sign: str) -> list[str]:
 def _at(facts: dict[str, Any], score: str, place: str) -> float | None:
     if place == "weights":
         return facts.get(score)
+    if place == "ensemble":
+        return facts["ensembles"][score][-1] if "ensembles" in facts else None
     scores, is_curve = facts["scores"].get(score), "pair_accuracy" in facts["scores"]
     if scores is None or (place != "midpoint" and not is_curve):
         return None
@@ -82,4 +85,4 @@ def _at(facts: dict[str, Any], score: str, place: str) -> float | None:
         return at_midpoint(facts, score)
     if place == "ends":
         return 0.5 * (scores[0] + scores[-1])
-    return scores[round(0.2 * (len(scores) - 1))]
+    return None if (len(scores) - 1) % 5 else scores[(len(scores) - 1) // 5]

@@ -62,6 +62,8 @@ def swa_cyclic(
 ) -> Policy:
     """A cosine from the peak to 0 at the first knot, then one from `swa_rate` to 0 between any two `swa_knots`."""
     knots = swa_knots(num_epochs, num_models, swa_start)
+    if knots[0] <= warmup:
+        raise ValueError(f"the first cycle ends with epoch {knots[0]}, and the warm-up has {warmup}: raise swa_start")
     return _cycles(peak, warmup, (warmup, *knots), (peak, *[swa_rate] * (len(knots) - 1)))
 
 

@@ -100,6 +100,11 @@ def test_variants_go_together_and_unknown_ones_are_named():
         ({"network": "cifar_resnet"}, "write cifar_resnet_20 or cifar_resnet_20_16"),
         ({"network": "cifar_resnet_8_0"}, "config.network is 'cifar_resnet_8_0', did you mean cifar_resnet"),
         ({"network": "mlp_8", "dropout": 0.1}, "which has no dropout"),
+        ({"network": "outside_module:OutsideNet", "dropout": 0.1}, "which takes no dropout: it cannot be 0.1"),
+        ({"network": "outside_module:OutsideNet", "dtype": "bfloat16"}, "which takes no dtype"),
+        ({"network": "vision_transformer_3_32_3_4"}, "does not take images of shape \\(8, 8, 1\\) "),
+        ({"network": "vision_transformer_2_32_3_5"}, "does not take images of shape"),
+        ({"schedule": "swa_cyclic", "swa_start": 0.0, "warmup_epochs": 1}, "raise swa_start"),
         ({"num_members": 2}, "config.num_members trains single networks"),
         ({"capture": True}, "config.capture keeps checkpoints of one network"),
         ({"feature_diversity": 1.0}, "feature_diversity compares two samples"),
@@ -167,6 +172,8 @@ def test_any_flax_module_trains_as_a_line_with_no_change(tmp_path):
     assert np.isfinite(last["loss"]) and np.isfinite(last["distance"])
     scores = evaluate.run(None, tmp_path)["scores"]
     assert np.isfinite(scores["pair_nll"]).all() and "pair_feature_cosine" not in scores
+    last = train.run(config | {"network": "outside_module:NoKernels", "dtype": "bfloat16"}, tmp_path / "no_kernels")
+    assert np.isfinite(last["loss"]) and 0 <= last["cosine_squared"] <= 1
     diverse = config | {"feature_diversity": 1.0, "num_samples": 2}
     with pytest.raises(ConfigError, match="outside_module:OutsideNet sows none"):
         train.run(diverse, tmp_path / "diverse")

@@ -7,14 +7,15 @@ import chex
 import jax
 import numpy as np
 import pytest
+from scipy.special import logsumexp
 from test_configs import load, module_of
 from test_runs import launch, rows
 
 from launch import app
-from subspaces_jax import checkpoints, records
-from subspaces_jax.data import sources
+from subspaces_jax import checkpoints, evaluation, records, rngs
+from subspaces_jax.data import catalogue, sources
 from subspaces_jax.errors import CheckpointError, ConfigError, DataError, RunDirectoryError
-from subspaces_jax.experiments import analyze, evaluate, plot, sweep, train
+from subspaces_jax.experiments import analyze, build, evaluate, plot, sweep, train
 from subspaces_jax.plots import families, tables
 
 PLAIN = dict(subspace="none", beta=0.0, network="mlp_16", batch_size=64, num_epochs=2)
@@ -31,6 +32,7 @@ def trained(tmp_path_factory):
     train.run(load("fashion_mnist", "ensemble,tiny", num_members=2, **tiny), folder / "members")
     train.run(load("fashion_mnist", "swa_constant,tiny", **tiny | {"num_epochs": 4, "num_cycles": 3}), folder / "swa")
     train.run(load("line_digits", **tiny | {"network": "mlp_8"}), folder / "other")
+    train.run(load("fashion_mnist", "line,tiny", pixel_shuffle=True, **tiny), folder / "shuffled")
     return folder
 
 
@@ -93,9 +95,12 @@ def test_an_ensemble_is_made_of_what_runs_give(trained):
     assert "ensembles of 4: " in analyze.table(facts)
 
 
-def test_another_test_set_is_scored_with_statistics_from_the_runs_own(trained, monkeypatch):
+def test_another_test_set_is_scored_with_statistics_from_the_runs_own(tmp_path, monkeypatch):
     """Stands for ImageNet-C: the same classes and image shape, other images, no training split that is read."""
-    load_own = sources.load
+    config = load("fashion_mnist", "plain,tiny", network="cifar_resnet_8_2", num_epochs=1)
+    train.run(config, tmp_path / "run")
+    load_own, shapes = sources.load, catalogue.info("digits")
+    monkeypatch.setitem(catalogue.DATASETS, "mnist", shapes)
 
     def load_other(name, split, **folders):
         images, labels = load_own("digits", split, **folders | {"archive": None})
@@ -103,11 +108,20 @@ def test_another_test_set_is_scored_with_statistics_from_the_runs_own(trained, m
         return sources.Arrays(255 - images, labels) if name == "mnist" else sources.Arrays(images, labels)
 
     monkeypatch.setattr(sources, "load", load_other)
-    own, other = (
-        analyze.run(analysis(trained, "ensemble", ["line_0"], test_dataset=name), trained / f"on_{name or 'own'}")
-        for name in ("", "mnist")
-    )
-    assert own["scores"]["nll"] != other["scores"]["nll"]
+    facts = analyze.run(analysis(tmp_path, "ensemble", ["run"], test_dataset="mnist"), tmp_path / "other")
+
+    model, checkpoint = build.model(config), checkpoints.restore(tmp_path / "run")
+    variables = {"params": jax.tree.map(lambda leaf: leaf[0], checkpoint.params), "batch_stats": checkpoint.batch_stats}
+    nll = {}
+    for name, train_images in (("own", load_own("digits", "train").images), ("other", None)):
+        test_images, labels = load_own("digits", "test")
+        of = 255 - test_images if train_images is None else train_images
+        key = rngs.stream(jax.random.key(config["seed"]), "refresh")
+        stats = evaluation.refresh_batch_stats(model.apply_train, variables, of, key, config["eval_batch_size"])
+        logits = np.asarray(model.apply(variables | {"batch_stats": stats}, 255 - test_images), np.float64)
+        nll[name] = np.mean(logsumexp(logits, axis=1) - logits[np.arange(len(labels)), labels])
+    assert facts["scores"]["nll"][0] == pytest.approx(nll["own"], rel=1e-3)
+    assert abs(nll["own"] - nll["other"]) > 0.01 * nll["own"]
 
 
 def test_an_ensemble_of_a_network_with_itself_is_that_network(trained):
@@ -143,11 +157,51 @@ def test_every_average_is_scored(average, number, trained):
     config = analysis(trained, average, ["simplex"], members="endpoints", num_draws=4)
     facts = analyze.run(config, trained / f"average_{average}")
     assert len(facts["scores"]["nll"]) == number and np.isfinite(facts["scores"]["nll"]).all()
+    assert len(facts.get("ensembles", {"nll": [0]})["nll"]) == number
+    if number > 1:
+        assert len(set(facts["scores"]["nll"])) == number
+        assert 0 < np.max(facts["disagreement"]) <= 1 and "ensembles of 3: " in analyze.table(facts)
+
+
+def test_a_point_all_the_way_towards_each_network_is_that_network(trained):
+    config = analysis(trained, "towards_each", ["simplex"], members="endpoints", t=1.0)
+    found = analyze.run(config, trained / "all_the_way")["scores"]["nll"]
+    own = analyze.run(analysis(trained, "ensemble", ["simplex"], members="endpoints"), trained / "simplex_ends")
+    np.testing.assert_allclose(found, own["scores"]["nll"], rtol=1e-5)
+
+
+def test_steps_choose_checkpoints(trained):
+    """The line between the first and the last checkpoint that a run captured."""
+    config = analysis(trained, "line", ["swa", "swa"], steps="22,44", num_points=3)
+    facts = analyze.run(config, trained / "steps")
+    assert [name.split()[2] for name in facts["members"]] == ["22", "44"]
+    captures = analyze.run(analysis(trained, "ensemble", ["swa"], members="captures"), trained / "captures")
+    ends = [facts["scores"]["nll"][i] for i in (0, -1)]
+    np.testing.assert_allclose(ends, [captures["scores"]["nll"][i] for i in (0, -1)], rtol=1e-5)
+
+
+@pytest.mark.parametrize("form, names", [("line", ["line_0", "line_1"]), ("ensemble", ["line_0", "line_1"])])
+def test_an_analysis_is_drawn_from_its_files(form, names, trained):
+    analyze.run(analysis(trained, form, names, num_points=3), trained / f"drawn_{form}")
+    figures = [pathlib.Path(path) for path in plot.run(None, trained / f"drawn_{form}")["figures"]]
+    assert [path.name for path in figures] == [f"{form}.pdf", f"{form}.png"]
+    assert all(path.stat().st_size > 100 for path in figures)
 
 
 @pytest.mark.parametrize(
     "form, names, fields, error, message",
     [
+        ("line", ["line_0", "shuffled"], {}, CheckpointError, "shuffled has pixel_shuffle True but .* has False"),
+        ("line", ["line_0"], {"steps": "3,x"}, ConfigError, "config.steps is '3,x': it takes 1 whole numbers"),
+        ("ensemble", ["swa"], {"members": "captures", "steps": "3"}, ConfigError, "chooses single checkpoints"),
+        ("line", ["line_0", "line_1"], {"steps": "3,4"}, CheckpointError, "no checkpoint"),
+        (
+            "ensemble",
+            ["line_0"],
+            {"test_dataset": "cifar100"},
+            ConfigError,
+            "config.test_dataset 'cifar100' has 100 classes",
+        ),
         (
             "ensemble",
             ["line_0", "other"],
@@ -243,11 +297,29 @@ def test_a_sweep_as_cluster_jobs(tmp_path):
         ({"seeds": (0.5,)}, "config.seeds is"),
         ({"fields": "a"}, "'a' in 'a' has no value"),
         ({"cluster": "moon"}, "config.cluster is 'moon'"),
+        ({"fields": "a='b"}, "is not name=value"),
+        ({"variants": (1, 2)}, r"config.variants is \(1, 2\)"),
+        ({"cluster": "local", "cluster_options": "gpus=1"}, "config.cluster 'local' with {'gpus': 1}: "),
     ],
 )
 def test_a_wrong_sweep_is_named(fields, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         sweep.run(app.to_dict(module_of("sweep").get_config()) | fields, tmp_path / "sweep")
+
+
+def test_a_sweep_goes_over_values_of_fields():
+    config = app.to_dict(module_of("sweep").get_config()) | {
+        "variants": ("plain,tiny,beta=0.5", "beta=1"),
+        "seeds": (4,),
+    }
+    first, second = sweep.jobs(config, pathlib.Path("runs"))
+    assert first.name == "plain+tiny+beta=0.5_4" and first.command[3:] == [
+        "--config=configs/line_digits.py:plain,tiny",
+        "--workdir=runs/plain+tiny+beta=0.5_4",
+        "--config.seed=4",
+        "--config.beta=0.5",
+    ]
+    assert second.command[3] == "--config=configs/line_digits.py" and second.command[-1] == "--config.beta=1"
 
 
 @pytest.mark.parametrize("name", ["sweep_cifar10", "sweep_fashion_mnist", "sweep_tiny_imagenet"])
@@ -318,6 +390,12 @@ def test_tables_hold_means_and_deviations(tmp_path):
     midpoints = [100 * run["scores"]["accuracy"][2] for run in family["line"]]
     assert float(found["line"]["midpoint accuracy (%)"]) == pytest.approx(np.mean(midpoints))
     assert float(found["line"]["midpoint accuracy (%) std"]) == pytest.approx(np.std(midpoints))
+    several = {
+        "ensemble": [{"scores": {"accuracy": [0.8, 0.9]}, "midpoint": None, "ensembles": {"accuracy": [0.85, 0.95]}}]
+    }
+    (of_several,) = tables.summary(several)
+    assert [cell and round(cell[0], 6) for cell in of_several.cells[:5]] == [85.0, None, None, None, 95.0]
+    assert found["line"]["pair .2/.8 (%)"] == "", "five points do not include t = 0.2"
     assert found["plain"]["ends accuracy (%)"] == "" and found["plain"]["seeds"] == "2"
     assert float(found["line"]["cos^2 of ends"]) == 0.25 and found["line"]["ends differ (%)"] == ""
     latex = written[1].read_text()

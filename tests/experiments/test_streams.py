@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from test_configs import load
+from test_imagenet_c import WNIDS, write_images
 from test_runs import Interrupted, assert_same_run, interrupt_at, rows
 
-from subspaces_jax import checkpoints, evaluation, geometry
-from subspaces_jax.data import catalogue, sources
-from subspaces_jax.data.builders import png
+from subspaces_jax import checkpoints, evaluation, geometry, records
+from subspaces_jax.data import catalogue, corruption, sources
+from subspaces_jax.data.builders import imagenet_c, png
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import analyze, build, evaluate, train
 
+IMAGENET = catalogue.DATASETS["imagenet2012"]
 SIZE, NUM = 16, {"train": 40, "validation": 22}
 
 
@@ -113,9 +115,43 @@ def test_label_noise_reaches_a_stream_and_other_corruptions_are_refused(config):
     clean, noisy = batches(), batches(label_noise=1.0)
     np.testing.assert_array_equal(clean.images, noisy.images)
     assert set(clean.labels) == {0, 1} and len(set(noisy.labels)) > 10
-    for field in ({"pixel_shuffle": True}, {"num_train_examples": 5}):
-        with pytest.raises(ConfigError, match=f"config.{next(iter(field))} is for data sets that fit"):
-            batches(**field)
+    with pytest.raises(ConfigError, match="config.num_train_examples is for data sets that fit"):
+        batches(num_train_examples=5)
+
+
+def test_pixels_of_a_stream_are_shuffled_as_those_of_arrays(config):
+    """Training crops and test images, in the order of `corruption.pixel_shuffle`."""
+    config |= {"corruption_seed": 5}
+    for begin in (lambda of: build.train_stream(of, 8), lambda of: build.data(of, "test").images()):
+        plain, shuffled = (next(iter(begin(config | {"pixel_shuffle": on}))).images for on in (False, True))
+        np.testing.assert_array_equal(shuffled, corruption.pixel_shuffle(plain, 5))
+        assert not np.array_equal(shuffled, plain)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_members_of_a_stream_are_runs_of_their_own_seeds(config, devices, tmp_path):
+    config |= dict(subspace="none", beta=0.0, network="mlp_8", num_epochs=1, test_every=0, num_devices=devices)
+    train.run(config | {"num_members": 2}, tmp_path / "together")
+    together = checkpoints.restore(tmp_path / "together")
+    for seed in (0, 1):
+        train.run(config | {"seed": seed, "num_devices": 1}, tmp_path / str(seed))
+        member = jax.tree.map(lambda leaf: leaf[seed : seed + 1], together.params)
+        chex.assert_trees_all_close(member, checkpoints.restore(tmp_path / str(seed)).params, rtol=1e-4, atol=1e-5)
+
+
+def test_imagenet_c_is_scored_with_statistics_from_the_clean_stream(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(imagenet_c, "EXPECTED_FOLDERS", len(WNIDS))
+    monkeypatch.setitem(catalogue.DATASETS, "imagenet2012", IMAGENET)  # its own size: files of ImageNet-C have it
+    written = write_images(tmp_path / "files")
+    fields = dict(subspace="none", beta=0.0, num_epochs=1, test_every=0, num_refresh_batches=1)
+    train.run(config | fields, tmp_path / "run")
+    analysis = dict(load("analyze", "ensemble"), runs=str(tmp_path / "run"), eval_batch_size=8)
+    analysis |= {"test_dataset": "imagenet_c/snow_1", "test_archive": str(tmp_path / "files")}
+    analysis.pop("num_devices")
+    facts = analyze.run(analysis, tmp_path / "analysis")
+    arrays, _ = records.load_results(tmp_path / "analysis", "ensemble")
+    assert arrays["logits"].shape == (1, 6, 1000) and sorted(arrays["labels"]) == sorted(written.values())
+    assert np.isfinite(facts["scores"]["nll"]).all()
 
 
 def test_parts_of_a_source_are_all_of_it():

@@ -60,6 +60,16 @@ def test_selection_is_the_callers(small_stack):
         cosine_penalty(stacked, 0, 1, select=lambda name: False)
 
 
+def test_without_kernels_all_matrices_are_selected(getkey):
+    first, second = (jax.random.normal(key, (2, 3, 4)) for key in jax.random.split(getkey()))
+    flat = np.concatenate([np.asarray(leaf, np.float64).reshape(2, -1) for leaf in (first, second)], axis=1)
+    expected = (flat[0] @ flat[1]) ** 2 / ((flat[0] @ flat[0]) * (flat[1] @ flat[1]))
+    stacked = {"a": {"w": first, "bias": jnp.ones((2, 5))}, "b": {"w": second}}
+    np.testing.assert_allclose(cosine_penalty(stacked, 0, 1), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="no leaf is selected among bias"):
+        cosine_penalty({"bias": jnp.ones((2, 5))}, 0, 1)
+
+
 def test_random_pair_is_uniform_over_pairs(getkey):
     assert random_pair(getkey(), 2) == (0, 1)
     i, j = jax.vmap(lambda key: jnp.stack(random_pair(key, 4)))(jax.random.split(getkey(), 3000)).T

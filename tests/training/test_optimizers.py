@@ -63,6 +63,9 @@ def test_impossible_cycles_are_refused():
         optimizers.swa_knots(10, 9)
     with pytest.raises(ValueError, match="5 cycles need"):
         optimizers.snapshot_knots(6, 5, 2)
+    for start in (0.05, 0.125):
+        with pytest.raises(ValueError, match="the warm-up has 5: raise swa_start"):
+            optimizers.swa_cyclic(0.1, 40, 5, num_models=3, swa_start=start)
 
 
 def test_every_policy_is_finite_and_bounded_by_its_peak():
