@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec
 from subspaces_jax import evaluation, geometry, losses, parallel
 from subspaces_jax.experiments.fields import DTYPES
 from subspaces_jax.networks import families
+from subspaces_jax.records import Progress
 from subspaces_jax.training import optimizers
 from subspaces_jax.training.state import init_state
 from subspaces_jax.training.step import make_advance, make_step, over_members
@@ -202,28 +203,40 @@ def run(task: Task, rounds: int = 5, peer: Callable[[Task, int], Run] | None = N
     cpu = jax.default_backend() == "cpu"
     of_plain, of_line = steps(plain), steps(line)
     compared = partial(compare, rounds=rounds, per=STEPS)
-    rows = [compared("line step / plain step", of_line, of_plain, "<= 1.05" if cpu else "<= 1.03")]
-    for n in range(3, 7):
-        rows.append(compared(f"simplex of {n} step / plain step", steps(geometry.Simplex(n)), of_plain, "<= 1.10"))
-    rows += [
-        compared("2 samples a batch / 1", steps(line, 2), of_line, "<= 1.15"),
-        compared("4 samples a batch / 1", steps(line, 4), of_line, "<= 1.15"),
-        compared(f"{STEPS} steps a dispatch / one a dispatch", of_line, steps(line, dispatches=STEPS), "<= 1.05"),
-        compared("3 seeds in one program / one after another", steps(plain, num_members=3), _repeated(of_plain, 3)),
-        compare_stream(task, of_plain, rounds),
-    ]
     points, num_images = 21, 4 * task.batch_size
     along, alone, pairs = (profiler(task, points, num_images, how) for how in ("along", "points", "pairs"))
-    rows.append(compare("along 21 points / 21 scores", along, alone, "<= 1.05", rounds, points))
-    rows.append(compare("along 21 points / point by point, pair by pair", along, pairs, "< 1", rounds, points))
+    of_point = partial(compare, rounds=rounds, per=points)
+    rows: list[Callable[[], Row]] = [  # what a row needs is made when its turn comes
+        lambda: compared("line step / plain step", of_line, of_plain, "<= 1.05" if cpu else "<= 1.03"),
+        *(
+            lambda n=n: compared(f"simplex of {n} step / plain step", steps(geometry.Simplex(n)), of_plain, "<= 1.10")
+            for n in range(3, 7)
+        ),
+        lambda: compared("2 samples a batch / 1", steps(line, 2), of_line, "<= 1.15"),
+        lambda: compared("4 samples a batch / 1", steps(line, 4), of_line, "<= 1.15"),
+        lambda: compared(
+            f"{STEPS} steps a dispatch / one a dispatch", of_line, steps(line, dispatches=STEPS), "<= 1.05"
+        ),
+        lambda: compared(
+            "3 seeds in one program / one after another", steps(plain, num_members=3), _repeated(of_plain, 3)
+        ),
+        lambda: compare_stream(task, of_plain, rounds),
+        lambda: of_point("along 21 points / 21 scores", along, alone, "<= 1.05"),
+        lambda: of_point("along 21 points / point by point, pair by pair", along, pairs, "< 1"),
+    ]
     if peer is not None:
         of_peer = peer(task, STEPS)
         target = "as near as can be" if cpu else "< 1"
         rows += [
-            compared(f"{name} step / peer step", ours, of_peer, target)
-            for name, ours in (("plain", of_plain), ("line", of_line))
+            lambda: compared("plain step / peer step", of_plain, of_peer, target),
+            lambda: compared("line step / peer step", of_line, of_peer, target),
         ]
-    return rows
+    measured, progress = [], Progress(len(rows), unit="row", label="benchmark")
+    for row in rows:
+        measured.append(row())
+        progress.update(len(measured), f"{measured[-1].name}: {measured[-1].ratio:.3f}")
+    progress.close()
+    return measured
 
 
 def table(rows: Sequence[Row]) -> str:
