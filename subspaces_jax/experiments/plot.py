@@ -108,17 +108,18 @@ def _best_epochs(folder: pathlib.Path, family: sweep.Family) -> sweep.Family:
 
 
 def _bins(folder: pathlib.Path, family: sweep.Family) -> dict[str, dict[str, np.ndarray]]:
-    """Reliability of the first seed's midpoint, and of a line's ensemble of ends."""
+    """Reliability of the midpoint, and of a line's ensemble of ends, over the test sets of all seeds."""
     bins = {}
     for name in CALIBRATED:
         if name in family:
-            facts, path = family[name][0], sweep.folders(folder, name)[0]
-            arrays = records.load_results(path, evaluate.RESULTS)[0]
-            probs = _softmax(arrays["logits"][facts["midpoint"] or 0])
-            bins[families.LOOKS[name][0]] = metrics.reliability(probs, arrays["labels"], 20)
+            arrays = [records.load_results(path, evaluate.RESULTS)[0] for path in sweep.folders(folder, name)]
+            probs = [_softmax(run["logits"]) for run in arrays]  # of a seed: [T, N, C]
+            labels = np.concatenate([run["labels"] for run in arrays])
+            midpoints = [of[facts["midpoint"] or 0] for of, facts in zip(probs, family[name])]
+            bins[name] = metrics.reliability(np.concatenate(midpoints), labels, 20)
             if name == "line":
-                ends = 0.5 * (_softmax(arrays["logits"][0]) + _softmax(arrays["logits"][-1]))
-                bins["line, ensemble of the ends"] = metrics.reliability(ends, arrays["labels"], 20)
+                ends = np.concatenate([0.5 * (of[0] + of[-1]) for of in probs])
+                bins["line,ensemble of the ends"] = metrics.reliability(ends, labels, 20)
     return bins
 
 

@@ -4,7 +4,8 @@ A family is {variant: [facts of each seed]}, facts being those of `experiments.e
 standard deviations over seeds.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,21 +18,27 @@ Facts = dict[str, Any]
 Family = dict[str, list[Facts]]
 BEST_EPOCH = "optimal early stopping"
 
-LOOKS = {  # variant: label, colour, marker
-    "line": ("line", "#0072B2", "x"),
-    "line_layerwise": ("line (layerwise)", "#D55E00", "d"),
-    "curve": ("curve", "#CC79A7", "^"),
-    "curve_layerwise": ("curve (layerwise)", "#CC79A7", "v"),
-    "line,no_beta": (r"line, $\beta = 0$", "#56B4E9", "+"),
+LOOKS = {  # variant: label, colour, marker; in the order of legends
     "plain": ("standard training", "#555555", ""),
     "early_stopping": ("standard training", "#555555", ""),
-    "simplex_3": ("simplex of 3", "#882255", "h"),
     BEST_EPOCH: (BEST_EPOCH, "#999933", "."),
     "swa_constant": ("SWA (high constant rate)", "#009E73", "o"),
     "swa_cyclic": ("SWA (cyclic)", "#888888", "s"),
-    "dropout": ("dropout", "#E69F00", "p"),
     "label_smoothing": ("label smoothing", "#000000", "*"),
+    "dropout": ("dropout", "#E69F00", "p"),
+    "line": ("line", "#0072B2", "x"),
+    "line_layerwise": ("line (layerwise)", "#D55E00", "d"),
+    "line,no_beta": (r"line, $\beta = 0$", "#56B4E9", "+"),
+    "line,samples_2": ("line, two samples", "#117733", "1"),
+    "line,samples_2_diverse": ("line, two samples, diverse", "#332288", "2"),
+    "curve": ("curve", "#CC79A7", "^"),
+    "curve_layerwise": ("curve (layerwise)", "#AA4499", "v"),
+    "simplex_3": ("simplex of 3", "#882255", "h"),
+    "simplex_4": ("simplex of 4", "#AA4466", "h"),
+    "simplex_5": ("simplex of 5", "#CC6677", "h"),
+    "simplex_6": ("simplex of 6", "#DD99AA", "h"),
 }
+OTHERS = ("#88CCEE", "#44AA99", "#661100", "#6699CC", "#DDCC77", "#000000")  # colours of variants that have no look
 
 
 def profiles(
@@ -51,10 +58,10 @@ def profiles(
     curves = {name: runs for name, runs in family.items() if all("pair_accuracy" in run["scores"] for run in runs)}
     if not curves:
         return None
-    with style.panels(2, height=2.9) as (figure, axes):
+    with style.panels(2, height=3.3) as (figure, axes):
         for axis, score, label in zip(axes, ("accuracy", "ece_20"), ("test accuracy (%)", "ECE (%)")):
-            for name, runs in curves.items():
-                text, colour, marker = _look(name)
+            for name, (text, colour, marker) in looks(curves).items():
+                runs = curves[name]
                 t = np.linspace(0.0, 1.0, len(runs[0]["scores"][score]))
                 _band(
                     axis, t, [run["scores"][f"pair_{score}"] for run in runs], color=colour, marker=marker, label=text
@@ -64,6 +71,8 @@ def profiles(
                 _level(axis, [run["scores"][score][0] for run in standard], "--", "standard training")
             if pair:
                 _level(axis, [two["scores"][score][0] for two in pair], ":", "standard ensemble of two")
+            for style_of_line, text in (("-", "ensemble of $t$ and $1-t$"), ("--", "network at $t$")):
+                axis.plot([], [], color="black", linestyle=style_of_line, label=text)
             axis.set(xlabel="$t$", ylabel=label, xlim=(0.0, 1.0))
         return _finished(figure, axes[0], title)
 
@@ -126,19 +135,16 @@ def label_noise(family: Family, best_epochs: Family | None = None, title: str = 
         method = name.split(",noise_")[0]
         noise = 100 * runs[0]["config"]["label_noise"]
         method = "plain" if method == "early_stopping" else method
-        methods.setdefault(_look(method)[0], {}).setdefault(noise, []).extend(
-            at_midpoint(run, "accuracy") for run in runs
-        )
+        methods.setdefault(method, {}).setdefault(noise, []).extend(at_midpoint(run, "accuracy") for run in runs)
     shown = {method: by_noise for method, by_noise in methods.items() if max(by_noise) > 0}
     if not shown:
         return None
-    looks = {text: (colour, marker) for text, colour, marker in LOOKS.values()}
     with style.panels(1, height=3.2) as (figure, (axis,)):
-        for method, by_noise in shown.items():
+        for method, (text, colour, marker) in looks(shown).items():
+            by_noise = shown[method]
             levels = sorted(by_noise)
             means, bars = zip(*((100 * np.mean(by_noise[x]), 100 * np.std(by_noise[x])) for x in levels))
-            colour, marker = looks.get(method, (None, "."))
-            axis.errorbar(levels, means, bars, color=colour, marker=marker or ".", label=method, capsize=2)
+            axis.errorbar(levels, means, bars, color=colour, marker=marker or ".", label=text, capsize=2)
         axis.set(xlabel="labels drawn anew (%)", ylabel="test accuracy (%)")
         return _finished(figure, axis, title)
 
@@ -147,15 +153,16 @@ def reliability(bins: dict[str, dict[str, np.ndarray]], title: str = "") -> Figu
     """Reliability diagrams: accuracy less confidence by confidence, one line a method.
 
     Args:
-        bins: {label: result of `metrics.reliability`}, for at most five methods.
+        bins: {variant: result of `metrics.reliability`}, for at most five methods.
         title: above the figure.
     """
     with style.panels(1, height=3.0) as (figure, (axis,)):
         axis.axhline(0.0, color=style.COLOURS["reference"], linewidth=0.8)
-        for label, result in bins.items():
+        for name, (text, colour, marker) in looks(bins).items():
+            result = bins[name]
             full = np.asarray(result["count"]) >= 10  # fewer say little
             confidence, accuracy = (100 * np.asarray(result[name])[full] for name in ("confidence", "accuracy"))
-            axis.plot(confidence, accuracy - confidence, marker=".", label=label)
+            axis.plot(confidence, accuracy - confidence, color=colour, marker=marker or ".", label=text)
         axis.set(xlabel="confidence (%)", ylabel="accuracy $-$ confidence (points)")
         return _finished(figure, axis, title)
 
@@ -177,11 +184,12 @@ def dynamics(rows: dict[str, list[list[dict[str, float]]]], title: str = "") -> 
     )
     with style.panels(len(panels), height=2.6) as (figure, axes):
         for axis, (column, label, scale) in zip(axes, panels):
-            for i, (name, runs) in enumerate(shown.items()):
+            for name, (text, colour, _) in looks(shown).items():
+                runs = shown[name]
                 length = min(map(len, runs))
                 values = np.array([[row[column] for row in run[:length]] for run in runs])
                 epochs = [row["epoch"] for row in runs[0][:length]]
-                _band(axis, epochs, values, scale=1.0, color=f"C{i}", label=_look(name)[0])
+                _band(axis, epochs, values, scale=1.0, color=colour, label=text)
             axis.set(xlabel="epoch", ylabel=label, yscale=scale)
         return _finished(figure, axes[0], title)
 
@@ -193,15 +201,20 @@ def at_midpoint(facts: Facts, score: str) -> float:
     return float(np.mean(values)) if facts["midpoint"] is None else values[facts["midpoint"]]
 
 
-def _look(variant: str) -> tuple[str, str | None, str]:
-    return LOOKS.get(variant, (variant.replace("_", " "), None, ""))
+def looks(variants: Iterable[str]) -> dict[str, tuple[str, str, str]]:
+    """{variant: (label, colour, marker)} in the order of legends: those of LOOKS, then the others by name."""
+    variants = set(variants)
+    others = sorted(variants - LOOKS.keys())
+    colours = dict(zip(others, itertools.cycle(OTHERS)))
+    known = {name: LOOKS[name] for name in LOOKS if name in variants}
+    return known | {name: (name.replace("_", " ").replace(",", ", "), colours[name], "") for name in others}
 
 
 def _band(axis: Axes, x: Any, values: Any, scale: float = 100.0, **options: Any) -> None:
     values = scale * np.asarray(values)
     mean, spread = values.mean(axis=0), values.std(axis=0)
     (line,) = axis.plot(x, mean, **options)
-    axis.fill_between(x, mean - spread, mean + spread, color=line.get_color(), alpha=0.15, linewidth=0)
+    axis.fill_between(x, mean - spread, mean + spread, color=line.get_color(), alpha=0.1, linewidth=0)
 
 
 def _level(axis: Axes, values: Sequence[float], linestyle: str, label: str) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import pathlib
+import shutil
 
 import chex
 import jax
@@ -361,7 +362,9 @@ def test_figures_show_what_results_hold():
     family = invented_family()
     two = [{"scores": {"accuracy": [0.93], "ece_20": [0.05]}, "midpoint": None}]
     figure = families.profiles({name: family[name] for name in ("line", "curve", "plain")}, family["plain"], two)
-    assert [axis.lines[-1].get_ydata()[0] for axis in figure.axes] == pytest.approx([93.0, 5.0])
+    labelled = [{line.get_label(): line for line in axis.lines} for axis in figure.axes]
+    two_level = [lines["standard ensemble of two"].get_ydata()[0] for lines in labelled]
+    assert two_level == pytest.approx([93.0, 5.0])
     solid, dashed = figure.axes[0].lines[:2]
     np.testing.assert_allclose(
         solid.get_ydata(), 100 * np.mean([run["scores"]["pair_accuracy"] for run in family["line"]], 0)
@@ -375,11 +378,21 @@ def test_figures_show_what_results_hold():
         "early_stopping,noise_40": [{"scores": {"accuracy": [0.7]}, "midpoint": None, "config": {"label_noise": 0.4}}]
     }
     noise = families.label_noise(family, best)
-    assert [text.get_text() for text in noise.legends[0].texts] == ["line", families.BEST_EPOCH]
+    assert [text.get_text() for text in noise.legends[0].texts] == [families.BEST_EPOCH, "line"]
     assert (
         families.profiles({"plain": family["plain"]}) is None
         and families.label_noise({"plain": family["plain"]}) is None
     )
+
+
+def test_a_variant_looks_the_same_in_all_lines_of_a_figure():
+    family = invented_family()
+    mine = {"line,beta=0.5": family["line"], "my_curve": family["curve"]}
+    axis = families.profiles(mine | {"line": family["line"]}).axes[0]
+    solid, dashed = axis.lines[:6:2], axis.lines[1:6:2]
+    assert [line.get_label() for line in solid] == ["line", "line, beta=0.5", "my curve"]
+    assert [line.get_color() for line in solid] == [line.get_color() for line in dashed]
+    assert len({line.get_color() for line in solid}) == 3
 
 
 def test_tables_hold_means_and_deviations(tmp_path):
@@ -408,3 +421,15 @@ def test_a_sweep_is_drawn_from_its_files(swept):
     figures = [pathlib.Path(path) for path in plot.run(None, folder)["figures"]]
     assert {path.stem for path in figures} >= {"family", "profiles", "dynamics"}
     assert all(path.stat().st_size > 100 for path in figures)
+
+
+def test_reliability_is_of_the_test_sets_of_all_seeds(swept, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(families, "reliability", lambda bins, title: drawn.append(bins))
+    shutil.copy(swept[0] / "config.json", tmp_path)
+    for seed in (0, 1):
+        shutil.copytree(swept[0] / "plain+tiny_3", tmp_path / f"plain_{seed}")
+    plot.run(None, tmp_path)
+    logits = records.load_results(tmp_path / "plain_0", "points")[0]["logits"][0]
+    confidence = np.exp(logits - logsumexp(logits, -1, keepdims=True)).max(-1)
+    np.testing.assert_array_equal(drawn[0]["plain"]["count"], 2 * np.histogram(confidence, 20, (0, 1))[0])
