@@ -3,6 +3,8 @@
 The meaning and range of each field are in subspaces_jax/experiments/fields.py (FIELDS).
 """
 
+from collections.abc import Callable
+
 from ml_collections import ConfigDict
 
 
@@ -61,6 +63,17 @@ def get_config() -> ConfigDict:
     config.num_refresh_batches = 0
     config.eval_batch_size = 500
     return config
+
+
+def in_form(config: ConfigDict, form: str, make_tiny: Callable[[ConfigDict], ConfigDict] | None = None) -> ConfigDict:
+    """The config, made tiny where `form` says so.
+
+    Raises:
+        ValueError: any other form.
+    """
+    if form not in ("", "tiny"):
+        raise ValueError(f"variant {form!r} is unknown: there is tiny")
+    return (make_tiny or tiny)(config) if form else config
 
 
 def tiny(config: ConfigDict) -> ConfigDict:

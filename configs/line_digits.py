@@ -16,4 +16,4 @@ def get_config(form: str = ""):
     config.network = "cifar_resnet_8"
     config.num_epochs = 40
     config.checkpoint_every = 5
-    return base.tiny(config) if form == "tiny" else config
+    return base.in_form(config, form)

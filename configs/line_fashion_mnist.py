@@ -18,4 +18,4 @@ def get_config(form: str = ""):
     config.num_epochs = 10
     config.warmup_epochs = 1
     config.log_every = 100
-    return base.tiny(config) if form == "tiny" else config
+    return base.in_form(config, form)

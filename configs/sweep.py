@@ -7,6 +7,8 @@ The meaning of each field is in subspaces_jax/experiments/fields.py (SWEEP_FIELD
 
 from ml_collections import ConfigDict
 
+from configs import base
+
 
 def get_config(form: str = "") -> ConfigDict:
     config = ConfigDict()
@@ -16,7 +18,7 @@ def get_config(form: str = "") -> ConfigDict:
     config.fields = ""
     config.cluster = ""
     config.cluster_options = ""
-    return tiny(config) if form == "tiny" else config
+    return base.in_form(config, form, tiny)
 
 
 def tiny(config: ConfigDict) -> ConfigDict:

@@ -5,11 +5,11 @@
 On a cluster add --config.cluster=slurm --config.cluster_options='gpus_per_node=1 timeout_min=240'. Not yet run here.
 """
 
-from configs import sweep
+from configs import base, sweep
 
 
 def get_config(form: str = ""):
     config = sweep.get_config()
     config.config = "configs/cifar10.py"
     config.variants = ("plain", "line", "line_layerwise", "curve")
-    return sweep.tiny(config) if form == "tiny" else config
+    return base.in_form(config, form, sweep.tiny)

@@ -7,7 +7,7 @@
 results.
 """
 
-from configs import sweep
+from configs import base, sweep
 
 BASELINES = ("plain", "swa_constant", "swa_cyclic")
 CURVES = ("line", "line_layerwise", "line,no_beta", "curve")
@@ -21,7 +21,7 @@ NOISE_40 = tuple(
 
 
 def get_config(form: str = ""):
-    config = sweep.get_config(form)
+    config = sweep.get_config()
     config.config = "configs/fashion_mnist.py"
     config.variants = (*BASELINES, *CURVES, *NOISE_40, *SIMPLEXES, *NOISE_20, *SAMPLES)
-    return sweep.tiny(config) if form == "tiny" else config
+    return base.in_form(config, form, sweep.tiny)

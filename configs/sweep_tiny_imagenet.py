@@ -6,7 +6,7 @@
 Not yet run here.
 """
 
-from configs import sweep, sweep_cifar10
+from configs import base, sweep, sweep_cifar10
 
 
 def get_config(form: str = ""):
@@ -14,4 +14,4 @@ def get_config(form: str = ""):
     config.config = "configs/tiny_imagenet.py"
     simplexes = [f"simplex_{n}{kind}" for n in range(2, 7) for kind in ("", "_layerwise")]
     config.variants = (*config.variants, *simplexes)
-    return sweep.tiny(config) if form == "tiny" else config
+    return base.in_form(config, form, sweep.tiny)

@@ -1,27 +1,31 @@
 """What is trained on a data set, as differences from its base config: the part of a config's name after the colon.
 
 --config=configs/cifar10.py:line_layerwise            one variant
---config=configs/fashion_mnist.py:line,noise_40,tiny  several, applied from left to right, and the tiny form
+--config=configs/fashion_mnist.py:line,noise_40,tiny  several, in any order, and the tiny form
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from configs import base
 
-PLAIN = {"subspace": "none", "beta": 0.0}
+ONE_NETWORK = {"subspace": "none", "beta": 0.0}  # what a baseline is where no subspace is named beside it
 
+BASELINES = {
+    "label_smoothing": {"label_smoothing": 0.1},
+    "dropout": {"dropout": 0.2},
+    "early_stopping": {"test_every": 4},  # the best epoch is read off the logs
+}
 VARIANTS = {
     # one network, and what it is compared with
-    "plain": PLAIN,
-    "ensemble": PLAIN | {"num_members": 3},
-    "swa_constant": PLAIN | {"schedule": "swa_constant", "capture": True, "num_cycles": 5},
-    "swa_cyclic": PLAIN | {"schedule": "swa_cyclic", "capture": True, "num_cycles": 5},
-    "snapshots": PLAIN | {"schedule": "snapshot_cyclic", "capture": True, "num_cycles": 3},
-    "label_smoothing": PLAIN | {"label_smoothing": 0.1},
-    "dropout": PLAIN | {"dropout": 0.2},
-    "early_stopping": PLAIN | {"test_every": 4},  # the best epoch is read off the logs
+    "plain": ONE_NETWORK,
+    "ensemble": ONE_NETWORK | {"num_members": 3},
+    "swa_constant": ONE_NETWORK | {"schedule": "swa_constant", "capture": True, "num_cycles": 5},
+    "swa_cyclic": ONE_NETWORK | {"schedule": "swa_cyclic", "capture": True, "num_cycles": 5},
+    "snapshots": ONE_NETWORK | {"schedule": "snapshot_cyclic", "capture": True, "num_cycles": 3},
+    **BASELINES,
     # subspaces
     "line": {"subspace": "line"},
     "line_layerwise": {"subspace": "line", "layerwise": True},
@@ -47,13 +51,21 @@ def choose(make: Callable[[], ConfigDict], form: str, usual: str) -> ConfigDict:
     """The config that `make` gives, changed by the variants named in `form`; `usual` where it names none.
 
     Raises:
-        ValueError: a name that is neither a variant nor "tiny".
+        ValueError: a name that is neither a variant nor "tiny", or two that contradict each other.
     """
     names = [name for name in form.split(",") if name]
     if unknown := [name for name in names if name not in VARIANTS and name != "tiny"]:
         raise ValueError(f"variant {unknown[0]!r} is unknown: there are {', '.join(VARIANTS)}, tiny")
     chosen = [name for name in names if name != "tiny"] or [usual]
-    config = make()
+    changes: dict[str, Any] = {}
     for name in chosen:
-        config.update(VARIANTS[name])
+        if undone := [field for field, value in VARIANTS[name].items() if changes.get(field, value) != value]:
+            raise ValueError(
+                f"variant {name!r} sets {undone[0]} otherwise than those before it in {form!r}: choose one"
+            )
+        changes |= VARIANTS[name]
+    if "subspace" not in changes and not BASELINES.keys().isdisjoint(chosen):
+        changes |= ONE_NETWORK
+    config = make()
+    config.update(changes)
     return base.tiny(config) if "tiny" in names else config

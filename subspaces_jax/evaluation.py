@@ -86,8 +86,13 @@ def refresh_batch_stats(
     """BatchNorm statistics of the network `variables`: the means over one pass of each batch's mean and variance.
 
     Conventions: the cumulative mean, every batch counting the same (batches are of equal size; the last is filled up
-    with examples from the beginning of the pass); variances are the biased ones of each batch, as Flax stores them, so
-    the variance of the batch means is not in them. The statistics that `variables` came with have no influence.
+    with examples from the beginning of the pass), and every call of a layer that is called several times; variances
+    are the biased ones of each batch, as Flax stores them, so the variance of the batch means is not in them. The
+    statistics that `variables` came with have no influence.
+
+    This is what happens to the statistics of every `nn.BatchNorm` that does not use its running ones in training. What
+    else a module keeps in batch_stats (`nn.SpectralNorm` its singular vectors) goes on from the values in `variables`
+    from batch to batch, as in training.
 
     Args:
         apply_train: train mode, (variables, images, key) -> (outputs, batch_stats), augmenting as in training if the
@@ -100,42 +105,100 @@ def refresh_batch_stats(
     Returns:
         The new batch_stats; {} where the network has none.
     """
-    zeros = jax.tree.map(jnp.zeros_like, variables.get("batch_stats", {}))
-    if not jax.tree.leaves(zeros):
-        return zeros
+    stats = variables.get("batch_stats", {})
+    if not jax.tree.leaves(stats):
+        return stats
     if not callable(images):
         return _refresh(apply_train, variables, images, key, batch_size)
-    total, number = zeros, 0
+    averaged, number = None, 0
     for number, (batch, _, _) in enumerate(images(), start=1):
-        total = jax.tree.map(
-            jnp.add, total, _batch_statistics(apply_train, variables, batch, jax.random.fold_in(key, number))
-        )
-    return jax.tree.map(lambda leaf: leaf / number, total)
+        if averaged is None:
+            averaged = _averaged(apply_train, variables, batch, key)
+        batch_key = jax.random.fold_in(key, number)
+        stats = _added(averaged, stats, _stats_of_batch(apply_train, variables, stats, batch, batch_key), number)
+    return _divided(averaged, stats, number)
 
 
 @partial(jax.jit, static_argnames=("apply_train", "batch_size"))
 def _refresh(apply_train, variables, images, key, batch_size):
     order = jax.random.permutation(key, images.shape[0])
     indices = order[batches.full_batches(images.shape[0], batch_size)]
+    take = lambda rows: jnp.take(images, rows, axis=0)
+    averaged = _averaged(apply_train, variables, take(indices[0]), key)
 
-    def add_batch(total, batch):
+    def add_batch(stats, batch):
         i, rows = batch
-        statistics = _batch_statistics(
-            apply_train, variables, jnp.take(images, rows, axis=0), jax.random.fold_in(key, i)
-        )
-        return jax.tree.map(jnp.add, total, statistics), None
+        found = _stats_of_batch(apply_train, variables, stats, take(rows), jax.random.fold_in(key, i))
+        return _added(averaged, stats, found, i + 1), None
 
-    zeros = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
-    total, _ = lax.scan(add_batch, zeros, (jnp.arange(indices.shape[0]), indices))
-    return jax.tree.map(lambda leaf: leaf / indices.shape[0], total)
+    stats, _ = lax.scan(add_batch, variables["batch_stats"], (jnp.arange(indices.shape[0]), indices))
+    return _divided(averaged, stats, indices.shape[0])
 
 
 @partial(jax.jit, static_argnames=("apply_train",))
-def _batch_statistics(apply_train, variables, images, key):
-    """The statistics of one batch alone: those that the variables came with have no influence."""
-    zeros = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
-    with nn.intercept_methods(_undo_decay):
-        return apply_train({**variables, "batch_stats": zeros}, images, key)[1]
+def _stats_of_batch(apply_train, variables, stats, images, key):
+    """`stats` after one batch: of each BatchNorm that batch's own, without influence of the old ones."""
+    with nn.intercept_methods(_BatchAlone()):
+        return apply_train({**variables, "batch_stats": stats}, images, key)[1]
+
+
+def _added(averaged, stats, found, number):
+    """The sum over batches where it is to be averaged, which the first batch begins; else what was found last."""
+    add = lambda is_averaged, old, new: jnp.where(number == 1, new, old + new) if is_averaged else new
+    return jax.tree.map(add, averaged, stats, found)
+
+
+def _divided(averaged, stats, number):
+    return jax.tree.map(lambda is_averaged, leaf: leaf / number if is_averaged else leaf, averaged, stats)
+
+
+def _averaged(apply_train, variables, images, key) -> PyTree:
+    """Which leaves of batch_stats are a BatchNorm's, found by tracing: names alone do not tell."""
+    found = set()
+
+    def note(next_method, args, keywords, context):
+        if _uses_batch(args, keywords, context):
+            found.add(context.module.scope.path)
+        return next_method(*args, **keywords)
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(lambda *of: apply_train(*of), variables, images, key)  # a new function: traced every time
+    is_averaged = lambda path, _: tuple(entry.key for entry in path[:-1]) in found
+    return jax.tree_util.tree_map_with_path(is_averaged, variables["batch_stats"])
+
+
+def _uses_batch(args: Sequence, keywords: dict, context: nn.module.InterceptorContext) -> bool:
+    """Whether this is a call of a BatchNorm that normalises with its batch's statistics and stores them."""
+    if not isinstance(context.module, nn.BatchNorm) or context.method_name != "__call__":
+        return False
+    given = keywords.get("use_running_average", args[1] if len(args) > 1 else None)
+    return not (context.module.use_running_average if given is None else given)
+
+
+class _BatchAlone:
+    """An interceptor, for one trace, that makes each BatchNorm store its batch's own statistics.
+
+    From 0 a BatchNorm stores (1 - decay) times them, so divide; of a layer's n-th call, the mean over n calls.
+    """
+
+    def __init__(self):
+        self._calls: dict[Any, int] = {}  # by scope; that of a trace inside a lifted transformation is another
+
+    def __call__(self, next_method, args, keywords, context):
+        module = context.module
+        if not _uses_batch(args, keywords, context) or not module.has_variable("batch_stats", "mean"):
+            return next_method(*args, **keywords)
+        calls = self._calls.get(module.scope, 0)
+        self._calls[module.scope] = calls + 1
+        before = {name: value for name, value in module.variables["batch_stats"].items()}
+        for name, value in before.items():
+            module.put_variable("batch_stats", name, jnp.zeros_like(value))
+        outputs = next_method(*args, **keywords)
+        for name, old in before.items():
+            of_batch = module.get_variable("batch_stats", name) / (1.0 - module.momentum)
+            mean = of_batch if calls == 0 else old + (of_batch - old) / (calls + 1)
+            module.put_variable("batch_stats", name, mean)
+        return outputs
 
 
 def along(
@@ -305,13 +368,3 @@ def point_variables(
         return on_device(stack, point, batch_stats, train_images, key)
 
     return variables_at
-
-
-def _undo_decay(next_method: Callable, args: Sequence, keywords: dict, context: nn.module.InterceptorContext) -> Any:
-    """Makes each BatchNorm leave its batch's own statistics: from 0 it stores (1 - decay) times them, so divide."""
-    outputs = next_method(*args, **keywords)
-    module = context.module
-    if context.method_name == "__call__" and module.has_variable("batch_stats", "mean"):
-        for name in module.variables["batch_stats"]:
-            module.put_variable("batch_stats", name, module.get_variable("batch_stats", name) / (1.0 - module.momentum))
-    return outputs

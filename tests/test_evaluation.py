@@ -110,6 +110,48 @@ def test_refreshed_statistics_do_not_depend_on_the_old_ones(task):
         np.testing.assert_array_equal(a, b)
 
 
+class Outside(nn.Module):
+    """One BatchNorm called twice, one that is frozen, and spectral normalisation, with vectors in batch_stats."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        shared = nn.BatchNorm(use_running_average=not train, momentum=0.9, name="shared")
+        x = shared(3 * shared(x) + 5)
+        x = nn.BatchNorm(use_running_average=True, name="frozen")(x)
+        return nn.SpectralNorm(nn.Dense(3, name="dense"), name="spectral")(x, update_stats=train)
+
+
+def test_what_else_is_in_batch_stats_is_kept_or_goes_on_as_in_training(getkey):
+    images, batch_size = np.asarray(3 + 2 * jax.random.normal(getkey(), (60, 5))), 20
+    variables = Outside().init(getkey(), images)
+    variables["batch_stats"]["frozen"] = {"mean": jnp.full(5, 0.5), "var": jnp.full(5, 2.0)}
+
+    def apply_train(variables, images, key):
+        outputs, updated = Outside().apply(variables, images, train=True, mutable=["batch_stats"])
+        return outputs, updated["batch_stats"]
+
+    key = jax.random.key(1)
+    found = evaluation.refresh_batch_stats(apply_train, variables, images, key, batch_size)
+    streamed = evaluation.refresh_batch_stats(
+        apply_train, variables, lambda: [(images[i : i + 20], None, None) for i in (0, 20, 40)], key
+    )
+    orders = np.asarray(jax.random.permutation(key, 60)).reshape(3, 20), np.arange(60).reshape(3, 20)
+    for stats, order in zip((found, streamed), orders):
+        both = []
+        for x in images[order]:
+            y = 3 * (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5) + 5
+            both.append([(x.mean(0) + y.mean(0)) / 2, (x.var(0) + y.var(0)) / 2])
+        mean, var = np.mean(both, axis=0)
+        assert_stats(stats, {"shared": {"mean": mean, "var": var}, "frozen": {"mean": 0.5, "var": 2.0}})
+        kernel = np.asarray(variables["params"]["dense"]["kernel"])
+        (sigma,) = [leaf for path, leaf in jax.tree.leaves_with_path(stats) if "sigma" in str(path)]
+        u = np.asarray([leaf for p, leaf in jax.tree.leaves_with_path(variables["batch_stats"]) if "/u" in str(p)][0])
+        for _ in range(3):  # a step of the power iteration a batch
+            v = u @ kernel.T / np.linalg.norm(u @ kernel.T)
+            u = v @ kernel / np.linalg.norm(v @ kernel)
+        np.testing.assert_allclose(sigma, (v @ kernel @ u.T)[0, 0], rtol=1e-4)
+
+
 def test_networks_without_statistics_have_none_to_refresh(task):
     images, _, variables = task
     assert evaluation.refresh_batch_stats(apply_train, {"params": {}}, images, jax.random.key(0)) == {}

@@ -49,7 +49,7 @@ def pixel_shuffle(images: np.ndarray, seed: int = 0) -> np.ndarray:
     """Images with their pixels in one other order, the same for all: what a convolution can no longer make use of.
 
     Args:
-        images: [N, H, W, channels]; channels stay together.
+        images: [N, H, W, channels], of NumPy or JAX; channels stay together.
         seed: of the order, which depends on it and on H * W alone.
 
     Returns:

@@ -1,7 +1,7 @@
 """Analyses of trained runs together: ensembles, averages of weights, and the line between any two networks.
 
 Members are rows of one stack, whatever they come from: midpoints or endpoints of runs, captured checkpoints, random
-points of a subspace. All are evaluated alike, BatchNorm statistics refreshed on the first run's training images.
+points of a subspace. All are evaluated alike, BatchNorm statistics refreshed on the training images that they share.
 """
 
 import pathlib
@@ -44,7 +44,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     if not config["runs"]:
         raise ConfigError("config.runs names no run directory: set config.runs=a,b")
     runs = [pathlib.Path(name) for name in config["runs"].split(",")]
-    configs = [build.check(records.read_config(folder)) for folder in runs]
+    configs = [build.config_of(folder) for folder in runs]
     _check_alike(runs, configs, config["test_dataset"])
     key = jax.random.key(config["seed"])
     model, base = build.model(configs[0]), configs[0]
@@ -126,7 +126,7 @@ def _check_alike(runs, configs, test_dataset) -> None:
             f"config.test_dataset {test_dataset!r} has {other.num_classes} classes and images of shape "
             f"{other.image_shape}, the runs' {configs[0]['dataset']} {own.num_classes} and {own.image_shape}"
         )
-    alike = ["network", "dataset", "pixel_shuffle"]
+    alike = ["network", "dataset", "pixel_shuffle", "augmentation", "num_train_examples", "dropout", "dtype"]
     for field in alike + ["corruption_seed"] * configs[0]["pixel_shuffle"]:
         for folder, config in zip(runs[1:], configs[1:]):
             if config[field] != configs[0][field]:
@@ -156,6 +156,12 @@ def _members(config, runs, configs, num_examples, key) -> tuple[PyTree, list[str
                 raise ConfigError(
                     f"config.members is 'captures' but {folder} captured none: it was trained with capture=False"
                 )
+        elif config["members"] == "midpoint" and of_run["capture"] and chosen[i] is None:  # as evaluation has it
+            steps = build.capture_steps(of_run, build.steps_per_epoch(of_run, num_examples))
+            checkpoint = checkpoints.restore_stack([folder] * len(steps), steps)
+            rows.append(geometry.contract(checkpoint.params, jnp.full(len(steps), 1.0 / len(steps))))
+            names.append(f"{folder.name} mean of steps {', '.join(map(str, steps))}")
+            continue
         for step in steps:
             checkpoint = checkpoints.restore(folder, step)
             for name, coordinates in _coordinates(config, of_run, checkpoint, jax.random.fold_in(key, i)):
@@ -185,6 +191,8 @@ def _steps(config, num_runs: int) -> list[int | None]:
 def _coordinates(config, of_run, checkpoint, key) -> list[tuple[str, PyTree]]:
     """(name, coordinates) of the members that one checkpoint gives."""
     space, num_rows = build.subspace(of_run), jax.tree.leaves(checkpoint.params)[0].shape[0]
+    if config["members"] == "random" and space.num_endpoints < 2:
+        raise ConfigError("config.members is 'random' but a run has no subspace to draw from: choose midpoint")
     if config["members"] == "endpoints" or of_run["num_members"] > 1:
         return [(f"endpoint {k}", row) for k, row in enumerate(jnp.eye(num_rows))]
     if config["members"] == "random":

@@ -4,6 +4,7 @@ Durations are epochs here and steps below.
 """
 
 import itertools
+import pathlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,9 +16,9 @@ import numpy as np
 import optax
 from flax.errors import FlaxError
 
-from subspaces_jax import geometry, losses, parallel
+from subspaces_jax import geometry, losses, parallel, records
 from subspaces_jax.data import augmentation, batches, catalogue, corruption, sources
-from subspaces_jax.errors import ConfigError, DataError
+from subspaces_jax.errors import ConfigError, DataError, RunDirectoryError
 from subspaces_jax.experiments.fields import AUGMENTATIONS, DTYPES, FIELDS, SUBSPACES, Config, checked
 from subspaces_jax.networks import families
 from subspaces_jax.training import optimizers
@@ -62,16 +63,38 @@ def check(config: Config) -> dict[str, Any]:
     return config
 
 
+def config_of(workdir: str | pathlib.Path) -> dict[str, Any]:
+    """The config that a run directory was made with, checked.
+
+    Raises:
+        RunDirectoryError: it is none, or the folder of a sweep or of an analysis.
+    """
+    config = records.read_config(workdir)
+    for name, kind in (("fields", "a sweep"), ("analysis", "an analysis")):
+        if name in config:
+            raise RunDirectoryError(f"{workdir} is the folder of {kind}: name the directory of a run")
+    return check(config)
+
+
 def _check_network(config: Config) -> None:
     """Whether the network can be made and takes the data set's images: traced, nothing is computed."""
     shape = catalogue.info(config["dataset"]).image_shape
     module = network(config, 2)
+    train, images = families.train_options(module, True), jnp.zeros((2, *shape))
+
+    def once(key):
+        variables = module.init(key, images, **families.train_options(module, False))
+        if ":" in config["network"]:  # one from elsewhere may ask of training what it gets none of
+            kept = {name: variables[name] for name in ("params", "batch_stats") if name in variables}
+            module.apply(kept, images, **train, mutable=["batch_stats"], rngs={"dropout": key})
+        return variables
+
     try:
-        jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *shape)))
+        jax.eval_shape(once, jax.random.key(0))
     except (TypeError, ValueError, ZeroDivisionError, FlaxError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
-            f"config.network {config['network']!r} does not take images of shape {shape} ({reason[:200]}): "
+            f"config.network {config['network']!r} cannot be trained on images of shape {shape} ({reason[:200]}): "
             "choose another network or data set"
         ) from None
 
@@ -110,12 +133,15 @@ def model(config: Config) -> Model:
     normalise = partial(augmentation.normalise, mean=info.mean, std=info.std, dtype=DTYPES[config["dtype"]])
     module = network(config, info.num_classes)
     in_step = network(config, info.num_classes, parallel.AXIS if config["batch_norm"] == "global" else None)
-    augment = augmentation.compose(*AUGMENTATIONS[config["augmentation"]])
+    parts = AUGMENTATIONS[config["augmentation"]]
+    if config["pixel_shuffle"] and not info.streams:  # a stream's images come augmented and shuffled
+        parts += (lambda keys, images: corruption.pixel_shuffle(images, config["corruption_seed"]),)
+    augment = augmentation.compose(*parts)
     train_options, eval_options = (families.train_options(module, train) for train in (True, False))
 
     def init(key, num_endpoints):
         images = jnp.zeros((1, *info.image_shape), jnp.float32)
-        return geometry.init_stack(module, key, num_endpoints, images)
+        return geometry.init_stack(module, key, num_endpoints, images, **eval_options)
 
     def apply(variables, images):
         return module.apply(variables, normalise(images), **eval_options).astype(jnp.float32)
@@ -147,7 +173,8 @@ def _sows(config: Config, module: nn.Module) -> bool:
     if ":" not in config["network"]:
         return True
     image = jnp.zeros((1, *catalogue.info(config["dataset"]).image_shape))
-    init = lambda key: module.init_with_output(key, image, mutable=True)[1]
+    options = families.train_options(module, False)
+    init = lambda key: module.init_with_output(key, image, mutable=True, **options)[1]
     sows = "features" in jax.eval_shape(init, jax.random.key(0)).get("intermediates", {})
     if config["feature_diversity"] and not sows:
         raise ConfigError(f"config.feature_diversity needs features, and {config['network']} sows none: set it to 0")
@@ -155,7 +182,9 @@ def _sows(config: Config, module: nn.Module) -> bool:
 
 
 def data(config: Config, split: str) -> sources.Arrays:
-    """One split of the config's data set, corrupted as the config says: training labels, pixels of both.
+    """One split of the config's data set, corrupted as the config says: training labels, and pixels of the test split.
+
+    Pixels of training images are shuffled after augmentation, by it, see `model`.
 
     NumPy arrays; of a data set that streams, images are a function that begins one pass, see `evaluation`, in training
     form for "train", and the training labels, which only training reads, are not there ([N] zeros).
@@ -172,7 +201,7 @@ def data(config: Config, split: str) -> sources.Arrays:
         images, labels = images[:num], labels[:num]
         num_classes = catalogue.info(config["dataset"]).num_classes
         labels = corruption.noisy_labels(labels, config["label_noise"], num_classes, config["corruption_seed"])
-    if config["pixel_shuffle"]:
+    elif config["pixel_shuffle"]:
         images = corruption.pixel_shuffle(images, config["corruption_seed"])
     return sources.Arrays(images, labels)
 
@@ -302,7 +331,7 @@ def step(config: Config, made: Model, space: Any, transformation: optax.Gradient
         space,
         transformation,
         loss=partial(losses.cross_entropy, label_smoothing=config["label_smoothing"]),
-        augment=made.augment if config["augmentation"] != "none" else None,
+        augment=made.augment if config["augmentation"] != "none" or config["pixel_shuffle"] else None,
         num_samples=config["num_samples"],
         over_samples=over_samples,
         beta=config["beta"],

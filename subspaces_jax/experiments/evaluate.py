@@ -10,9 +10,20 @@ import numpy as np
 
 from subspaces_jax import checkpoints, evaluation, geometry, parallel, records, rngs
 from subspaces_jax.analysis import ensembles
+from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import build
 
 RESULTS = "points"
+FREE = (
+    "num_points",
+    "num_refresh_batches",
+    "eval_batch_size",
+    "num_workers",
+    "num_devices",
+    "data_dir",
+    "idx_dir",
+    "archive",
+)
 
 
 def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | None = None) -> dict[str, Any]:
@@ -24,22 +35,25 @@ def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | No
     get the scores of their ensembles by size.
 
     Args:
-        config: None takes the run's own.
+        config: None takes the run's own, from which it may differ in the fields of FREE.
         workdir: the run directory.
-        step: of the checkpoint; None for the latest.
+        step: of the checkpoint, whose results go to results/points_<step>; None for the latest, and results/points.
 
     Returns:
-        The facts written to results/points.json: "step", "scores" by name and point, "midpoint" (a row, or None), with
-        "ensembles" for members and captures, with "cosine_squared" and "distance" for subspaces, "seconds".
+        The facts written to results/points.json: "step", "num_steps" (of the whole training), "scores" by name and
+        point, "midpoint" (a row, or None), with "ensembles" for members and captures, with "cosine_squared" and
+        "distance" for subspaces, "seconds".
 
     Raises:
         RunDirectoryError, CheckpointError, ConfigError, DataError: see `errors`.
     """
-    config = build.check(records.read_config(workdir) if config is None else config)
+    own = build.config_of(workdir)
+    config = own if config is None else build.check(config)
     clock = time.perf_counter()
     space, model = build.subspace(config), build.model(config)
     train, test = build.data(config, "train"), build.data(config, "test")
     checkpoint = _restore(config, workdir, step, model, len(train.labels))
+    _check_own(config, own, workdir, step)
     points, midpoint = _points(config, space, jax.tree.leaves(checkpoint.params)[0].shape[0])
     is_curve = space.num_endpoints > 1 and config["subspace"] != "simplex"
     progress = records.Progress(len(points), unit="point", label="evaluate")
@@ -60,6 +74,7 @@ def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | No
     )
     facts = {
         "step": checkpoint.step,
+        "num_steps": config["num_epochs"] * build.steps_per_epoch(config, len(train.labels)),
         "config": config,
         "midpoint": midpoint,
         "scores": {name: values.tolist() for name, values in arrays.items() if values.ndim == 1},
@@ -73,7 +88,7 @@ def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | No
     facts["seconds"] = time.perf_counter() - clock
     if parallel.is_main():
         arrays |= {"points": np.asarray(points), "labels": np.asarray(test.labels)}
-        records.save_results(workdir, RESULTS, arrays, facts)
+        records.save_results(workdir, RESULTS if step is None else f"{RESULTS}_{step}", arrays, facts)
     return facts
 
 
@@ -88,6 +103,17 @@ def _restore(config, workdir, step, model, num_examples) -> checkpoints.Checkpoi
         captured = checkpoints.restore_stack([workdir] * len(steps), steps)
         checkpoint = checkpoint._replace(params=captured.params)
     return checkpoint
+
+
+def _check_own(config, own, workdir, step) -> None:
+    for name, value in config.items():
+        if name not in FREE and value != own[name]:
+            raise ConfigError(
+                f"config.{name} is {value!r} but {workdir} was trained with {own[name]!r}: an evaluation may change "
+                f"only {', '.join(FREE)}"
+            )
+    if step is not None and config["capture"]:
+        raise ConfigError(f"{workdir} captured checkpoints, which are evaluated together: leave step out")
 
 
 def _points(config, space, num_rows: int) -> tuple[jax.Array, int | None]:

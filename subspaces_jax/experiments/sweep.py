@@ -4,6 +4,7 @@ The folder of a sweep holds config.json (what all its runs share), one run direc
 logs/ with what each printed. A run is finished once it is evaluated; the same command again does what is left.
 """
 
+import json
 import pathlib
 import shlex
 import subprocess
@@ -64,7 +65,16 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
 
 def jobs(config: Config, folder: pathlib.Path) -> list[Job]:
     """All runs of a sweep, one a variant and seed, whether finished or not."""
-    shared = [f"--config.{name}={value}" for name, value in key_values(config["fields"]).items()]
+    common = key_values(config["fields"])
+    for variant in config["variants"]:
+        if "/" in variant:
+            raise ConfigError(
+                f"config.variants holds {variant!r}, and run directories are named after variants: "
+                "give fields with a / in config.fields"
+            )
+        if "seed" in common or any(part.startswith("seed=") for part in variant.split(",")):
+            raise ConfigError("config.fields and config.variants may not set seed: config.seeds does")
+    shared = [f"--config.{name}={value}" for name, value in common.items()]
     made = []
     for seed in config["seeds"]:
         for variant in config["variants"]:
@@ -94,8 +104,12 @@ def folders(folder: str | pathlib.Path, variant: str) -> list[pathlib.Path]:
 
 
 def is_finished(workdir: pathlib.Path) -> bool:
-    """Whether a run has been trained to its end and evaluated."""
-    return (workdir / records.RESULTS / f"{evaluate.RESULTS}.json").exists()
+    """Whether a run has been trained to its end and evaluated there."""
+    try:
+        facts = json.loads((workdir / records.RESULTS / f"{evaluate.RESULTS}.json").read_text())
+    except FileNotFoundError:
+        return False
+    return facts["step"] == facts.get("num_steps")
 
 
 def run_job(job: Job) -> int:
@@ -114,7 +128,13 @@ def load(workdir: str | pathlib.Path) -> Family:
         raise RunDirectoryError(f"no finished runs in {workdir}: run python -m launch.sweep --workdir={workdir} first")
     variants = dict.fromkeys(name.rpartition("_")[0].replace("+", ",") for name in finished)
     facts = lambda path: records.load_results(path, evaluate.RESULTS)[1]
-    return {variant: [facts(path) for path in folders(workdir, variant)] for variant in variants}
+    family = {variant: [facts(path) for path in folders(workdir, variant)] for variant in variants}
+    for variant, runs in family.items():
+        if len({run["config"]["num_points"] for run in runs}) > 1:
+            raise RunDirectoryError(
+                f"the runs of {variant} in {workdir} were evaluated at different numbers of points: evaluate them alike"
+            )
+    return family
 
 
 def _submitted(left: Sequence[Job], folder: pathlib.Path, cluster: str, options: dict[str, Any]) -> list[int]:

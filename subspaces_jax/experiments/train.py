@@ -56,9 +56,8 @@ def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         if parallel.is_main():
             stack.enter_context(records.locked(folder))
             records.write_config(folder, config)
-        manager = stack.enter_context(
-            checkpoints.open_manager(folder, config["keep_every"] * epoch or None, keep_steps=captures)
-        )
+        kept = config["keep_every"] * epoch
+        manager = stack.enter_context(checkpoints.open_manager(folder, kept or None, keep_steps=captures))
         state, resumed_from = _resume(manager, state)
         if resumed_from == num_steps:
             log.warning("%s is finished (step %d); nothing to train", folder, num_steps)
@@ -88,7 +87,7 @@ def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
             save_every=config["checkpoint_every"] * epoch,
             record=record,
             save=lambda step, state: checkpoints.save(manager, step, _resumable(state), config),
-            save_at=captures,
+            save_at={*captures, *range(kept, num_steps + 1, kept)} if kept else captures,
             evaluate_every=config["test_every"] * epoch,
             evaluate=_midpoint_test(config, model, space, train, keys) if config["test_every"] else None,
         )

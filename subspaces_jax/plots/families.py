@@ -5,6 +5,7 @@ standard deviations over seeds.
 """
 
 import itertools
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -78,15 +79,15 @@ def profiles(
 
 
 def simplex_sizes(family: Family, standard: Sequence[Facts] = (), title: str = "") -> Figure | None:
-    """Accuracy and calibration of the midpoint of simplexes by their number of vertices, global and layerwise."""
+    """Accuracy and calibration of the midpoint of simplexes by their number of vertices, global and layerwise.
+
+    Of the variants "line", "simplex_<n>", and these with "_layerwise".
+    """
     kinds = {False: ("simplex midpoint", "#0072B2", "o"), True: ("layerwise simplex midpoint", "#D55E00", "d")}
     found: dict[bool, dict[int, list[Facts]]] = {False: {}, True: {}}
-    for runs in family.values():
-        config = runs[0]["config"]
-        is_clean = not config["label_noise"] and config["beta"] and config["num_samples"] == 1
-        if config["subspace"] in ("simplex", "line") and is_clean:
-            usual = 3 if config["subspace"] == "simplex" else 2
-            found[config["layerwise"]][config["num_endpoints"] or usual] = runs
+    for name, runs in family.items():
+        if match := re.fullmatch(r"(?:line|simplex_(\d+))(_layerwise)?", name):
+            found[match.group(2) is not None][int(match.group(1) or 2)] = runs
     if max(map(len, found.values())) < 2:
         return None
     with style.panels(2, height=2.9) as (figure, axes):
@@ -132,7 +133,9 @@ def label_noise(family: Family, best_epochs: Family | None = None, title: str = 
     methods: dict[str, dict[float, list[float]]] = {}
     best = {name.replace("early_stopping", BEST_EPOCH): runs for name, runs in (best_epochs or {}).items()}
     for name, runs in (family | best).items():
-        method = name.split(",noise_")[0]
+        method = (
+            ",".join(part for part in name.split(",") if not part.startswith(("noise_", "label_noise="))) or "usual"
+        )
         noise = 100 * runs[0]["config"]["label_noise"]
         method = "plain" if method == "early_stopping" else method
         methods.setdefault(method, {}).setdefault(noise, []).extend(at_midpoint(run, "accuracy") for run in runs)

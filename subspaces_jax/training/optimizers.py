@@ -81,6 +81,8 @@ def swa_knots(num_epochs: int, num_models: int, swa_start: float = 0.75) -> tupl
     start = int(swa_start * num_epochs)
     if num_models == 1:
         return (num_epochs,)
+    if start < 1:
+        raise ValueError(f"swa_start {swa_start} of {num_epochs} epochs is before the first one ends: raise it")
     step = (num_epochs - start) // (num_models - 1)
     if step < 1:
         raise ValueError(f"{num_models} models need at least {num_models - 1} epochs after {start} of {num_epochs}")

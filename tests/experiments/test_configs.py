@@ -4,12 +4,14 @@ import importlib
 import json
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
 from configs import variants
 from launch import app
 from subspaces_jax import checkpoints, records
+from subspaces_jax.data import corruption
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import build, evaluate, fields, plot, train
 
@@ -52,6 +54,37 @@ def test_every_config_runs_tiny_from_training_to_figures(name, tmp_path):
 def test_every_config_has_the_fields_that_are_known_and_says_how_to_run_it(name):
     assert build.check(app.to_dict(module_of(name).get_config())).keys() == fields.FIELDS.keys()
     assert name == "base" or f"--config=configs/{name}.py" in module_of(name).__doc__
+
+
+@pytest.mark.parametrize(
+    "form, expected",
+    [
+        ("line,label_smoothing", {"subspace": "line", "beta": 1.0, "label_smoothing": 0.1}),
+        ("dropout,simplex_4", {"subspace": "simplex", "num_endpoints": 4, "beta": 1.0, "dropout": 0.2}),
+        ("early_stopping,noise_20", {"subspace": "none", "beta": 0.0, "test_every": 4, "label_noise": 0.2}),
+        ("dropout,plain", {"subspace": "none", "beta": 0.0, "dropout": 0.2}),
+        ("noise_40", {"subspace": "line", "label_noise": 0.4}),
+    ],
+)
+def test_variants_change_only_what_they_name(form, expected):
+    assert load("fashion_mnist", form).items() >= expected.items()
+
+
+@pytest.mark.parametrize(
+    "name, form, message",
+    [
+        ("fashion_mnist", "line,swa_constant", "variant 'swa_constant' sets subspace otherwise"),
+        ("fashion_mnist", "simplex_3,simplex_4", "variant 'simplex_4' sets num_endpoints otherwise"),
+        ("fashion_mnist", "noise_20,noise_40", "variant 'noise_40' sets label_noise otherwise"),
+        ("fashion_mnist", "lines", "variant 'lines' is unknown"),
+        *[(name, "simplex_3", "variant 'simplex_3' is unknown: there is tiny") for name in ("line_digits", "sweep")],
+        ("plain_fashion_mnist", "tiney", "variant 'tiney' is unknown"),
+        ("sweep_tiny_imagenet", "tiny,line", "variant 'tiny,line' is unknown"),
+    ],
+)
+def test_forms_that_mean_nothing_are_refused(name, form, message):
+    with pytest.raises(ValueError, match=message):
+        module_of(name).get_config(form)
 
 
 @pytest.mark.parametrize("variant", variants.VARIANTS)
@@ -102,9 +135,12 @@ def test_variants_go_together_and_unknown_ones_are_named():
         ({"network": "mlp_8", "dropout": 0.1}, "which has no dropout"),
         ({"network": "outside_module:OutsideNet", "dropout": 0.1}, "which takes no dropout: it cannot be 0.1"),
         ({"network": "outside_module:OutsideNet", "dtype": "bfloat16"}, "which takes no dtype"),
-        ({"network": "vision_transformer_3_32_3_4"}, "does not take images of shape \\(8, 8, 1\\) "),
-        ({"network": "vision_transformer_2_32_3_5"}, "does not take images of shape"),
-        ({"schedule": "swa_cyclic", "swa_start": 0.0, "warmup_epochs": 1}, "raise swa_start"),
+        ({"network": "vision_transformer_3_32_3_4"}, "cannot be trained on images of shape \\(8, 8, 1\\) "),
+        ({"network": "vision_transformer_2_32_3_5"}, "cannot be trained on images of shape"),
+        ({"network": "outside_module:Noisy"}, "cannot be trained on images .*noise"),
+        ({"network": "outside_module:Constant"}, "cannot be trained on images .*constants"),
+        ({"schedule": "swa_cyclic", "swa_start": 0.5, "warmup_epochs": 1}, "raise swa_start"),
+        ({"subspace": "none", "beta": 0.0, "capture": True, "swa_start": 0.3}, "swa_start 0.3 of 2 epochs is before"),
         ({"num_members": 2}, "config.num_members trains single networks"),
         ({"capture": True}, "config.capture keeps checkpoints of one network"),
         ({"feature_diversity": 1.0}, "feature_diversity compares two samples"),
@@ -188,3 +224,22 @@ def test_variants_run(name, tmp_path):
     scores = evaluate.run(None, tmp_path)["scores"]
     assert np.isfinite(scores["nll"]).all()
     plot.run(None, tmp_path)
+
+
+def test_a_module_that_must_be_told_whether_it_trains(tmp_path):
+    config = load("line_digits", network="outside_module:MustBeTold", augmentation="none", num_epochs=1, num_points=3)
+    train.run(config, tmp_path)
+    assert np.isfinite(evaluate.run(None, tmp_path)["scores"]["nll"]).all()
+
+
+def test_pixels_are_shuffled_after_augmentation():
+    """Training images become crops and mirror images first, so that one order holds for them and the test images."""
+    config = load("fashion_mnist", pixel_shuffle=True, corruption_seed=3, augmentation="crop_flip")
+    plain = config | {"pixel_shuffle": False}
+    images, keys = build.data(config, "train").images[:8], jax.random.split(jax.random.key(0), 8)
+    np.testing.assert_array_equal(images, build.data(plain, "train").images[:8])
+    augmented, shuffled = (np.asarray(build.model(of).augment(keys, images)) for of in (plain, config))
+    np.testing.assert_array_equal(shuffled, corruption.pixel_shuffle(augmented, 3))
+    assert (shuffled != augmented).any()
+    tests = [build.data(of, "test").images for of in (plain, config)]
+    np.testing.assert_array_equal(tests[1], corruption.pixel_shuffle(tests[0], 3))

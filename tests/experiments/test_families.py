@@ -34,6 +34,7 @@ def trained(tmp_path_factory):
     train.run(load("fashion_mnist", "swa_constant,tiny", **tiny | {"num_epochs": 4, "num_cycles": 3}), folder / "swa")
     train.run(load("line_digits", **tiny | {"network": "mlp_8"}), folder / "other")
     train.run(load("fashion_mnist", "line,tiny", pixel_shuffle=True, **tiny), folder / "shuffled")
+    train.run(load("fashion_mnist", "line,tiny", augmentation="crop_flip", **tiny), folder / "flipped")
     return folder
 
 
@@ -94,6 +95,23 @@ def test_an_ensemble_is_made_of_what_runs_give(trained):
     arrays, _ = records.load_results(trained / "endpoints", "ensemble")
     assert arrays["logits"].shape == (4, 360, 10)
     assert "ensembles of 4: " in analyze.table(facts)
+
+
+def test_the_midpoint_of_captures_is_their_mean(trained):
+    facts = analyze.run(analysis(trained, "ensemble", ["swa"]), trained / "of_swa")
+    assert facts["members"] == ["swa mean of steps 22, 33, 44"]
+    own = evaluate.run(None, trained / "swa")
+    assert facts["scores"]["nll"] == pytest.approx([own["scores"]["nll"][0]], rel=1e-5)
+    with pytest.raises(ConfigError, match="captured checkpoints, which are evaluated together: leave step out"):
+        evaluate.run(None, trained / "swa", step=22)
+
+
+def test_folders_that_are_no_runs_are_named(trained, tmp_path):
+    analyze.run(analysis(trained, "ensemble", ["line_0"]), tmp_path / "analysis")
+    records.write_config(tmp_path, {"config": "configs/fashion_mnist.py", "fields": ""})
+    for folder, kind in ((tmp_path, "a sweep"), (tmp_path / "analysis", "an analysis")):
+        with pytest.raises(RunDirectoryError, match=f"is the folder of {kind}: name the directory of a run"):
+            evaluate.run(None, folder)
 
 
 def test_another_test_set_is_scored_with_statistics_from_the_runs_own(tmp_path, monkeypatch):
@@ -205,6 +223,14 @@ def test_an_analysis_is_drawn_from_its_files(form, names, trained):
         ),
         (
             "ensemble",
+            ["line_0", "flipped"],
+            {},
+            CheckpointError,
+            "flipped has augmentation 'crop_flip' but .* has 'flip'",
+        ),
+        ("ensemble", ["members"], {"members": "random"}, ConfigError, "no subspace to draw from"),
+        (
+            "ensemble",
             ["line_0", "other"],
             {},
             CheckpointError,
@@ -299,6 +325,9 @@ def test_a_sweep_as_cluster_jobs(tmp_path):
         ({"fields": "a"}, "'a' in 'a' has no value"),
         ({"cluster": "moon"}, "config.cluster is 'moon'"),
         ({"fields": "a='b"}, "is not name=value"),
+        ({"fields": "seed=5"}, "may not set seed: config.seeds does"),
+        ({"variants": ("line,seed=3",)}, "may not set seed"),
+        ({"variants": ("line,data_dir=/x",)}, "give fields with a / in config.fields"),
         ({"variants": (1, 2)}, r"config.variants is \(1, 2\)"),
         ({"cluster": "local", "cluster_options": "gpus=1"}, "config.cluster 'local' with {'gpus': 1}: "),
     ],
@@ -310,17 +339,18 @@ def test_a_wrong_sweep_is_named(fields, message, tmp_path):
 
 def test_a_sweep_goes_over_values_of_fields():
     config = app.to_dict(module_of("sweep").get_config()) | {
+        "config": "configs/fashion_mnist.py",
         "variants": ("plain,tiny,beta=0.5", "beta=1"),
         "seeds": (4,),
     }
     first, second = sweep.jobs(config, pathlib.Path("runs"))
     assert first.name == "plain+tiny+beta=0.5_4" and first.command[3:] == [
-        "--config=configs/line_digits.py:plain,tiny",
+        "--config=configs/fashion_mnist.py:plain,tiny",
         "--workdir=runs/plain+tiny+beta=0.5_4",
         "--config.seed=4",
         "--config.beta=0.5",
     ]
-    assert second.command[3] == "--config=configs/line_digits.py" and second.command[-1] == "--config.beta=1"
+    assert second.command[3] == "--config=configs/fashion_mnist.py" and second.command[-1] == "--config.beta=1"
 
 
 @pytest.mark.parametrize("name", ["sweep_cifar10", "sweep_fashion_mnist", "sweep_tiny_imagenet"])
@@ -374,11 +404,19 @@ def test_figures_show_what_results_hold():
     )
     sizes = families.simplex_sizes(family, family["plain"]).axes[0]
     assert sizes.get_xticks().tolist() == [2, 3, 4]
+    other = family | {
+        "simplex_4,weight_decay=0.0": family["simplex_3"],
+        "line,noise_20,beta=0.0": family["line,noise_20"],
+    }
+    same = families.simplex_sizes(other, family["plain"]).axes[0]
+    np.testing.assert_array_equal(same.lines[0].get_xydata(), sizes.lines[0].get_xydata())
     best = {
         "early_stopping,noise_40": [{"scores": {"accuracy": [0.7]}, "midpoint": None, "config": {"label_noise": 0.4}}]
     }
     noise = families.label_noise(family, best)
     assert [text.get_text() for text in noise.legends[0].texts] == [families.BEST_EPOCH, "line"]
+    more = [text.get_text() for text in families.label_noise(other).legends[0].texts]
+    assert more == ["line", "line, beta=0.0"], "another config is another method"
     assert (
         families.profiles({"plain": family["plain"]}) is None
         and families.label_noise({"plain": family["plain"]}) is None

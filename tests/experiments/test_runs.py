@@ -17,7 +17,7 @@ from test_configs import load
 
 from subspaces_jax import checkpoints, records
 from subspaces_jax.data import sources
-from subspaces_jax.errors import CheckpointError, NonFiniteLossError, RunDirectoryError
+from subspaces_jax.errors import CheckpointError, ConfigError, NonFiniteLossError, RunDirectoryError
 from subspaces_jax.experiments import evaluate, plot, train
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -163,6 +163,23 @@ def test_a_checkpoint_of_another_architecture_is_refused_with_the_leaves_that_di
         evaluate.run(config | {"network": "mlp_8"}, tmp_path)
     with pytest.raises(CheckpointError, match=r"- Conv_0/kernel"):
         evaluate.run(config | {"network": "lenet"}, tmp_path)
+
+
+def test_an_evaluation_is_of_the_run_and_its_config(config, tmp_path):
+    """Fields of the evaluation may differ; another checkpoint's results do not take the place of the last one's."""
+    train.run(config | {"keep_every": 2}, tmp_path)  # and checkpoint_every is 1
+    last = evaluate.run(None, tmp_path)
+    other = evaluate.run(config | {"keep_every": 2, "num_points": 3, "eval_batch_size": 100}, tmp_path, step=44)
+    assert (other["step"], last["step"], last["num_steps"]) == (44, 88, 88) and len(other["scores"]["nll"]) == 3
+    assert records.load_results(tmp_path, "points")[1]["scores"] == last["scores"]
+    assert records.load_results(tmp_path, "points_44")[1]["scores"] == other["scores"] != last["scores"]
+    with pytest.raises(ConfigError, match=r"config.seed is 9 but .* was trained with 0: an evaluation may change only"):
+        evaluate.run(config | {"keep_every": 2, "seed": 9}, tmp_path)
+
+
+def test_checkpoints_are_kept_whether_or_not_they_are_due(config, tmp_path):
+    train.run(config | {"checkpoint_every": 3, "keep_every": 1}, tmp_path)
+    assert [checkpoints.restore(tmp_path, step).step for step in (22, 44, 66, 88)] == [22, 44, 66, 88]
 
 
 def test_a_workdir_of_another_config_is_refused(config, tmp_path):
