@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     config.log_every = 0
     config.checkpoint_every = 1
     config.keep_every = 0
+    config.keep_steps = ""
     config.test_every = 0
     config.num_members = 1
     config.capture = False
@@ -37,6 +38,7 @@ def get_config() -> ConfigDict:
     config.dropout = 0.0
     config.dtype = "float32"
     config.batch_norm = "device"
+    config.initial = ""
 
     config.subspace = "line"
     config.num_endpoints = 0

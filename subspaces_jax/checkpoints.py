@@ -53,22 +53,18 @@ class Resumable(NamedTuple):
 
 
 @contextmanager
-def open_manager(
-    workdir: str | pathlib.Path, keep_every: int | None = None, keep_last: int = 2, keep_steps: Sequence[int] = ()
-):
+def open_manager(workdir: str | pathlib.Path, keep_last: int = 2, keep_steps: Sequence[int] = ()):
     """A checkpoint manager on `workdir`, closed (and its last save waited for) on leaving.
 
     Args:
         workdir: the run directory.
-        keep_every: checkpoints whose step is a multiple of this stay for good; None for none.
         keep_last: how many of the latest stay.
-        keep_steps: checkpoints of these steps stay for good too.
+        keep_steps: checkpoints of these steps stay for good.
 
     Raises:
         OSError: a save, this or one that was begun before, met a full or read-only disk.
     """
     kept = [policies.LatestN(keep_last), policies.CustomSteps(list(keep_steps))]
-    kept += [policies.EveryNSteps(keep_every)] if keep_every else []
     options = ocp.CheckpointManagerOptions(preservation_policy=policies.AnyPreservationPolicy(kept))
     folder = pathlib.Path(workdir).absolute() / FOLDER
     with logs.quiet(logging.CRITICAL):  # Orbax logs the tracebacks of what it raises, too
@@ -133,6 +129,11 @@ def resume(manager: ocp.CheckpointManager, like: Resumable) -> tuple[Resumable, 
             f"no checkpoint in {manager.directory} can be read: {'; '.join(notes)}; delete it to start over"
         )
     return None
+
+
+def has_any(workdir: str | pathlib.Path) -> bool:
+    """Whether a run has reached its first checkpoint."""
+    return any(path.name.isdigit() for path in (pathlib.Path(workdir) / FOLDER).glob("*"))
 
 
 def restore(workdir: str | pathlib.Path, step: int | None = None, like: PyTree = None) -> Checkpoint:

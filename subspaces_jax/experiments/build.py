@@ -58,6 +58,8 @@ def check(config: Config) -> dict[str, Any]:
         )
     if config["capture"] and made.num_endpoints > 1:
         raise ConfigError("config.capture keeps checkpoints of one network: set subspace='none', or capture=False")
+    if config["initial"] and config["num_members"] > 1:
+        raise ConfigError("config.initial is for one training: set num_members=1, or initial='' for random weights")
     if config["feature_diversity"] and config["num_samples"] < 2:
         raise ConfigError("config.feature_diversity compares two samples of a batch: set num_samples=2 or more")
     return config
@@ -291,6 +293,23 @@ def capture_steps(config: Config, steps_per_epoch: int) -> tuple[int, ...]:
     except ValueError as error:
         raise ConfigError(f"config.num_cycles: {error}") from None
     return tuple(epoch * steps_per_epoch for epoch in knots)
+
+
+def kept_steps(config: Config, steps_per_epoch: int) -> tuple[int, ...]:
+    """Steps whose checkpoints stay for good: captures, multiples of keep_every, and keep_steps."""
+    num_steps, every = config["num_epochs"] * steps_per_epoch, config["keep_every"] * steps_per_epoch
+    named = [int(step) for step in config["keep_steps"].split(",") if step]
+    if wrong := [step for step in named if not 0 < step <= num_steps]:
+        raise ConfigError(
+            f"config.keep_steps has {wrong[0]}, and the run has steps 1 to {num_steps}: name some of these"
+        )
+    regular = range(every, num_steps + 1, every) if every else ()
+    return tuple(sorted({*capture_steps(config, steps_per_epoch), *regular, *named}))
+
+
+def num_rows(config: Config) -> int:
+    """Rows of the stack that a run's checkpoints hold: endpoints, or members."""
+    return max(subspace(config).num_endpoints, config["num_members"])
 
 
 def schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:

@@ -94,8 +94,7 @@ def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | No
 
 def _restore(config, workdir, step, model, num_examples) -> checkpoints.Checkpoint:
     """The stack to evaluate: endpoints, members, or captured checkpoints; with the statistics' form for one network."""
-    num_rows = max(build.subspace(config).num_endpoints, config["num_members"])
-    expected = jax.eval_shape(lambda: model.init(jax.random.key(0), num_rows))["params"]
+    expected = jax.eval_shape(lambda: model.init(jax.random.key(0), build.num_rows(config)))["params"]
     checkpoint = checkpoints.restore(workdir, step, like=expected)
     if config["num_members"] > 1:
         checkpoint = checkpoint._replace(batch_stats=jax.tree.map(lambda leaf: leaf[0], checkpoint.batch_stats))

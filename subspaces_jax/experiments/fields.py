@@ -37,6 +37,10 @@ def _fraction(value: float) -> bool:
     return 0.0 <= value <= 1.0
 
 
+def _whole_numbers(value: str) -> bool:
+    return not value or all(part.strip().isdigit() for part in value.split(","))
+
+
 def _one_of(*names: str) -> Callable[[Any], bool]:
     return lambda value: value in names
 
@@ -69,6 +73,9 @@ FIELDS: dict[str, Field] = {
     "log_every": Field(int, _at_least(0), "steps between rows of metrics; 0 for each epoch's end only"),
     "checkpoint_every": Field(int, _at_least(0), "epochs between checkpoints to resume from; 0 for the last only"),
     "keep_every": Field(int, _at_least(0), "epochs between checkpoints that are kept for good; 0 for none"),
+    "keep_steps": Field(
+        str, _whole_numbers, "steps, separated by commas, whose checkpoints are kept for good; empty for none"
+    ),
     "test_every": Field(int, _at_least(0), "epochs between tests of the midpoint; 0 for none"),
     "num_members": Field(int, _at_least(1), "M, networks trained together, with seeds from seed on"),
     "capture": Field(
@@ -90,6 +97,12 @@ FIELDS: dict[str, Field] = {
     "dropout": Field(float, lambda value: 0.0 <= value < 1.0, "rate, in [0, 1), for networks that have it"),
     "dtype": _choice(DTYPES, "of the computation; parameters are float32"),
     "batch_norm": Field(str, _one_of("device", "global"), "statistics of each device, or of all (global)"),
+    "initial": Field(
+        str,
+        _any,
+        "run directories, separated by commas, whose networks (of one run: whose endpoints) the endpoints start from; "
+        "empty for random weights",
+    ),
     # the subspace
     "subspace": _choice(SUBSPACES, "what is trained"),
     "num_endpoints": Field(int, _at_least(0), "K, 0 for the subspace's usual number"),

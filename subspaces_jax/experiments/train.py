@@ -44,20 +44,21 @@ def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     rate = build.schedule(config, epoch)
     model, optimizer = build.model(config), build.optimizer(config, rate)
 
-    space, captures = build.subspace(config), build.capture_steps(config, epoch)
+    space, kept = build.subspace(config), build.kept_steps(config, epoch)
     keys = [jax.random.key(config["seed"] + m) for m in range(config["num_members"])]
     state = _initial_state(model, optimizer, space.num_endpoints, keys)
+    folder = pathlib.Path(workdir).absolute()
+    if config["initial"] and not checkpoints.has_any(folder):
+        state = _started(config, model, state)
     state = parallel.replicate(state, mesh, _of_members(config))
     if config["layerwise"]:
         space = geometry.layerwise(space, state.params)
 
     with contextlib.ExitStack() as stack:
-        folder = pathlib.Path(workdir).absolute()
         if parallel.is_main():
             stack.enter_context(records.locked(folder))
             records.write_config(folder, config)
-        kept = config["keep_every"] * epoch
-        manager = stack.enter_context(checkpoints.open_manager(folder, kept or None, keep_steps=captures))
+        manager = stack.enter_context(checkpoints.open_manager(folder, keep_steps=kept))
         state, resumed_from = _resume(manager, state)
         if resumed_from == num_steps:
             log.warning("%s is finished (step %d); nothing to train", folder, num_steps)
@@ -87,7 +88,7 @@ def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
             save_every=config["checkpoint_every"] * epoch,
             record=record,
             save=lambda step, state: checkpoints.save(manager, step, _resumable(state), config),
-            save_at={*captures, *range(kept, num_steps + 1, kept)} if kept else captures,
+            save_at=kept,
             evaluate_every=config["test_every"] * epoch,
             evaluate=_midpoint_test(config, model, space, train, keys) if config["test_every"] else None,
         )
@@ -112,6 +113,30 @@ def _initial_state(model, optimizer, num_endpoints, keys) -> State:
     if len(keys) == 1:
         return jax.jit(make, compiler_options=options)(keys[0])
     return jax.jit(jax.vmap(make), compiler_options=options)(jnp.stack(keys))
+
+
+def _started(config, model, state: State) -> State:
+    """The state with the networks of the runs that config.initial names; the statistics are the first one's."""
+    runs = [pathlib.Path(name) for name in config["initial"].split(",")]
+    num_endpoints, rows, stats = jax.tree.leaves(state.params)[0].shape[0], [], []
+    for folder in runs:
+        of_run = build.config_of(folder)
+        num_rows, is_ensemble = build.num_rows(of_run), of_run["num_members"] > 1
+        expected = jax.eval_shape(lambda num=num_rows: model.init(jax.random.key(0), num))["params"]
+        found = checkpoints.restore(folder, like=expected)
+        if is_ensemble or (len(runs) == 1 and num_rows == num_endpoints):
+            rows.append(found.params)
+        else:
+            midpoint = geometry.contract(found.params, build.subspace(of_run).midpoint)
+            rows.append(jax.tree.map(lambda leaf: leaf[None], midpoint))
+        stats.append(jax.tree.map(lambda leaf: leaf[0], found.batch_stats) if is_ensemble else found.batch_stats)
+    params = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *rows)
+    if (given := jax.tree.leaves(params)[0].shape[0]) != num_endpoints:
+        raise ConfigError(
+            f"config.initial gives {given} networks, and subspace {config['subspace']!r} has {num_endpoints} "
+            "endpoints: name one run for each, or one with as many"
+        )
+    return state._replace(params=params, batch_stats=stats[0])
 
 
 @contextlib.contextmanager

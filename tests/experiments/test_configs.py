@@ -141,6 +141,7 @@ def test_variants_go_together_and_unknown_ones_are_named():
         ({"network": "outside_module:Constant"}, "cannot be trained on images .*constants"),
         ({"schedule": "swa_cyclic", "swa_start": 0.5, "warmup_epochs": 1}, "raise swa_start"),
         ({"subspace": "none", "beta": 0.0, "capture": True, "swa_start": 0.3}, "swa_start 0.3 of 2 epochs is before"),
+        ({"keep_steps": "1,x"}, "config.keep_steps is '1,x': it takes str, steps, separated by commas"),
         ({"num_members": 2}, "config.num_members trains single networks"),
         ({"capture": True}, "config.capture keeps checkpoints of one network"),
         ({"feature_diversity": 1.0}, "feature_diversity compares two samples"),

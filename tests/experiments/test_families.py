@@ -114,6 +114,28 @@ def test_folders_that_are_no_runs_are_named(trained, tmp_path):
             evaluate.run(None, folder)
 
 
+def test_a_run_starts_from_trained_networks(trained, tmp_path):
+    """At a learning rate of 0 the line between two midpoints, and a line that was trained, are what is evaluated."""
+    still = dict(network="mlp_16", num_epochs=1, num_points=3, learning_rate=0.0, schedule="constant", weight_decay=0.0)
+    ends = analyze.run(analysis(trained, "line", ["line_0", "line_1"], num_points=3), trained / "line_of_midpoints")
+    for names, expected in (
+        (("line_0", "line_1"), ends["scores"]["nll"]),
+        (("line_0",), evaluate.run(None, trained / "line_0")["scores"]["nll"]),
+    ):
+        initial = ",".join(str(trained / name) for name in names)
+        train.run(load("fashion_mnist", "line,tiny", initial=initial, **still), tmp_path / names[-1])
+        found = evaluate.run(None, tmp_path / names[-1])["scores"]["nll"]
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    for name, form, error, message in (
+        ("line_0,simplex", "simplex_3,tiny", ConfigError, "initial gives 2 networks, and subspace 'simplex' has 3"),
+        ("other,other", "line,tiny", CheckpointError, "another architecture"),
+        ("nowhere", "plain,tiny", RunDirectoryError, "nowhere is no run directory"),
+    ):
+        initial = ",".join(str(trained / part) for part in name.split(","))
+        with pytest.raises(error, match=message):
+            train.run(load("fashion_mnist", form, initial=initial, **still), tmp_path / "refused")
+
+
 def test_another_test_set_is_scored_with_statistics_from_the_runs_own(tmp_path, monkeypatch):
     """Stands for ImageNet-C: the same classes and image shape, other images, no training split that is read."""
     config = load("fashion_mnist", "plain,tiny", network="cifar_resnet_8_2", num_epochs=1)

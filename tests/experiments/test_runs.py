@@ -178,8 +178,12 @@ def test_an_evaluation_is_of_the_run_and_its_config(config, tmp_path):
 
 
 def test_checkpoints_are_kept_whether_or_not_they_are_due(config, tmp_path):
-    train.run(config | {"checkpoint_every": 3, "keep_every": 1}, tmp_path)
-    assert [checkpoints.restore(tmp_path, step).step for step in (22, 44, 66, 88)] == [22, 44, 66, 88]
+    train.run(config | {"checkpoint_every": 3, "keep_every": 2, "keep_steps": "5,70"}, tmp_path)
+    assert [checkpoints.restore(tmp_path, step).step for step in (5, 44, 70, 88)] == [5, 44, 70, 88]
+    with pytest.raises(CheckpointError, match=r"there are \[5, 44, 70, 88\]"):
+        checkpoints.restore(tmp_path, 22)
+    with pytest.raises(ConfigError, match="config.keep_steps has 89, and the run has steps 1 to 88"):
+        train.run(config | {"keep_steps": "89"}, tmp_path / "refused")
 
 
 def test_a_workdir_of_another_config_is_refused(config, tmp_path):
