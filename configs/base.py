@@ -67,17 +67,6 @@ def get_config() -> ConfigDict:
     return config
 
 
-def in_form(config: ConfigDict, form: str, make_tiny: Callable[[ConfigDict], ConfigDict] | None = None) -> ConfigDict:
-    """The config, made tiny where `form` says so.
-
-    Raises:
-        ValueError: any other form.
-    """
-    if form not in ("", "tiny"):
-        raise ValueError(f"variant {form!r} is unknown: there is tiny")
-    return (make_tiny or tiny)(config) if form else config
-
-
 def tiny(config: ConfigDict) -> ConfigDict:
     """The form of seconds that the tests run: digits, two epochs of a thin shallow network, five points."""
     config.dataset = "digits"
@@ -92,3 +81,14 @@ def tiny(config: ConfigDict) -> ConfigDict:
     config.test_every = min(config.test_every, 1)
     config.num_points = 5
     return config
+
+
+def in_form(config: ConfigDict, form: str, make_tiny: Callable[[ConfigDict], ConfigDict] = tiny) -> ConfigDict:
+    """The config, made tiny where `form` says so.
+
+    Raises:
+        ValueError: any other form.
+    """
+    if form not in ("", "tiny"):
+        raise ValueError(f"variant {form!r} is unknown: there is tiny")
+    return make_tiny(config) if form else config

@@ -190,7 +190,7 @@ class _BatchAlone:
             return next_method(*args, **keywords)
         calls = self._calls.get(module.scope, 0)
         self._calls[module.scope] = calls + 1
-        before = {name: value for name, value in module.variables["batch_stats"].items()}
+        before = dict(module.variables["batch_stats"])
         for name, value in before.items():
             module.put_variable("batch_stats", name, jnp.zeros_like(value))
         outputs = next_method(*args, **keywords)

@@ -146,10 +146,22 @@ def load_results(workdir: str | pathlib.Path, name: str) -> tuple[dict[str, np.n
     Raises:
         RunDirectoryError: they are not there; names the command that makes them.
     """
+    with _missing_results(workdir, name) as path, np.load(path.with_suffix(".npz")) as arrays:
+        return dict(arrays), load_facts(workdir, name)
+
+
+def load_facts(workdir: str | pathlib.Path, name: str) -> dict[str, Any]:
+    """The facts alone, as `load_results`."""
+    with _missing_results(workdir, name) as path:
+        return json.loads(path.with_suffix(".json").read_text())
+
+
+@contextmanager
+def _missing_results(workdir: str | pathlib.Path, name: str) -> Iterator[pathlib.Path]:
+    """Gives the results' path without its ending, and says what to do where a file of it is not there."""
     path = pathlib.Path(workdir) / RESULTS / name
     try:
-        with np.load(path.with_suffix(".npz")) as arrays:
-            return dict(arrays), json.loads(path.with_suffix(".json").read_text())
+        yield path
     except FileNotFoundError:
         raise RunDirectoryError(
             f"no results '{name}' in {path.parent}: run python -m launch.evaluate --workdir={workdir} first"

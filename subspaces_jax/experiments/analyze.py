@@ -149,27 +149,23 @@ def _members(config, runs, configs, num_examples, key) -> tuple[PyTree, list[str
     names: list[str] = []
     chosen = _steps(config, len(runs))
     for i, (folder, of_run) in enumerate(zip(runs, configs)):
-        steps: tuple[int | None, ...] = (chosen[i],)
-        if config["members"] == "captures":
-            steps = build.capture_steps(of_run, build.steps_per_epoch(of_run, num_examples))
-            if not steps:
-                raise ConfigError(
-                    f"config.members is 'captures' but {folder} captured none: it was trained with capture=False"
-                )
-        elif config["members"] == "midpoint" and of_run["capture"] and chosen[i] is None:  # as evaluation has it
-            steps = build.capture_steps(of_run, build.steps_per_epoch(of_run, num_examples))
-            checkpoint = checkpoints.restore_stack([folder] * len(steps), steps)
-            rows.append(geometry.contract(checkpoint.params, jnp.full(len(steps), 1.0 / len(steps))))
-            names.append(f"{folder.name} mean of steps {', '.join(map(str, steps))}")
+        captured = build.capture_steps(of_run, build.steps_per_epoch(of_run, num_examples))
+        if config["members"] == "captures" and not captured:
+            raise ConfigError(
+                f"config.members is 'captures' but {folder} captured none: it was trained with capture=False"
+            )
+        if config["members"] == "midpoint" and captured and chosen[i] is None:  # as evaluation has it
+            checkpoint = checkpoints.restore_stack([folder] * len(captured), captured)
+            rows.append(geometry.contract(checkpoint.params, geometry.Simplex(len(captured)).midpoint))
+            names.append(f"{folder.name} mean of steps {', '.join(map(str, captured))}")
             continue
+        steps = captured if config["members"] == "captures" else (chosen[i],)
         for step in steps:
             checkpoint = checkpoints.restore(folder, step)
             for name, coordinates in _coordinates(config, of_run, checkpoint, jax.random.fold_in(key, i)):
                 rows.append(geometry.contract(checkpoint.params, coordinates))
                 names.append(f"{folder.name} step {checkpoint.step} {name}")
-    stats = checkpoint.batch_stats
-    if of_run["num_members"] > 1:
-        stats = jax.tree.map(lambda leaf: leaf[0], stats)
+    stats = build.of_one_network(of_run, checkpoint).batch_stats
     try:
         return jax.device_put(geometry.stack(rows)), names, stats
     except ValueError as error:

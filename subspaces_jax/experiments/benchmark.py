@@ -49,6 +49,11 @@ def compare(name: str, ours: Run, base: Run, target: str = "", rounds: int = 5, 
     """
     ours(), base()
     pairs = [(_seconds(ours), _seconds(base)) if i % 2 else _seconds_reversed(ours, base) for i in range(rounds)]
+    return _row(name, pairs, target, per)
+
+
+def _row(name: str, pairs: Sequence[tuple[float, float]], target: str, per: int) -> Row:
+    """The row of the seconds that runs of `per` units, and their bases, took."""
     ratios = [a / b for a, b in pairs]
     medians = [statistics.median(column) / per for column in zip(*pairs)]
     return Row(name, statistics.median(ratios), min(ratios), max(ratios), *medians, target)
@@ -182,12 +187,10 @@ def compare_stream(task: Task, step: Run, rounds: int = 5) -> Row:
         next(batches)
         seconds = _seconds(lambda: [next(batches) for _ in range(STEPS)])
         batches.close()
-        pairs.append((seconds / STEPS, _seconds(step) / STEPS))
-    ratios = [a / b for a, b in pairs]
-    medians = [statistics.median(column) for column in zip(*pairs)]
-    a_core = task.batch_size / medians[0] / (os.cpu_count() or 1)
-    name = f"JPEG stream ({a_core:,.0f} images/s a core) / plain step"
-    return Row(name, statistics.median(ratios), min(ratios), max(ratios), *medians, "< 1")
+        pairs.append((seconds, _seconds(step)))
+    row = _row("", pairs, "< 1", STEPS)
+    a_core = task.batch_size / row.seconds / (os.cpu_count() or 1)
+    return row._replace(name=f"JPEG stream ({a_core:,.0f} images/s a core) / plain step")
 
 
 def run(task: Task, rounds: int = 5, peer: Callable[[Task, int], Run] | None = None) -> list[Row]:

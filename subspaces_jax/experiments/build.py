@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from flax.errors import FlaxError
 
-from subspaces_jax import geometry, losses, parallel, records
+from subspaces_jax import checkpoints, geometry, losses, parallel, records
 from subspaces_jax.data import augmentation, batches, catalogue, corruption, sources
 from subspaces_jax.errors import ConfigError, DataError, RunDirectoryError
 from subspaces_jax.experiments.fields import AUGMENTATIONS, DTYPES, FIELDS, SUBSPACES, Config, checked
@@ -310,6 +310,21 @@ def kept_steps(config: Config, steps_per_epoch: int) -> tuple[int, ...]:
 def num_rows(config: Config) -> int:
     """Rows of the stack that a run's checkpoints hold: endpoints, or members."""
     return max(subspace(config).num_endpoints, config["num_members"])
+
+
+def restored(
+    config: Config, made: Model, workdir: str | pathlib.Path, step: int | None = None
+) -> checkpoints.Checkpoint:
+    """The checkpoint of a run with this config; refuses one of another architecture than `made` has."""
+    expected = jax.eval_shape(lambda: made.init(jax.random.key(0), num_rows(config)))["params"]
+    return of_one_network(config, checkpoints.restore(workdir, step, like=expected))
+
+
+def of_one_network(config: Config, checkpoint: checkpoints.Checkpoint) -> checkpoints.Checkpoint:
+    """With batch statistics of the form that one network has: of members, the first one's."""
+    if config["num_members"] == 1:
+        return checkpoint
+    return checkpoint._replace(batch_stats=jax.tree.map(lambda leaf: leaf[0], checkpoint.batch_stats))
 
 
 def schedule(config: Config, steps_per_epoch: int) -> optax.Schedule:

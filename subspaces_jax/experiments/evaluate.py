@@ -48,7 +48,7 @@ def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | No
         RunDirectoryError, CheckpointError, ConfigError, DataError: see `errors`.
     """
     own = build.config_of(workdir)
-    config = own if config is None else build.check(config)
+    config = own if config is None or config == own else build.check(config)
     clock = time.perf_counter()
     space, model = build.subspace(config), build.model(config)
     train, test = build.data(config, "train"), build.data(config, "test")
@@ -94,10 +94,7 @@ def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | No
 
 def _restore(config, workdir, step, model, num_examples) -> checkpoints.Checkpoint:
     """The stack to evaluate: endpoints, members, or captured checkpoints; with the statistics' form for one network."""
-    expected = jax.eval_shape(lambda: model.init(jax.random.key(0), build.num_rows(config)))["params"]
-    checkpoint = checkpoints.restore(workdir, step, like=expected)
-    if config["num_members"] > 1:
-        checkpoint = checkpoint._replace(batch_stats=jax.tree.map(lambda leaf: leaf[0], checkpoint.batch_stats))
+    checkpoint = build.restored(config, model, workdir, step)
     if steps := build.capture_steps(config, build.steps_per_epoch(config, num_examples)):
         captured = checkpoints.restore_stack([workdir] * len(steps), steps)
         checkpoint = checkpoint._replace(params=captured.params)

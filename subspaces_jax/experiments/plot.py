@@ -65,18 +65,18 @@ def _of_run(folder: pathlib.Path, config: dict[str, Any]) -> list[pathlib.Path]:
 def _of_sweep(folder: pathlib.Path, shared: dict[str, Any]) -> tuple[list[pathlib.Path], str]:
     family = sweep.load(folder)
     standard, title = family.get("plain", []), f"{shared['config']} {shared['fields']}".strip()
-    pairs, best = _ensembles(sweep.folders(folder, "plain"), 2), _best_epochs(folder, family)
+    of_plain = {num: _ensembles(sweep.folders(folder, "plain"), num) for num in range(2, len(standard) + 1)}
+    best = _best_epochs(folder, family)
     clean = {name: runs for name, runs in family.items() if not runs[0]["config"]["label_noise"]}
     rows = {name: [records.read_metrics(path) for path in sweep.folders(folder, name)] for name in clean}
     drawn = {
-        "profiles": families.profiles(clean, standard, pairs, title),
+        "profiles": families.profiles(clean, standard, of_plain.get(2, []), title),
         "simplexes": families.simplex_sizes(clean, standard, title),
         "label_noise": families.label_noise(family, best, title),
         "reliability": families.reliability(_bins(folder, clean), title) if CALIBRATED[0] in clean else None,
         "dynamics": families.dynamics(rows, title),
     }
-    sizes = range(2, len(standard) + 1)
-    derived = {f"plain, ensemble of {num}": _ensembles(sweep.folders(folder, "plain"), num) for num in sizes}
+    derived = {f"plain, ensemble of {num}": runs for num, runs in of_plain.items()}
     derived |= {f"{name}, best epoch": runs for name, runs in best.items()}
     summary = tables.summary(dict(sorted((family | derived).items())))
     written = tables.write(summary, folder / records.FIGURES, FAMILY)

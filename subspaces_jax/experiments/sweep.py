@@ -4,7 +4,6 @@ The folder of a sweep holds config.json (what all its runs share), one run direc
 logs/ with what each printed. A run is finished once it is evaluated; the same command again does what is left.
 """
 
-import json
 import pathlib
 import shlex
 import subprocess
@@ -72,8 +71,8 @@ def jobs(config: Config, folder: pathlib.Path) -> list[Job]:
                 f"config.variants holds {variant!r}, and run directories are named after variants: "
                 "give fields with a / in config.fields"
             )
-        if "seed" in common or any(part.startswith("seed=") for part in variant.split(",")):
-            raise ConfigError("config.fields and config.variants may not set seed: config.seeds does")
+    if "seed" in common or any(part.startswith("seed=") for part in ",".join(config["variants"]).split(",")):
+        raise ConfigError("config.fields and config.variants may not set seed: config.seeds does")
     shared = [f"--config.{name}={value}" for name, value in common.items()]
     made = []
     for seed in config["seeds"]:
@@ -94,20 +93,17 @@ def workdir_of(folder: str | pathlib.Path, variant: str, seed: int) -> pathlib.P
 
 def folders(folder: str | pathlib.Path, variant: str) -> list[pathlib.Path]:
     """The finished run directories of a variant, by seed."""
-    found = {path for path in pathlib.Path(folder).glob("*_*") if is_finished(path)}
-    named = {
-        int(path.name.rpartition("_")[2]): path
-        for path in found
-        if path.name.rpartition("_")[0] == variant.replace(",", "+")
-    }
-    return [named[seed] for seed in sorted(named)]
+    paths = [
+        path for path in pathlib.Path(folder).glob("*_*") if path.name.rpartition("_")[0] == variant.replace(",", "+")
+    ]
+    return sorted(filter(is_finished, paths), key=lambda path: int(path.name.rpartition("_")[2]))
 
 
 def is_finished(workdir: pathlib.Path) -> bool:
     """Whether a run has been trained to its end and evaluated there."""
     try:
-        facts = json.loads((workdir / records.RESULTS / f"{evaluate.RESULTS}.json").read_text())
-    except FileNotFoundError:
+        facts = records.load_facts(workdir, evaluate.RESULTS)
+    except RunDirectoryError:
         return False
     return facts["step"] == facts.get("num_steps")
 
@@ -127,8 +123,10 @@ def load(workdir: str | pathlib.Path) -> Family:
     if not finished:
         raise RunDirectoryError(f"no finished runs in {workdir}: run python -m launch.sweep --workdir={workdir} first")
     variants = dict.fromkeys(name.rpartition("_")[0].replace("+", ",") for name in finished)
-    facts = lambda path: records.load_results(path, evaluate.RESULTS)[1]
-    family = {variant: [facts(path) for path in folders(workdir, variant)] for variant in variants}
+    family = {
+        variant: [records.load_facts(path, evaluate.RESULTS) for path in folders(workdir, variant)]
+        for variant in variants
+    }
     for variant, runs in family.items():
         if len({run["config"]["num_points"] for run in runs}) > 1:
             raise RunDirectoryError(

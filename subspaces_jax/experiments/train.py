@@ -121,15 +121,13 @@ def _started(config, model, state: State) -> State:
     num_endpoints, rows, stats = jax.tree.leaves(state.params)[0].shape[0], [], []
     for folder in runs:
         of_run = build.config_of(folder)
-        num_rows, is_ensemble = build.num_rows(of_run), of_run["num_members"] > 1
-        expected = jax.eval_shape(lambda num=num_rows: model.init(jax.random.key(0), num))["params"]
-        found = checkpoints.restore(folder, like=expected)
-        if is_ensemble or (len(runs) == 1 and num_rows == num_endpoints):
+        found = build.restored(of_run, model, folder)
+        if of_run["num_members"] > 1 or (len(runs) == 1 and build.num_rows(of_run) == num_endpoints):
             rows.append(found.params)
         else:
             midpoint = geometry.contract(found.params, build.subspace(of_run).midpoint)
             rows.append(jax.tree.map(lambda leaf: leaf[None], midpoint))
-        stats.append(jax.tree.map(lambda leaf: leaf[0], found.batch_stats) if is_ensemble else found.batch_stats)
+        stats.append(found.batch_stats)
     params = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *rows)
     if (given := jax.tree.leaves(params)[0].shape[0]) != num_endpoints:
         raise ConfigError(
