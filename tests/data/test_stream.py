@@ -12,7 +12,7 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from subspaces_jax.data import corruption, sources, stream
+from subspaces_jax.data import corruption, crops, sources, stream
 from subspaces_jax.errors import CheckpointError, ConfigError, DataError
 
 
@@ -243,7 +243,7 @@ def draw_box(generator, width, height):
 @pytest.mark.parametrize("width, height", [(500, 375), (64, 64), (200, 260)])
 def test_crops_have_the_distribution_of_the_recipe(width, height):
     rng, generator = np.random.default_rng(0), random.Random(0)
-    ours = np.array([stream.random_box(rng, width, height) for _ in range(3000)])
+    ours = np.array([crops.random_box(rng, width, height) for _ in range(3000)])
     theirs = np.array([draw_box(generator, width, height) or (0, 0, 0, 0) for _ in range(3000)])
     assert np.all(ours[:, :2] >= 0) and np.all(ours[:, 2] <= width) and np.all(ours[:, 3] <= height)
     for measure in (
@@ -258,9 +258,9 @@ def test_crops_have_the_distribution_of_the_recipe(width, height):
 
 def test_where_no_crop_fits_the_largest_one_in_the_middle_is_taken():
     rng = np.random.default_rng(0)
-    assert stream.random_box(rng, 10, 1000) == (0, 493, 10, 506)  # 10 / 13 is nearest to 3 / 4
-    assert stream.random_box(rng, 1000, 9) == (494, 0, 506, 9)
-    assert stream.random_box(rng, 1, 1) == (0, 0, 1, 1)
+    assert crops.random_box(rng, 10, 1000) == (0, 493, 10, 506)  # 10 / 13 is nearest to 3 / 4
+    assert crops.random_box(rng, 1000, 9) == (494, 0, 506, 9)
+    assert crops.random_box(rng, 1, 1) == (0, 0, 1, 1)
 
 
 def test_a_training_image_is_a_resized_and_maybe_mirrored_crop():
@@ -314,8 +314,8 @@ def test_large_jpegs_are_decoded_at_a_fraction_of_their_size():
     png, jpeg = (take(stream.train_stream(source, 16, image_size=50), 1)[0].images for source in forms)
     assert np.abs(png.astype(int) - jpeg).max() <= 6
     image = Image.open(io.BytesIO(forms[1][0][0]))
-    assert stream._draft(image, 5) == 4 and image.size == (400, 300)
-    assert stream._draft(Image.open(io.BytesIO(forms[0][0][0])), 5) == 1
+    assert crops._draft(image, 5) == 4 and image.size == (400, 300)
+    assert crops._draft(Image.open(io.BytesIO(forms[0][0][0])), 5) == 1
 
 
 # What is refused
