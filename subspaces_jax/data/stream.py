@@ -19,9 +19,9 @@ from absl import flags
 from PIL import Image
 
 from subspaces_jax.data import batches, corruption, crops, images
+from subspaces_jax.data.sources import Label
 from subspaces_jax.errors import CheckpointError, ConfigError
 
-Label = int | np.ndarray | tuple[()]  # a class, real values, or none
 Source = Sequence[tuple[bytes, Label]]  # encoded images and their labels, as of sources.open_source
 
 
