@@ -12,15 +12,19 @@ class DatasetInfo:
     """What is known of a data set before it is read.
 
     Attributes:
-        image_shape: (H, W, channels); of imagenet2012 that of a crop, as its images are of all sizes.
-        num_classes: C.
+        image_shape: of an example: (H, W, channels), or any shape where inputs are real; of imagenet2012 that of a
+            crop, as its images are of all sizes.
+        num_classes: C; 0 where there are none.
         num_train, num_test: examples of each split.
-        mean, std: a channel, of pixels scaled to [0, 1], for normalisation.
+        mean, std: a channel, of pixels scaled to [0, 1], for normalisation; empty where inputs stay as they are.
         streams: whether it is too big for `load` and read image by image with `open_source`.
         test_split: TFDS's name of what is "test" here.
+        label: "class" (int, one of num_classes), "real" (values to predict) or "none".
+        label_shape: of an example's real label.
+        input_dtype: "uint8" of images, "float32" of real inputs.
     """
 
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     num_classes: int
     num_train: int
     num_test: int
@@ -28,6 +32,9 @@ class DatasetInfo:
     std: tuple[float, ...]
     streams: bool = False
     test_split: str = "test"
+    label: str = "class"
+    label_shape: tuple[int, ...] = ()
+    input_dtype: str = "uint8"
 
 
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what the subspace paper's code uses for CIFAR as well

@@ -2,39 +2,36 @@
 
 import contextlib
 import fcntl
-import json
 import os
 import pathlib
-import shlex
 import sys
 from collections.abc import Iterator
 from typing import Any
 
-from subspaces_jax.data.catalogue import DATASETS, check_known
+from subspaces_jax.data import files
+from subspaces_jax.data.catalogue import check_known, info
+from subspaces_jax.data.recipes import SOURCE, made_from, recipe
 from subspaces_jax.errors import DataError
 
 SPLITS = ("train", "test")
-IDX_SETS = ("mnist", "fashion_mnist", "kmnist")
-ARCHIVE_SETS = ("tiny_imagenet", "imagenet_c")
 RANDOM_ACCESS = ("array_record", "parquet")
 
 
 def builder_of(name: str, split: str, data_dir: str | None, idx_dir: str | None, archive: str | None) -> Any:
     """The TFDS builder of a data set; prepares it where that needs nothing but what is at hand."""
     check_known("split", split, SPLITS)
-    family = name.partition("/")[0]
-    for field, value, sets in (("idx_dir", idx_dir, IDX_SETS), ("archive", archive, ARCHIVE_SETS)):
-        if value and family not in sets:
-            raise DataError(f"{field} is for {', '.join(sets)}, not for {name}: leave it empty")
-    if split == "train" and not DATASETS[family].num_train:
+    made = recipe(name)
+    for field, value in (("idx_dir", idx_dir), ("archive", archive)):
+        if value and made.files != field:
+            raise DataError(f"{field} is for {', '.join(made_from(field))}, not for {name}: leave it empty")
+    if split == "train" and not info(name).num_train:
         raise DataError(
             f"{name} has no train split: train on clean data, imagenet2012, and take batch norm's statistics there"
         )
     root = pathlib.Path(data_dir or _default_data_dir()).expanduser().absolute()
-    if name == "digits":
-        from subspaces_jax.data.builders.digits import Digits  # imports TFDS: a second, and only reading data needs it
-
-        return _prepare(Digits, root, {})
+    if made.builder and not made.files:
+        builder_class, options = made.builder(name)
+        return _prepare(builder_class, root, options)
     if given := idx_dir or archive:
         return _prepare_from(name, root, pathlib.Path(given).expanduser().absolute())
     return _find(name, root)
@@ -46,8 +43,11 @@ def _find(name: str, root: pathlib.Path) -> Any:
 
     family, _, config = name.partition("/")
     places = [(family, {"config": config} if config else {})]
+    if made := recipe(name).folder:
+        places.append((made, {"config": name}))
     unreadable = None
-    for folder, options in places + [("idx_images", {"config": name})] * (name in IDX_SETS):
+    for folder, options in places:
+        _check_regular(root.joinpath(folder, *options.values()))
         try:
             builder = tfds.core.read_only_builder.builder_from_files(folder, data_dir=root, **options)
         except tfds.core.DatasetNotFoundError:
@@ -56,7 +56,7 @@ def _find(name: str, root: pathlib.Path) -> Any:
             raise DataError(
                 f"{name} in {root.joinpath(folder, *options.values())} is damaged ({first_line(error)}): "
                 f"delete that folder and "
-                f"prepare it again: {_remedy(name, root)}"
+                f"prepare it again: {recipe(name).remedy(name, root)}"
             ) from None
         if builder.info.file_format.value in RANDOM_ACCESS:
             return builder
@@ -64,32 +64,21 @@ def _find(name: str, root: pathlib.Path) -> Any:
     if unreadable:
         raise DataError(
             f"{name} in {unreadable.data_path} is in {unreadable.info.file_format.value} format, not in array_record: "
-            f"delete that folder and prepare it again: {_remedy(name, root)}"
+            f"delete that folder and prepare it again: {recipe(name).remedy(name, root)}"
         )
-    raise DataError(f"{name} is not prepared in {root}: {_remedy(name, root)}")
+    raise DataError(f"{name} is not prepared in {root}: {recipe(name).remedy(name, root)}")
 
 
-def _prepare_from(name: str, root: pathlib.Path, files: pathlib.Path) -> Any:
+def _prepare_from(name: str, root: pathlib.Path, given: pathlib.Path) -> Any:
     """A data set prepared by our own builder from files of the user."""
-    import tensorflow_datasets as tfds
-
-    from subspaces_jax.data.builders import idx, imagenet_c, tiny_imagenet
-
-    family, _, config = name.partition("/")
-    if family == "tiny_imagenet":
-        builder_class, options = tiny_imagenet.TinyImagenet, {}
-    elif family == "imagenet_c":
-        builder_class, options = imagenet_c.ImagenetC, {"config": config}
-    else:
-        config = tfds.core.BuilderConfig(name=name, version=idx.IdxImages.VERSION)
-        builder_class, options = idx.IdxImages, {"config": config}
-    builder = _prepare(builder_class, root, options | {"folder": files})
-    source = pathlib.Path(builder.data_path) / idx.SOURCE
-    if source.exists() and source.read_text() != str(files):
-        field = "idx_dir" if name in IDX_SETS else "archive"
+    made = recipe(name)
+    builder_class, options = made.builder(name)
+    builder = _prepare(builder_class, root, options | {"folder": given})
+    source = pathlib.Path(builder.data_path) / SOURCE
+    if source.exists() and source.read_text() != str(given):
         raise DataError(
-            f"{name} in {source.parent} was prepared from {source.read_text()}, but {field} is {files}: leave {field} "
-            "empty to use it, or delete it"
+            f"{name} in {source.parent} was prepared from {source.read_text()}, but {made.files} is {given}: leave "
+            f"{made.files} empty to use it, or delete it"
         )
     return builder
 
@@ -112,11 +101,12 @@ def _prepare(builder_class: Any, root: pathlib.Path, options: dict[str, Any]) ->
 
 
 def _build(builder_class: Any, root: pathlib.Path, options: dict[str, Any]) -> Any:
+    config = options.get("config", "")
+    where = root / builder_class.name / getattr(config, "name", config)
+    _check_regular(where)
     try:
         return builder_class(data_dir=str(root), file_format="array_record", **options)
     except Exception as error:  # whatever TFDS makes of damaged metadata, or of another format
-        config = options.get("config", "")
-        where = root / builder_class.name / getattr(config, "name", config)
         raise DataError(f"{where} is damaged ({first_line(error)}): delete that folder, it is prepared again") from None
 
 
@@ -133,39 +123,31 @@ def _write(builder: Any) -> None:
 def _locked(root: pathlib.Path) -> Iterator[None]:
     """One process prepares, the others wait."""
     root.mkdir(parents=True, exist_ok=True)
-    with open(root / ".subspaces_jax.lock", "a") as lock:
+    with open(root / ".subspaces_jax.lock", "a", opener=_without_waiting) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # for whoever reads what may be a named pipe
 
 
 def _default_data_dir() -> str:
     return os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
 
 
-def _remedy(name: str, root: pathlib.Path) -> str:
-    """What the user is to do for a data set that is not prepared."""
-    if name == "tiny_imagenet":
-        from subspaces_jax.data.builders import tiny_imagenet
-
-        return tiny_imagenet.HINT
-    if name.startswith("imagenet_c/"):
-        from subspaces_jax.data.builders import imagenet_c
-
-        return imagenet_c.hint(name.removeprefix("imagenet_c/"))
-    if name == "imagenet2012":
-        manual = 'download_config=tfds.download.DownloadConfig(manual_dir="FOLDER")'
-        return f"with ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar in FOLDER, run {_command(name, root, manual)}"
-    from_files = "; or set idx_dir to a folder of its IDX files" if name in IDX_SETS else ""
-    return f"run {_command(name, root)}{from_files}"
-
-
-def _command(name: str, root: pathlib.Path, options: str = "") -> str:
-    """Not `tfds build`, which in TFDS 4.9.10 imports Apache Beam and mlcroissant: the library needs TensorFlow only."""
-    code = (
-        f'import tensorflow_datasets as tfds; tfds.builder("{name}", data_dir={json.dumps(str(root))}, '
-        f'file_format="array_record").download_and_prepare({options})'
-    )
-    return f"pip install -e '.[prepare]' && python -c {shlex.quote(code)}"
+def _check_regular(folder: pathlib.Path) -> None:
+    """Refuses what would keep its reader waiting among the files of a prepared data set."""
+    for place, _, names in os.walk(folder):
+        for path in (pathlib.Path(place, name) for name in names):
+            try:
+                files.check_regular(path)
+            except FileNotFoundError:
+                continue  # another process, which prepares it, has renamed its folder
+            except OSError as error:
+                raise DataError(
+                    f"{path} cannot be read ({first_line(error)}): delete that folder and prepare it again"
+                ) from None
 
 
 def first_line(error: Exception) -> str:

@@ -1,15 +1,16 @@
 """Batches of encoded images streamed from disk through Grain, for data sets that do not fit on the device.
 
 A training batch is a function of the seed and of its number alone, whoever decodes it. So the state of a stream is one
-number, and a stream may go on with other workers than it began with.
+number, a stream may go on with other workers than it began with, and processes may share a batch, each decoding a part.
 """
 
 import contextlib
+import dataclasses
 import functools
-import io
 import os
+import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 import grain
@@ -17,20 +18,19 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from subspaces_jax.data import batches, corruption
-from subspaces_jax.errors import CheckpointError, ConfigError, DataError
+from subspaces_jax.data import batches, corruption, crops, images
+from subspaces_jax.data.sources import Label
+from subspaces_jax.errors import CheckpointError, ConfigError
 
-AREA, ASPECT = (0.08, 1.0), (3 / 4, 4 / 3)  # of a training crop: fraction of the image, width over height
-ATTEMPTS = 10  # draws of a crop before the largest one in the middle is taken
-
-Source = Sequence[tuple[bytes, int]]  # encoded images and their labels, as of sources.open_source
+Source = Sequence[tuple[bytes, Label]]  # encoded images and their labels, as of sources.open_source
 
 
 class Batch(NamedTuple):
-    """images: uint8 [B, H, W, 3]; labels: int32 [B]; mask: bool [B], False where a last batch is filled up."""
+    """images: uint8 [B, H, W, 3]; labels: int32 [B], or float32 [B, ...] where they are real values, or () where there
+    are none; mask: bool [B], False where a last batch is filled up."""
 
     images: np.ndarray
-    labels: np.ndarray
+    labels: np.ndarray | tuple[()]
     mask: np.ndarray
 
 
@@ -108,6 +108,7 @@ def train_stream(
     relabel: np.ndarray | None = None,
     pixel_seed: int | None = None,
     start_step: int = 0,
+    part: tuple[int, int] = (0, 1),
     num_workers: int = 0,
     num_threads: int | None = None,
 ) -> Stream:
@@ -117,32 +118,33 @@ def train_stream(
     at the end of an epoch is left out.
 
     Args:
-        source: encoded images and labels by index.
-        batch_size: B.
+        source: encoded images and labels by index, all of them in each process.
+        batch_size: B, of the whole batch.
         image_size: H and W of the batches, pixels.
         seed: of order, crops and mirroring.
         relabel: int32 [N], as of `corruption.label_noise`: labels that replace the source's where not negative.
         pixel_seed: of `corruption.pixel_shuffle`, after all else; None leaves pixels where they are.
         start_step, num_workers, num_threads: as in Stream.
+        part: (p, P) for the p-th of P equal parts of each batch, rows p B / P to (p + 1) B / P of what one process
+            gets, where P processes share it; only these are decoded.
 
     Raises:
         DataError: the source has fewer examples than a batch; from the stream, an image that cannot be decoded.
-        ConfigError: relabel has another length than the source.
+        ConfigError: relabel has another length than the source, or B is no multiple of P.
 
     Reference: Szegedy et al., Going Deeper with Convolutions, 2014, arXiv:1409.4842, for the crops.
     """
-    batches.steps_per_epoch(len(source), batch_size)  # refuses a batch larger than the data
+    steps = batches.steps_per_epoch(len(source), batch_size)  # refuses a batch larger than the data
     if relabel is not None and np.shape(relabel) != (len(source),):
         raise ConfigError(f"relabel has shape {np.shape(relabel)} for {len(source)} examples: give each a label or -1")
-    dataset = (
+    examples = (
         grain.MapDataset.source(source)
         .map_with_index(functools.partial(_indexed, len(source), relabel))
         .shuffle(_named_seed(seed, "order"))
         .random_map(functools.partial(_train_example, image_size), seed=_named_seed(seed, "crops"))
-        .batch(batch_size, drop_remainder=True, batch_fn=functools.partial(_batch, batch_size, pixel_seed))
-        .repeat()
     )
-    return Stream(dataset, start_step, num_workers, num_threads)
+    batch = _Batches(source, examples, batch_size, steps, _rows(batch_size, part), image_size, pixel_seed)
+    return Stream(grain.MapDataset.range(sys.maxsize).map(batch), start_step, num_workers, num_threads)
 
 
 def eval_stream(
@@ -152,105 +154,108 @@ def eval_stream(
     resize: int = 256,
     crop: int = 224,
     pixel_seed: int | None = None,
+    part: tuple[int, int] = (0, 1),
     num_workers: int = 0,
     num_threads: int | None = None,
 ) -> Stream:
     """Every example once and in order, its shorter side resized bilinearly to `resize` and the middle cut out.
 
     Args:
-        source: encoded images and labels by index.
-        batch_size: B; the last batch is filled up with zeros, where its mask is False.
+        source: encoded images and labels by index, all of them in each process.
+        batch_size: B, of the whole batch; the last one is filled up with zeros, where its mask is False.
         resize, crop: pixels; equal ones leave images of that size as they are.
-        pixel_seed: as in train_stream.
+        pixel_seed, part: as in train_stream. A part of the last batch may be zeros alone.
         num_workers, num_threads: as in Stream.
 
     Raises:
-        ConfigError: the crop is larger than what it is cut from.
+        ConfigError: the crop is larger than what it is cut from, or B is no multiple of P.
         DataError: from the stream, an image that cannot be decoded.
     """
     if not 1 <= crop <= resize:
         raise ConfigError(f"crop is {crop} and resize {resize}: the crop is cut from the resized image, lower it")
-    dataset = (
+    examples = (
         grain.MapDataset.source(source)
         .map_with_index(functools.partial(_indexed, len(source), None))
         .map(functools.partial(_eval_example, resize, crop))
-        .batch(batch_size, drop_remainder=False, batch_fn=functools.partial(_batch, batch_size, pixel_seed))
     )
-    return Stream(dataset, 0, num_workers, num_threads)
+    rows = _rows(batch_size, part)
+    steps = -(-len(source) // batch_size)
+    batch = _Batches(source, examples, batch_size, steps, rows, crop, pixel_seed)
+    return Stream(grain.MapDataset.range(steps).map(batch), 0, num_workers, num_threads)
 
 
-def random_box(rng: np.random.Generator, width: int, height: int) -> tuple[int, int, int, int]:
-    """A random crop (left, top, right, bottom) of an image, in pixels.
+@dataclasses.dataclass(frozen=True)
+class _Batches:
+    """A batch, or some rows of it, by its number."""
 
-    Area and logarithm of the aspect are uniform, and so is the place; what does not fit is drawn again.
-    """
-    area = width * height * rng.uniform(*AREA, ATTEMPTS)
-    aspect = np.exp(rng.uniform(*np.log(ASPECT), ATTEMPTS))
-    widths, heights = (np.rint(np.sqrt(sides)).astype(int) for sides in (area * aspect, area / aspect))
-    fits = np.flatnonzero((widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height))
-    if not len(fits):
-        wide, high = min(width, round(height * ASPECT[1])), min(height, round(width / ASPECT[0]))
-        left, top = (width - wide) // 2, (height - high) // 2
-    else:
-        wide, high = int(widths[fits[0]]), int(heights[fits[0]])
-        left, top = int(rng.integers(width - wide + 1)), int(rng.integers(height - high + 1))
-    return left, top, left + wide, top + high
+    source: Source
+    examples: grain.MapDataset  # of single images, decoded when they are asked for
+    batch_size: int
+    steps: int  # an epoch
+    rows: range  # of each batch, those that are read
+    size: int  # pixels
+    pixel_seed: int | None
+
+    def __call__(self, step: int) -> Batch:
+        num, (epoch, step) = len(self.source), divmod(step, self.steps)
+        places = [step * self.batch_size + row for row in self.rows]
+        # Grain counts on through the epochs: it draws order and crops by epoch * num + place
+        found = [self.examples[epoch * num + place] for place in places if place < num]
+        pixels = np.zeros((len(places), self.size, self.size, 3), np.uint8)
+        for i, (image, _) in enumerate(found):
+            pixels[i] = image
+        if self.pixel_seed is not None:
+            pixels = corruption.pixel_shuffle(pixels, self.pixel_seed)
+        like = found[0][1] if found else self.source[0][1]
+        return Batch(pixels, _stacked([label for _, label in found], like, len(places)), np.array(places) < num)
 
 
-def _indexed(num: int, relabel: np.ndarray | None, index: int, example: tuple[bytes, int]) -> tuple[int, bytes, int]:
-    index, (content, label) = index % num, example  # Grain counts on through the epochs
+def _rows(batch_size: int, part: tuple[int, int]) -> range:
+    """The rows of a batch that are one of its equal parts."""
+    index, num_parts = part
+    if not 0 <= index < num_parts:
+        raise ConfigError(f"part is {part}: it is a process's number, from 0, and the number of processes")
+    if batch_size < 1 or batch_size % num_parts:
+        raise ConfigError(
+            f"batch_size is {batch_size} for {num_parts} processes: choose a multiple of {num_parts}, of which each "
+            "reads the same number of examples"
+        )
+    size = batch_size // num_parts
+    return range(index * size, (index + 1) * size)
+
+
+def _stacked(labels: list[Label], like: Label, num: int) -> np.ndarray | tuple[()]:
+    """The labels of `num` rows, filled up with zeros; all of them are of the form of `like`."""
+    if isinstance(like, tuple):
+        return ()
+    dtype = np.int32 if isinstance(like, int | np.integer) else np.float32
+    stacked = np.zeros((num, *np.shape(like)), dtype)
+    for i, label in enumerate(labels):
+        stacked[i] = label
+    return stacked
+
+
+def _indexed(
+    num: int, relabel: np.ndarray | None, index: int, example: tuple[bytes, Label]
+) -> tuple[int, bytes, Label]:
+    index, (content, label) = index % num, example  # it counts on through the epochs
     return index, content, label if relabel is None or relabel[index] < 0 else int(relabel[index])
 
 
-def _train_example(size: int, example: tuple[int, bytes, int], rng: np.random.Generator) -> tuple[np.ndarray, int]:
+def _train_example(size: int, example: tuple[int, bytes, Label], rng: np.random.Generator) -> tuple[np.ndarray, Label]:
     index, content, label = example
     with _opened(index, content) as image:
-        left, top, right, bottom = random_box(rng, *image.size)
-        scale = _draft(image, min(right - left, bottom - top) // size)
-        box = (left // scale, top // scale, right // scale, bottom // scale)
-        pixels = _rgb(image.crop(box).resize((size, size), Image.Resampling.BILINEAR))
-    return pixels[:, ::-1] if rng.random() < 0.5 else pixels, label
+        return crops.random_crop(image, size, rng), label
 
 
-def _eval_example(resize: int, crop: int, example: tuple[int, bytes, int]) -> tuple[np.ndarray, int]:
+def _eval_example(resize: int, crop: int, example: tuple[int, bytes, Label]) -> tuple[np.ndarray, Label]:
     index, content, label = example
     with _opened(index, content) as image:
-        width, height = (resize * side // min(image.size) for side in image.size)
-        left, top = round((width - crop) / 2), round((height - crop) / 2)
-        resized = image.resize((width, height), Image.Resampling.BILINEAR)
-        return _rgb(resized.crop((left, top, left + crop, top + crop))), label
+        return crops.middle_crop(image, resize, crop), label
 
 
-def _draft(image: Image.Image, times: int) -> int:
-    """Has a JPEG file that is `times` as large as needed decoded at a half, a quarter or an eighth of its size, and
-    returns that 2, 4 or 8; 1 where it stays as it is."""
-    width, height = image.size
-    if times > 1:
-        image.draft(None, (width // times, height // times))
-    return round(width / image.size[0])
-
-
-def _rgb(image: Image.Image) -> np.ndarray:
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-@contextlib.contextmanager
-def _opened(index: int, content: bytes) -> Iterator[Image.Image]:
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            yield image
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow makes of damage
-        raise DataError(f"image {index} of the source cannot be decoded ({error}): prepare the data again") from None
-
-
-def _batch(batch_size: int, pixel_seed: int | None, examples: Sequence[tuple[np.ndarray, int]]) -> Batch:
-    first, num = examples[0][0], len(examples)
-    images, labels = np.zeros((batch_size, *first.shape), np.uint8), np.zeros(batch_size, np.int32)
-    for i, (image, label) in enumerate(examples):
-        images[i], labels[i] = image, label
-    if pixel_seed is not None:
-        images = corruption.pixel_shuffle(images, pixel_seed)
-    return Batch(images, labels, np.arange(batch_size) < num)
+def _opened(index: int, content: bytes) -> contextlib.AbstractContextManager[Image.Image]:
+    return images.opened(content, f"image {index} of the source", "prepare the data again")
 
 
 def _named_seed(seed: int, name: str) -> int:

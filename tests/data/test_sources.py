@@ -19,11 +19,11 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from test_builders import DEBIAN, write_idx
 
-from subspaces_jax.data import catalogue, prepared, sources
+from subspaces_jax.data import catalogue, prepared, recipes, sources
 from subspaces_jax.data.builders import idx, png
 from subspaces_jax.errors import DataError
 
-CATALOGUE = [name for name in catalogue.DATASETS if name not in ("digits", *prepared.ARCHIVE_SETS)]
+CATALOGUE = [name for name in catalogue.DATASETS if name not in ("digits", *recipes.made_from("archive"))]
 ARRAYS = [name for name in CATALOGUE if not catalogue.DATASETS[name].streams]
 NUM = {"train": 30, "test": 20}
 
@@ -150,7 +150,7 @@ def test_data_dir_is_that_of_tfds_by_default(digits_dir, monkeypatch):
     assert os.path.expanduser(prepared._default_data_dir()) == tfds.core.constants.get_default_data_dir()
 
 
-@pytest.mark.parametrize("name", prepared.IDX_SETS)
+@pytest.mark.parametrize("name", recipes.made_from("idx_dir"))
 def test_idx_folders_are_prepared_once_and_read_without_them(name, tmp_path):
     written = write_idx(tmp_path / "files", compress=True)
     data_dir, idx_dir = str(tmp_path / "data"), str(tmp_path / "files")
@@ -272,7 +272,7 @@ def test_what_is_not_prepared_is_answered_with_a_command_that_would(name, tmp_pa
     assert line.startswith(f"{name} is not prepared in {root}: ")
     if not catalogue.DATASETS[name].streams:
         assert said(lambda: sources.load(name, "train", data_dir=str(root))) == line
-    assert ("set idx_dir" in line) == (name in prepared.IDX_SETS)
+    assert ("set idx_dir" in line) == (name in recipes.made_from("idx_dir"))
     command = re.search(r"python -c .*download_and_prepare\(.*\)'", line)[0]
     code = shlex.split(command)[2]
     code, preparation = code.split(".download_and_prepare")

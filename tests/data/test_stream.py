@@ -12,7 +12,7 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from subspaces_jax.data import corruption, sources, stream
+from subspaces_jax.data import corruption, crops, sources, stream
 from subspaces_jax.errors import CheckpointError, ConfigError, DataError
 
 
@@ -135,6 +135,93 @@ def test_worker_processes_evaluate_every_example_once(numbered):
     np.testing.assert_array_equal(np.concatenate([batch.labels[batch.mask] for batch in given]), np.arange(103))
 
 
+# Parts of a batch
+
+
+class Counted:
+    """A source that knows which of its examples were read."""
+
+    def __init__(self, examples):
+        self.examples, self.read = examples, []
+
+    def __len__(self):
+        return len(self.examples)
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        return self.examples[index]
+
+
+@pytest.fixture(scope="module")
+def varied():
+    """103 images of several sizes in random colours, whose label is their number."""
+    rng = np.random.default_rng(0)
+    sizes = [(9 + i % 4, 7 + i % 3, 3) for i in range(103)]
+    return [(encode(rng.integers(0, 256, size, dtype=np.uint8)), i) for i, size in enumerate(sizes)]
+
+
+def joined(parts):
+    """The batches that several processes have a part of each."""
+    return [stream.Batch(*map(np.concatenate, zip(*batch))) for batch in zip(*parts, strict=True)]
+
+
+@pytest.mark.parametrize("num_parts", [1, 2, 4])
+@pytest.mark.parametrize("start_step", [0, 3, 5, 123_456_789])
+def test_parts_of_training_batches_are_the_batches_of_one_process(varied, num_parts, start_step):
+    noise = corruption.label_noise(103, 0.5, 200, seed=1)
+    options = dict(image_size=4, seed=3, relabel=noise, pixel_seed=1, start_step=start_step, num_threads=1)
+    whole = take(stream.train_stream(varied, 20, **options), 12)  # epochs have 5
+    parts = [take(stream.train_stream(varied, 20, part=(i, num_parts), **options), 12) for i in range(num_parts)]
+    assert {len(batch.labels) for part in parts for batch in part} == {20 // num_parts}
+    assert same(joined(parts), whole)
+
+
+def test_parts_go_on_with_other_workers(varied):
+    whole = take(stream.train_stream(varied, 20, image_size=4, seed=3), 12)
+    begun = stream.train_stream(varied, 20, image_size=4, seed=3, part=(1, 4))
+    given = take(begun, 4)
+    resumed = stream.train_stream(varied, 20, image_size=4, seed=3, part=(1, 4), num_workers=2)
+    resumed.set_state(begun.get_state())
+    given += take(resumed, 3)
+    assert same(given, [stream.Batch(*(rows[5:10] for rows in batch)) for batch in whole[:7]])
+
+
+@pytest.mark.parametrize("num_parts", [1, 2, 4])
+def test_parts_of_evaluation_batches_are_the_batches_of_one_process(varied, num_parts):
+    options = dict(resize=6, crop=4, pixel_seed=1, num_threads=1)
+    whole = take(stream.eval_stream(varied, 32, **options), 10)
+    parts = [take(stream.eval_stream(varied, 32, part=(i, num_parts), **options), 10) for i in range(num_parts)]
+    assert same(joined(parts), whole) and [batch.mask.sum() for batch in whole] == [32, 32, 32, 7]
+    if num_parts == 4:
+        assert not parts[3][-1].mask.any() and not parts[3][-1].images.any() and not parts[3][-1].labels.any()
+        assert parts[3][-1].images.shape == (8, 4, 4, 3) and parts[3][-1].labels.dtype == np.int32
+
+
+def test_a_part_reads_its_own_rows_alone(varied):
+    epochs = [Counted(varied) for _ in range(2)]
+    for i, source in enumerate(epochs):
+        given = take(stream.train_stream(source, 20, image_size=4, part=(i, 2), num_threads=1), 5)
+        seen = {label for labels in labels_of(given) for label in labels}
+        assert len(seen) == 50 and seen <= set(source.read)
+        assert len(source.read) <= 10 * 5 + 10 * 4  # batches that are made ahead
+    source = Counted(varied)
+    take(stream.eval_stream(source, 32, resize=4, crop=4, part=(1, 2)), 10)
+    padding = [0]  # for the form of its label, where a part holds nothing else
+    assert sorted(source.read) == [*padding, *range(16, 32), *range(48, 64), *range(80, 96)]
+
+
+def test_labels_may_be_real_or_none(numbered):
+    real = [(content, np.float32([i, -i / 2])) for content, i in numbered]
+    given = take(stream.eval_stream(real, 60, resize=2, crop=2), 10)
+    assert given[0].labels.dtype == np.float32 and given[1].labels.shape == (60, 2)
+    np.testing.assert_array_equal(np.concatenate([b.labels[b.mask] for b in given])[:, 1], -np.arange(103) / 2)
+    assert not given[1].labels[43:].any()
+    (batch,) = take(stream.train_stream([(content, ()) for content, _ in numbered], 10, image_size=2), 1)
+    assert batch.labels == () and batch.images.shape == (10, 2, 2, 3)
+    parts = [take(stream.eval_stream(real, 60, resize=2, crop=2, part=(i, 6)), 2) for i in range(6)]
+    assert same(joined(parts), given)
+
+
 # What is done to an image
 
 
@@ -156,7 +243,7 @@ def draw_box(generator, width, height):
 @pytest.mark.parametrize("width, height", [(500, 375), (64, 64), (200, 260)])
 def test_crops_have_the_distribution_of_the_recipe(width, height):
     rng, generator = np.random.default_rng(0), random.Random(0)
-    ours = np.array([stream.random_box(rng, width, height) for _ in range(3000)])
+    ours = np.array([crops.random_box(rng, width, height) for _ in range(3000)])
     theirs = np.array([draw_box(generator, width, height) or (0, 0, 0, 0) for _ in range(3000)])
     assert np.all(ours[:, :2] >= 0) and np.all(ours[:, 2] <= width) and np.all(ours[:, 3] <= height)
     for measure in (
@@ -171,9 +258,9 @@ def test_crops_have_the_distribution_of_the_recipe(width, height):
 
 def test_where_no_crop_fits_the_largest_one_in_the_middle_is_taken():
     rng = np.random.default_rng(0)
-    assert stream.random_box(rng, 10, 1000) == (0, 493, 10, 506)  # 10 / 13 is nearest to 3 / 4
-    assert stream.random_box(rng, 1000, 9) == (494, 0, 506, 9)
-    assert stream.random_box(rng, 1, 1) == (0, 0, 1, 1)
+    assert crops.random_box(rng, 10, 1000) == (0, 493, 10, 506)  # 10 / 13 is nearest to 3 / 4
+    assert crops.random_box(rng, 1000, 9) == (494, 0, 506, 9)
+    assert crops.random_box(rng, 1, 1) == (0, 0, 1, 1)
 
 
 def test_a_training_image_is_a_resized_and_maybe_mirrored_crop():
@@ -227,8 +314,8 @@ def test_large_jpegs_are_decoded_at_a_fraction_of_their_size():
     png, jpeg = (take(stream.train_stream(source, 16, image_size=50), 1)[0].images for source in forms)
     assert np.abs(png.astype(int) - jpeg).max() <= 6
     image = Image.open(io.BytesIO(forms[1][0][0]))
-    assert stream._draft(image, 5) == 4 and image.size == (400, 300)
-    assert stream._draft(Image.open(io.BytesIO(forms[0][0][0])), 5) == 1
+    assert crops._draft(image, 5) == 4 and image.size == (400, 300)
+    assert crops._draft(Image.open(io.BytesIO(forms[0][0][0])), 5) == 1
 
 
 # What is refused
@@ -255,6 +342,14 @@ def test_arguments_out_of_range_are_refused(numbered):
         stream.eval_stream(numbered, 10, crop=257)
     with pytest.raises(ConfigError, match="start_step is -1"):
         stream.train_stream(numbered, 10, start_step=-1)
+    for start in (stream.train_stream, stream.eval_stream):
+        with pytest.raises(ConfigError, match="batch_size is 30 for 4 processes: choose a multiple of 4"):
+            start(numbered, 30, part=(0, 4))
+        for part in ((2, 2), (-1, 2), (0, 0)):
+            with pytest.raises(ConfigError, match="part is .*: it is a process's number, from 0"):
+                start(numbered, 30, part=part)
+    with pytest.raises(ConfigError, match="batch_size is 0"):
+        stream.eval_stream(numbered, 0)
     for state in ({"step": -1}, {"step": "1"}, {}, None):
         with pytest.raises(CheckpointError, match="the state of a data stream is"):
             stream.train_stream(numbered, 10).set_state(state)

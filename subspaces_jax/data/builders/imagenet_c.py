@@ -6,8 +6,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from subspaces_jax.data.builders.idx import SOURCE
-from subspaces_jax.data.builders.tiny_imagenet import in_colour
+from subspaces_jax.data import files
+from subspaces_jax.data.builders.tiny_imagenet import MAX_BYTES, in_colour
+from subspaces_jax.data.recipes import SOURCE
 from subspaces_jax.errors import DataError
 
 SHAPE, NUM_CLASSES = (224, 224), 1_000
@@ -48,13 +49,13 @@ class ImagenetC(tfds.core.GeneratorBasedBuilder):
         return self.dataset_info_from_configs(features=features, supervised_keys=("image", "label"))
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        files = image_labels(self._folder, self.builder_config.name)  # all, before anything is written
+        labels = image_labels(self._folder, self.builder_config.name)  # all, before anything is written
         pathlib.Path(self.data_dir, SOURCE).write_text(str(self._folder))  # TFDS's temporary folder, renamed at the end
-        return {"test": self._generate_examples(files)}
+        return {"test": self._generate_examples(labels)}
 
-    def _generate_examples(self, files: dict[pathlib.Path, int]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for path, label in files.items():
-            image = in_colour(path.read_bytes(), SHAPE, str(path))
+    def _generate_examples(self, labels: dict[pathlib.Path, int]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for path, label in labels.items():
+            image = in_colour(_read(path), SHAPE, str(path))
             yield f"{path.parent.name}/{path.name}", {"image": image, "label": label}
 
 
@@ -70,10 +71,17 @@ def image_labels(folder: pathlib.Path, config: str) -> dict[pathlib.Path, int]:
     classes = sorted(path for path in place.iterdir() if path.is_dir())
     if len(classes) != EXPECTED_FOLDERS:  # labels are places in the list, which a missing class would shift
         raise DataError(f"{place} holds {len(classes)} folders of classes, expected {EXPECTED_FOLDERS}: {hint(config)}")
-    files = [sorted(path.glob("*.JPEG")) for path in classes]
-    if [] in files:
-        raise DataError(f"{classes[files.index([])]} holds no .JPEG files: {hint(config)}")
-    return {path: label for label, paths in enumerate(files) for path in paths}
+    found = [sorted(path.glob("*.JPEG")) for path in classes]
+    if [] in found:
+        raise DataError(f"{classes[found.index([])]} holds no .JPEG files: {hint(config)}")
+    return {path: label for label, paths in enumerate(found) for path in paths}
+
+
+def _read(path: pathlib.Path) -> bytes:
+    try:
+        return files.read(path, MAX_BYTES)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error}): unpack the archive again") from None
 
 
 def hint(config: str) -> str:

@@ -3,20 +3,25 @@
 import io
 import os
 import pathlib
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
 
+from subspaces_jax.data import files, images
 from subspaces_jax.data.builders import png
-from subspaces_jax.data.builders.idx import SOURCE
+from subspaces_jax.data.recipes import SOURCE
 from subspaces_jax.errors import DataError
 
 SHAPE, NUM_CLASSES = (64, 64), 200
+NUM_IMAGES = {"train": 100_000, "test": 10_000}
+MAX_BYTES = 1 << 20  # of one file: images have 64x64 or (ImageNet-C) 224x224 pixels, the list of val 10,000 lines
+MAX_ARCHIVE_BYTES = 1 << 29  # the published one has 248,100,043
+# What reading a zip archive raises where it is damaged; RuntimeError: it is encrypted.
+ZIP_DAMAGE = (OSError, KeyError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error)
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 ROOTS = ("", "tiny-imagenet-200/")  # where wnids.txt may be below what the user names
 CLASSES, ANNOTATIONS = "wnids.txt", "val/val_annotations.txt"
@@ -48,10 +53,10 @@ class TinyImagenet(tfds.core.GeneratorBasedBuilder):
         archive = Archive(self._folder)
         splits = {"train": train_labels(archive), "test": val_labels(archive)}  # both, before anything is written
         pathlib.Path(self.data_dir, SOURCE).write_text(str(self._folder))  # TFDS's temporary folder, renamed at the end
-        return {split: self._generate_examples(archive, files) for split, files in splits.items()}
+        return {split: self._generate_examples(archive, labels) for split, labels in splits.items()}
 
-    def _generate_examples(self, archive: "Archive", files: dict[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for name, label in files.items():
+    def _generate_examples(self, archive: "Archive", labels: dict[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name, label in labels.items():
             yield name, {"image": in_colour(archive.read(name), SHAPE, f"{archive.root}{name}"), "label": label}
 
 
@@ -77,14 +82,17 @@ class Archive:
             raise DataError(f"{path} holds no {CLASSES}: {HINT}")
         self.root = f"{path / self._prefix}/"
         if not self._zip:
-            listed = [os.path.join(folder, file) for folder, _, files in os.walk(self.root) for file in files]
+            listed = [os.path.join(folder, name) for folder, _, names in os.walk(self.root) for name in names]
         self.names = {name.removeprefix(self._prefix if self._zip else self.root) for name in listed}
 
     def read(self, name: str) -> bytes:
-        """The content of a file. DataError where there is no such file or it is damaged."""
+        """The content of a file. DataError where there is no such file, or it is damaged, encrypted, too large or no
+        regular file."""
         try:
-            return self._zip.read(self._prefix + name) if self._zip else pathlib.Path(self.root, name).read_bytes()
-        except (OSError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            if self._zip:
+                return _member(self._zip, self._prefix + name)
+            return files.read(pathlib.Path(self.root, name), MAX_BYTES)
+        except ZIP_DAMAGE as error:
             raise DataError(f"{self.root}{name} cannot be read ({error}): fetch {URL} again") from None
 
 
@@ -92,26 +100,27 @@ def train_labels(archive: Archive) -> dict[str, int]:
     """The labels of the training images, by file name.
 
     Raises:
-        DataError: a class has no images, or there are more than 200 classes or none.
+        DataError: a class has no images, or there are more than 200 classes or none, or more images than are published.
     """
     labels = _label_of(archive)
-    files = {wnid: [] for wnid in labels}
+    found = {wnid: [] for wnid in labels}
     for name in sorted(archive.names):
         match name.split("/"):
             case ["train", wnid, "images", image] if wnid in labels and image.endswith(".JPEG"):
-                files[wnid].append(name)
-    if empty := [wnid for wnid, names in files.items() if not names]:
+                found[wnid].append(name)
+    if empty := [wnid for wnid, names in found.items() if not names]:
         raise DataError(f"{archive.root}train/{empty[0]}/images holds no .JPEG files: unpack {URL} again")
-    return {name: labels[wnid] for wnid, names in files.items() for name in names}
+    return _checked({name: labels[wnid] for wnid, names in found.items() for name in names}, archive, "train")
 
 
 def val_labels(archive: Archive) -> dict[str, int]:
     """The labels of the images that val_annotations.txt lists, by file name.
 
     Raises:
-        DataError: a line that is not an image and its class first of all, an image that is missing, or no lines.
+        DataError: a line that is not an image and its class first of all, an image that is missing, no lines, or more
+            images than are published.
     """
-    labels, files = _label_of(archive), {}
+    labels, listed = _label_of(archive), {}
     for line in archive.read(ANNOTATIONS).decode(errors="replace").splitlines():
         image, wnid = (*line.split("\t"), "")[:2]
         name = f"val/images/{image}"
@@ -121,10 +130,19 @@ def val_labels(archive: Archive) -> dict[str, int]:
                 f"{archive.root}{ANNOTATIONS} lists {image!r} of class {wnid!r}, but there is no such {missing}: "
                 f"unpack {URL} again"
             )
-        files[name] = labels[wnid]
-    if not files:
+        listed[name] = labels[wnid]
+    if not listed:
         raise DataError(f"{archive.root}{ANNOTATIONS} is empty: unpack {URL} again")
-    return files
+    return _checked(listed, archive, "test")
+
+
+def _checked(labels: dict[str, int], archive: Archive, split: str) -> dict[str, int]:
+    if len(labels) > NUM_IMAGES[split]:
+        raise DataError(
+            f"{archive.root} holds {len(labels):,} images for {split}, more than {NUM_IMAGES[split]:,}: "
+            f"it is another data set, unpack {URL} again"
+        )
+    return labels
 
 
 def in_colour(content: bytes, shape: tuple[int, int], where: str) -> io.BytesIO:
@@ -133,24 +151,31 @@ def in_colour(content: bytes, shape: tuple[int, int], where: str) -> io.BytesIO:
     Raises:
         DataError: it cannot be decoded, or is not of this (H, W); the message says `where` it comes from.
     """
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-            pixels = None if image.mode == "RGB" else np.asarray(image.convert("RGB"))
-            height, width = image.size[::-1]
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow makes of damage
-        raise DataError(f"{where} cannot be decoded ({error}): fetch the archive again") from None
-    if (height, width) != shape:
-        expected = "{}x{}".format(*shape)
-        raise DataError(f"{where} has {height}x{width} pixels, expected {expected}: it is another data set")
-    return io.BytesIO(content) if pixels is None else png.encode(pixels)
+    with images.opened(content, where, "fetch the archive again") as image:
+        images.check_shape(image, shape, where)
+        image.load()
+        return io.BytesIO(content) if image.mode == "RGB" else png.encode(images.in_colour(image))
 
 
 def _open_zip(path: pathlib.Path) -> zipfile.ZipFile:
     try:
+        files.check_regular(path)
+        if path.stat().st_size > MAX_ARCHIVE_BYTES:
+            raise OSError(f"it holds more than {MAX_ARCHIVE_BYTES:,} bytes, which the archive does not")
         return zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
+    except (*ZIP_DAMAGE, MemoryError) as error:
         raise DataError(f"{path} is no whole zip archive ({error}): fetch {URL} again") from None
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    """The content of a file of an archive, of which no more is unpacked than it may hold."""
+    found = archive.getinfo(name)
+    if found.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # what others unpack to has no bound
+        raise OSError(f"it is compressed by method {found.compress_type}, not by deflate")
+    if found.file_size > MAX_BYTES:
+        raise OSError(f"it claims {found.file_size:,} bytes, more than {MAX_BYTES:,}")
+    with archive.open(found) as file:
+        return files.read_all(file, MAX_BYTES)
 
 
 def _label_of(archive: Archive) -> dict[str, int]:

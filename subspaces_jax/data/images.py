@@ -1,0 +1,78 @@
+"""Encoded images decoded within bounds: PNG and JPEG files, whose size is checked before their pixels are decoded."""
+
+import contextlib
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image, JpegImagePlugin, PngImagePlugin
+
+from subspaces_jax.errors import DataError
+
+MAX_PIXELS = 89_478_485  # above it Pillow warns of a bomb: a quarter of a GiB in three channels
+# The readers themselves, as Image.open prints a warning of its own where an image is large.
+_READERS = {b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile, b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile}
+_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bits: 16 would be cut off at 255
+_MODE = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error)
+
+
+@contextlib.contextmanager
+def opened(content: bytes, where: str, remedy: str) -> Iterator[Image.Image]:
+    """An image whose header is read and whose pixels are not decoded yet.
+
+    Args:
+        content: a PNG or JPEG file.
+        where: what it is, for messages.
+        remedy: what the user is to do where it is damaged.
+
+    Raises:
+        DataError: it is neither, damaged (found here or by what is done with it), of more than MAX_PIXELS, or of more
+            than 8 bits a channel.
+    """
+    try:
+        with _reader(content)(io.BytesIO(content)) as image:
+            check_size(*image.size)
+            if image.mode not in _MODES:
+                raise ValueError(f"its pixels are of the kind {image.mode}, not of 8 bits")
+            yield image
+    except DataError:
+        raise
+    except _DAMAGE as error:  # what Pillow makes of damage
+        raise DataError(f"{where} cannot be decoded ({error}): {remedy}") from None
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuses more pixels than an image may have, with a ValueError."""
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"{width}x{height} pixels are more than {MAX_PIXELS:,}")
+
+
+def check_shape(image: Image.Image, shape: tuple[int, ...], where: str) -> None:
+    """Refuses an image of another (H, W) than that of its data set, with a DataError."""
+    width, height = image.size
+    if (height, width) != shape[:2]:
+        raise DataError(f"{where} has {height}x{width} pixels, expected {shape[0]}x{shape[1]}: it is another data set")
+
+
+def decode(content: bytes, shape: tuple[int, int, int], where: str, remedy: str) -> np.ndarray:
+    """The pixels of an image of this shape, uint8 [H, W, channels]. Arguments and errors as of `opened`."""
+    with opened(content, where, remedy) as image:
+        check_shape(image, shape, where)
+        if image.mode != _MODE.get(shape[2]):
+            raise DataError(f"{where} has pixels of the kind {image.mode}, expected {_MODE.get(shape[2])}: {remedy}")
+        return np.asarray(image).reshape(shape)
+
+
+def in_colour(image: Image.Image) -> np.ndarray:
+    """The pixels of an image, uint8 [H, W, 3]."""
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _reader(content: bytes) -> type[Image.Image]:
+    for start, reader in _READERS.items():
+        if content.startswith(start):
+            return reader
+    raise ValueError("it is neither a PNG nor a JPEG file")
