@@ -166,7 +166,10 @@ def _resume_step(manager: ocp.CheckpointManager, step: int, like: Resumable, run
 
 def steps(workdir: str | os.PathLike) -> list[int]:
     """The steps of the finished checkpoints of a run, in order; nothing is read, and no folder is made."""
-    names = [path.name for path in (records.resolve(workdir) / FOLDER).glob("*")]
+    try:
+        names = [entry.name for entry in os.scandir(records.resolve(workdir) / FOLDER) if entry.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
     return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]*", name))
 
 
@@ -259,7 +262,6 @@ def _read(manager: ocp.CheckpointManager, step: int, like: PyTree, run_id: str |
 
 
 def _manager(folder: pathlib.Path, **options: Any) -> ocp.CheckpointManager:
-    jax.process_count()  # JAX names a device that is not there; Orbax meets it first in a way that says nothing
     return ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(**options))
 
 

@@ -135,6 +135,7 @@ def test_steps_are_listed_without_reading_or_making_anything(tmp_path):
     write(tmp_path, (0, 2, 10, 100), header=False)
     for name in ("5.orbax-checkpoint-tmp", "notes", "007"):
         folder(tmp_path, name).mkdir()
+    folder(tmp_path, 6).write_text("no folder")
     assert checkpoints.steps(tmp_path) == checkpoints.steps(str(tmp_path)) == [0, 2, 10, 100]
     cut(folder(tmp_path, 10))
     assert 10 in checkpoints.steps(tmp_path) and checkpoints.has_any(tmp_path)
@@ -375,12 +376,12 @@ def test_damage_that_is_read_while_another_error_is_handled_is_damage(run):
         assert checkpoints.restore(run).step == 1
 
 
-def script(code, *arguments, **environment):
+def script(code, *arguments):
     """Runs code in a process of its own, with the helpers of this file."""
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     return subprocess.run(
         [sys.executable, "-c", "import sys, pathlib\nfrom test_checkpoints import *\n" + code, *map(str, arguments)],
-        env=os.environ | {"PYTHONPATH": path} | environment, capture_output=True, text=True, timeout=120,
+        env=environment, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
 
 
@@ -405,12 +406,6 @@ def test_too_many_open_files_are_no_damage(run):
     process = script(FILES, run, run_id)
     assert process.stdout.strip() == "EMFILE", process
     assert checkpoints.steps(run) == [1, 2] and not (run / "damaged").exists()
-
-
-def test_a_device_that_is_not_there_is_no_damage(run):
-    code = "try:\n    checkpoints.restore(sys.argv[1])\nexcept RuntimeError as error:\n    print(error)"
-    process = script(code, run, JAX_PLATFORMS="cuda")
-    assert "initialize backend" in process.stdout + process.stderr and "damaged" not in process.stderr, process
 
 
 LIMITED = """
