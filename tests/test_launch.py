@@ -1,0 +1,258 @@
+"""However a program ends, it says so in one line, and its files are whole."""
+
+import os
+import pathlib
+import random
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib import image
+
+from launch import app
+from subspaces_jax import checkpoints, parallel, records
+from subspaces_jax.errors import ConfigError
+from subspaces_jax.plots import style
+
+ROOT = pathlib.Path(__file__).parents[1]
+FIELDS = dict(num_epochs=2, num_devices=1, network="mlp_16", batch_size=64, log_every=5, checkpoint_every=1)
+INTERRUPTED = "error: interrupted; the same command goes on from the last checkpoint"
+
+
+def start(name, *flags, **options):
+    options = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE) | options
+    command = [sys.executable, "-m", f"launch.{name}", *map(str, flags)]
+    return subprocess.Popen(command, cwd=ROOT, text=True, **options)
+
+
+def launch(name, *flags, **options):
+    process = start(name, *flags, **options)
+    process.out, process.err = process.communicate(timeout=180)
+    return process
+
+
+def training(workdir, *more, **fields):
+    options = [f"--config.{name}={value}" for name, value in (FIELDS | fields).items()]
+    return ["--config=configs/line_digits.py:tiny", f"--workdir={workdir}", *options, *more]
+
+
+def seen(condition, process, seconds=120):
+    """Waits for a condition on the files of a live process."""
+    until = time.time() + seconds
+    while not condition():
+        assert process.poll() is None and time.time() < until, process.communicate()
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("launch") / "run"
+    process = launch("train", *training(folder))
+    assert process.returncode == 0, process.err
+    return folder
+
+
+@pytest.fixture
+def interruptible():
+    """Processes started by one whose SIGINT is ignored, as in the background of a shell, ignore it too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_training_is_one_line_and_goes_on(number, status, interruptible, tmp_path):
+    process = start("train", *training(tmp_path, num_epochs=5000))
+    seen(lambda: checkpoints.has_any(tmp_path), process)
+    process.send_signal(number)
+    err = process.communicate(timeout=30)[1]
+    assert process.returncode == status, err
+    assert err.splitlines()[-1] == INTERRUPTED and "Traceback" not in err
+    step = checkpoints.restore(tmp_path).step
+    assert step > 0 and records.read_metrics(tmp_path)[-1]["step"] >= step - 22
+
+
+def test_an_evaluation_interrupted_at_any_moment_is_one_line(interruptible, trained):
+    moments = random.Random(0)
+    for _ in range(2):
+        process = start("evaluate", f"--workdir={trained}")
+        time.sleep(0.3 + 5 * moments.random())
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 130 and "Traceback" not in err or process.returncode == 0, err
+        if process.returncode:
+            assert err.splitlines()[-1].startswith("error: interrupted")
+
+
+def test_an_interrupt_that_compiled_code_or_a_callback_swallows_ends_the_program(interruptible):
+    program = (
+        "import time; from launch import app\n"
+        "def run(argv, interrupts):\n"
+        "    print('here', flush=True)\n"
+        "    while True:\n"
+        "        try: time.sleep(60)\n"
+        "        except KeyboardInterrupt: pass\n"
+        "app.GRACE = 0.5; app.program(run)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "here\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[1] == f"{INTERRUPTED}\n" and process.returncode == 130
+
+
+def test_importing_the_launch_programs_leaves_signals_alone():
+    program = (
+        "import signal, sys; before = [signal.getsignal(n) for n in (2, 15)], sys.stdout, sys.excepthook\n"
+        "from launch import app, evaluate\n"
+        "assert before == ([signal.getsignal(n) for n in app.ENDING], sys.stdout, sys.excepthook)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
+def test_a_reader_that_goes_away_ends_nothing(tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = launch("train", *training(tmp_path), stdout=writing, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    os.close(writing)
+    assert process.returncode == 141 and "Traceback" not in process.err and "error" not in process.err, process.err
+    assert (tmp_path / "figures" / "profile.pdf").exists() and records.load_facts(tmp_path, "points")["step"] == 44
+
+
+def test_a_full_standard_output_is_one_line(trained):
+    with open("/dev/full", "w") as full:
+        process = launch("plot", f"--workdir={trained}", stdout=full)
+    assert process.returncode == 2
+    assert process.err.splitlines()[-1].startswith("error: cannot write to the standard output: [Errno 28]")
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu", "nonsense"])
+def test_a_missing_accelerator_is_named(platform, trained):
+    process = launch("evaluate", f"--workdir={trained}", env=os.environ | {"JAX_PLATFORMS": platform})
+    assert process.returncode == 2 and "Traceback" not in process.err
+    last = process.err.splitlines()[-1]
+    assert last.startswith(f"error: no device for JAX_PLATFORMS={platform} (") and "unset JAX_PLATFORMS" in last
+
+
+def test_paths_of_flags(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert app.local("~/runs/a") == "/home/somebody/runs/a" and app.local("runs/a") == "runs/a"
+    for path in ("gs://bucket/run", "s3://bucket", "~nobody_of_that_name/run"):
+        with pytest.raises(ConfigError, match="is no local folder"):
+            app.local(path)
+
+
+def test_a_remote_workdir_is_refused_at_once():
+    process = launch("evaluate", "--workdir=gs://bucket/run")
+    assert process.returncode == 2 and not (ROOT / "gs:").exists()
+    assert process.err == (
+        "error: workdir 'gs://bucket/run' is no local folder: name one of this machine's file system\n"
+    )
+
+
+def draw(folder):
+    with style.panels(2) as (figure, axes):
+        axes[0].plot([0, 1, 2], [1, 4, 9], color=style.COLOURS["single"], label="point $t$")
+        axes[0].legend()
+        axes[1].set_title("a % and an _")
+    return style.save(figure, folder, "figure")
+
+
+def test_figures_are_the_same_whatever_the_user_has_set(tmp_path, monkeypatch):
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "0")
+    plain = draw(tmp_path / "plain")
+    users = {"text.usetex": True, "axes.facecolor": "black", "font.size": 30, "savefig.dpi": 10, "pdf.fonttype": 3}
+    with mpl.rc_context(users | {"figure.figsize": (1, 1), "savefig.format": "svg", "lines.linewidth": 9}):
+        changed = draw(tmp_path / "changed")
+        assert mpl.rcParams["text.usetex"] and mpl.rcParams["lines.linewidth"] == 9
+    np.testing.assert_array_equal(image.imread(plain[1]), image.imread(changed[1]))
+    assert plain[0].read_bytes() == changed[0].read_bytes()
+
+
+def test_a_figure_is_written_whole_or_not_at_all(tmp_path):
+    paths = draw(tmp_path)
+    before = [path.read_bytes() for path in paths]
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:  # stands for a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        with pytest.raises(OSError, match="File too large"):
+            draw(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert [path.read_bytes() for path in paths] == before and sorted(os.listdir(tmp_path)) == sorted(
+        path.name for path in paths
+    )
+
+
+def pair(workdir, **fields):
+    """Two processes that train together."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    joint = [f"--coordinator=localhost:{port}", "--num_processes=2"]
+    environment = os.environ | {"XLA_FLAGS": ""}
+    options = training(workdir, *joint, **fields | {"num_devices": 0})
+    return [start("train", *options, f"--process_id={i}", env=environment) for i in range(2)]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_death_of_a_process_ends_the_others_with_a_line(victim, tmp_path):
+    processes = pair(tmp_path, num_epochs=5000)
+    seen(lambda: checkpoints.has_any(tmp_path), processes[1 - victim])
+    processes[victim].kill()
+    died = time.time()
+    err = processes[1 - victim].communicate(timeout=60)[1]
+    assert time.time() - died < 60
+    processes[victim].communicate()
+    assert processes[1 - victim].returncode == 2, err
+    assert err.splitlines()[-1] == (
+        f"error: process {victim} of 2 died or cannot be reached; start all processes again with the same command, "
+        "training goes on from the last checkpoint"
+    )
+    assert "Traceback" not in err and "Extension modules" not in err and "Check failure" not in err, err
+    assert checkpoints.restore(tmp_path).step > 0
+
+
+def two(program):
+    """Two processes that run a program with `i` the number of each and `join()`: their outputs and exit statuses."""
+    with socket.create_server(("localhost", 0)) as free:
+        port = free.getsockname()[1]
+    start = "import os, sys, time; from subspaces_jax import parallel"
+    join = f"join = lambda: parallel.initialize('localhost:{port}', 2, i)"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", f"{start}; i = {i}; {join}\n{program}"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
+        for i in range(2)
+    ]
+    errors = [process.communicate(timeout=60)[1].splitlines() for process in processes]
+    return [(process.returncode, lines[-1] if lines else "") for process, lines in zip(processes, errors)]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_processes_that_end_do_not_take_one_another_for_dead(first):
+    assert two(f"join(); time.sleep(2 if i == {first} else 0); parallel.finish()") == [(0, ""), (0, "")]
+    assert two(f"join(); time.sleep(2 if i == {first} else 0)") == [(0, ""), (0, "")]  # as a notebook's user forgets
+
+
+def test_an_error_of_all_processes_is_each_ones_own_to_tell_and_an_error_of_one_ends_all():
+    program = "join(); time.sleep(0.5 * i); parallel.failed(); print('mine', file=sys.stderr); os._exit(3)"
+    assert two(program) == [(3, "mine"), (3, "mine")]
+    program = "join(); i and time.sleep(60); parallel.failed(); print('mine', file=sys.stderr); os._exit(3)"
+    line = "error: process 0 of 2 ended with an error; start all processes again with the same command, "
+    assert two(program) == [(3, "mine"), (2, f"{line}training goes on from the last checkpoint")]
+
+
+def test_what_cannot_join_says_so():
+    with pytest.raises(ConfigError, match="coordinator 'localhost', process 0 of 2: give host:port"):
+        parallel.initialize("localhost", 2, 0)
+    with pytest.raises(ConfigError, match="process 2 of 2: give host:port .* from 0 to num_processes - 1"):
+        parallel.initialize("localhost:1", 2, 2)
