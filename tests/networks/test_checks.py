@@ -64,7 +64,7 @@ REFUSED = {
     "OfOneBatch": r"fails in evaluation: ScopeParamShapeError: .*\"bias\"",
     "Noisy": r"fails in training: InvalidRngError: .*noise.*given by the names params and dropout",
     "Constant": r"fails in evaluation: ScopeCollectionNotFound: .*it has constants, but only params and batch_stats",
-    "ToldAtItsMaking": r"batch_stats that training, a call with no word of it, does not update: let the call take train",
+    "ToldAtItsMaking": r"batch_stats that training, a call with no word of it, does not update: let the call",
     "Counts": r"has the statistic count of int32",
     "LateStatistics": r"other batch_stats after training than at initialisation: mean",
 }
