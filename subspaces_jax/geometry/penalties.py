@@ -1,4 +1,9 @@
-"""How far endpoints are from each other in direction and length, over all selected weights together."""
+"""How far endpoints are from each other in direction and length, over all selected weights together.
+
+Values and gradients are finite wherever the weights are: directions are taken of weights scaled by a power of two,
+which rounds nothing, so that no product overflows or underflows; an endpoint of zeros has no direction and counts as
+orthogonal to every other, with gradient zero.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from subspaces_jax import trees
+from subspaces_jax import metrics, trees
 
 PyTree = Any
 
@@ -17,7 +22,7 @@ def cosine_penalty(
     """Squared cosine between endpoints i and j: (sum <w_i, w_j>)^2 / (sum |w_i|^2 sum |w_j|^2).
 
     The sums run over all selected leaves together, not layer by layer. Scale-invariant in each endpoint; 1 for parallel
-    and antiparallel endpoints, 0 for orthogonal ones.
+    and antiparallel endpoints, 0 for orthogonal ones, and for an endpoint of zeros.
 
     Args:
         stacked: tree with leaves [K, ...].
@@ -31,8 +36,13 @@ def cosine_penalty(
     Reference: Wortsman et al., Learning Neural Network Subspaces, 2021, arXiv:2102.10472, equation 3.
     """
     leaves = _selected(stacked, select)
-    a, b = [leaf[i] for leaf in leaves], [leaf[j] for leaf in leaves]
-    return _dot(a, b) ** 2 / jnp.maximum(_dot(a, a) * _dot(b, b), jnp.finfo(jnp.float32).tiny)
+    return squared_cosine([leaf[i] for leaf in leaves], [leaf[j] for leaf in leaves])
+
+
+def squared_cosine(a: list[jax.Array], b: list[jax.Array]) -> jax.Array:
+    """Squared cosine of two vectors given in parts of any shapes: a scalar in [0, 1], 0 where one of them is zero."""
+    a, b = _scaled(a), _scaled(b)
+    return _ratio(_dot(a, b) ** 2, _dot(a, a) * _dot(b, b))
 
 
 def random_pair(key: jax.Array, num_endpoints: int) -> tuple[int | jax.Array, int | jax.Array]:
@@ -48,20 +58,25 @@ def random_pair(key: jax.Array, num_endpoints: int) -> tuple[int | jax.Array, in
 
 def pairwise_products(stacked: PyTree, select: Callable[[str], bool] | None = None) -> jax.Array:
     """Inner products <w_i, w_j> over all selected leaves, [K, K]: cosines and distances follow from it."""
-    leaves = [leaf.reshape(leaf.shape[0], -1) for leaf in _selected(stacked, select)]
-    return sum(jnp.einsum("id,jd->ij", leaf, leaf, precision="highest") for leaf in leaves)
+    return _products([leaf.reshape(leaf.shape[0], -1) for leaf in _selected(stacked, select)])
 
 
 def endpoint_statistics(stacked: PyTree, select: Callable[[str], bool] | None = None) -> dict[str, jax.Array]:
     """Means over all pairs of endpoints: "cosine_squared" in [0, 1] and "distance" (L2). Needs K >= 2."""
-    products = pairwise_products(stacked, select)
+    leaves = [leaf.reshape(leaf.shape[0], -1) for leaf in _floats(_selected(stacked, select))]
+    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), axis=1, initial=0.0) for leaf in leaves]), axis=0)
+    overall = metrics.power_of_two(jnp.max(largest))
+    own = jnp.minimum(metrics.power_of_two(largest), overall)  # that of zeros may be anything
+    products = _products([leaf / own[:, None] for leaf in leaves])
     rows, columns = jnp.triu_indices(products.shape[0], 1)
-    squares = jnp.diagonal(products)
-    cross = products[rows, columns]
-    squared_distance = squares[rows] + squares[columns] - 2 * cross
+    squares, cross = jnp.diagonal(products), products[rows, columns]
+    first, second = (own / overall)[rows], (own / overall)[columns]
+    apart = first**2 * squares[rows] + second**2 * squares[columns] - 2 * first * second * cross
+    different = apart > 0  # the square root has no derivative at 0
+    distance = jnp.where(different, jnp.sqrt(jnp.where(different, apart, 1.0)), 0.0)
     return {
-        "cosine_squared": jnp.mean(cross**2 / (squares[rows] * squares[columns])),
-        "distance": jnp.mean(jnp.sqrt(jnp.maximum(squared_distance, 0.0))),
+        "cosine_squared": jnp.mean(_ratio(cross**2, squares[rows] * squares[columns])),
+        "distance": jnp.mean(distance * overall),
     }
 
 
@@ -72,6 +87,28 @@ def _selected(stacked: PyTree, select: Callable[[str], bool] | None) -> list[jax
     if not leaves:
         raise ValueError(f"no leaf is selected among {', '.join(trees.leaf_names(stacked))}; pass select=")
     return leaves
+
+
+def _scaled(parts: list[jax.Array]) -> list[jax.Array]:
+    """With a largest entry of 1 to 4, or all zeros."""
+    parts = _floats(parts)
+    scale = metrics.power_of_two(jnp.max(jnp.stack([jnp.max(jnp.abs(part), initial=0.0) for part in parts])))
+    return [part / scale for part in parts]
+
+
+def _floats(parts: list[jax.Array]) -> list[jax.Array]:
+    """In float32 at least, where sums of squares of what is near 1 are safe."""
+    return [part.astype(jnp.float32) if jnp.finfo(part.dtype).bits < 32 else part for part in parts]
+
+
+def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    """The quotient, and 0 with gradient 0 where the denominator is 0."""
+    is_zero = denominator == 0
+    return jnp.where(is_zero, 0.0, numerator / jnp.where(is_zero, 1.0, denominator))
+
+
+def _products(leaves: list[jax.Array]) -> jax.Array:
+    return sum(jnp.einsum("id,jd->ij", leaf, leaf, precision="highest") for leaf in leaves)
 
 
 def _dot(a: list[jax.Array], b: list[jax.Array]) -> jax.Array:

@@ -7,15 +7,91 @@ A table maps a leaf's name to one axis name per dimension, None where the dimens
 Axes of one name are the same units: permuting them together in all leaves leaves the network's function unchanged.
 Residual streams share one name. Inputs and classes are not units and stay None. Flattened maps list their channels
 last, as NHWC does; a kernel that reads a flattened map of several positions carries FLATTENED(name) so that readers
-know each unit owns every `units`-th row.
+know each unit owns every `units`-th row. The last axis of a kernel is what it writes, the others are what it reads.
+
+The table's order is the order in which a forward pass calls the layers, that of the code where branches run side by
+side: a residual block's shortcut comes after its convolutions, of attention query, key, value, out.
+
+A network sows its activations under the names of its units, as the layers that read them take them, after ReLU,
+pooling or LayerNorm, [B, ..., units]; a map that is flattened next is sown unflattened. One value a reading: a residual
+stream has one for every module of the network that reads it, in the table's order ("s0" for BasicBlock_0, BasicBlock_1,
+...; a block's shortcut shares its block's). Units that no kernel reads, queries and keys, are sown where they meet.
+Blocks sow their inner units in their own scope; `sown` finds all by name.
 """
 
 from typing import Any
+
+import jax
 
 from subspaces_jax import trees
 
 AxisTable = dict[str, tuple[str | None, ...]]
 FLATTENED = "flattened:"
+
+
+def layers(table: AxisTable) -> list[str]:
+    """The modules that own parameters, "BasicBlock_0/Conv_1", in the order of the forward pass.
+
+    Parameters of the network itself, such as a transformer's positions, are of no layer.
+    """
+    return list(dict.fromkeys(leaf.rpartition("/")[0] for leaf in table if "/" in leaf))
+
+
+def kernels(table: AxisTable) -> list[str]:
+    """The names of all kernels, "BasicBlock_0/Conv_1/kernel", in the order of the forward pass."""
+    return list(filter(trees.is_kernel, table))
+
+
+def readers(table: AxisTable) -> dict[str, str]:
+    """The axis that each layer with a kernel reads, "h0" or FLATTENED + "c1", in order; without those of the inputs."""
+    read = {leaf: [axis for axis in table[leaf][:-1] if axis is not None] for leaf in kernels(table)}
+    return {leaf.rpartition("/")[0]: axes[0] for leaf, axes in read.items() if axes}
+
+
+def sown(intermediates: Any, table: AxisTable) -> dict[str, list[jax.Array]]:
+    """The activations of all units of a table, from the "intermediates" of one forward pass.
+
+    Args:
+        intermediates: as `module.apply(..., mutable=["intermediates"])` returns them, nested by modules.
+        table: the network's.
+
+    Returns:
+        {unit: values}, each value [B, ..., units]: one for each reading of the units, see the top of this file.
+
+    Raises:
+        ValueError: units that were not sown.
+    """
+    names = (axis.removeprefix(FLATTENED) for axes in table.values() for axis in axes if axis is not None)
+    found: dict[str, list[jax.Array]] = {name: [] for name in names}
+    for path, leaf in jax.tree.leaves_with_path(intermediates):
+        name = path[-2].key  # what is sown is a tuple of values, in the order of sowing
+        if name in found:
+            found[name].append(leaf)
+    if missing := [name for name, values in found.items() if not values]:
+        raise ValueError(f"no activations were sown for the units {', '.join(missing)}")
+    return found
+
+
+def inputs(intermediates: Any, table: AxisTable) -> dict[str, jax.Array]:
+    """What each layer of `readers` took in one forward pass, [B, ..., units]; flattened where it reads a flattened map.
+
+    Args:
+        intermediates, table: as `sown` takes them.
+
+    Raises:
+        ValueError: units that were not sown once for each module of the network that reads them.
+    """
+    values, of_layer = sown(intermediates, table), readers(table)
+    found = {}
+    for unit in values:
+        reading = [layer for layer, axis in of_layer.items() if axis.removeprefix(FLATTENED) == unit]
+        parts = list(dict.fromkeys(layer.split("/")[0] for layer in reading))
+        if reading and len(parts) != len(values[unit]):
+            raise ValueError(f"{unit} is read by {', '.join(parts)} but was sown {len(values[unit])} times")
+        for layer in reading:
+            value = values[unit][parts.index(layer.split("/")[0])]
+            found[layer] = value.reshape(value.shape[0], -1) if of_layer[layer].startswith(FLATTENED) else value
+    return {layer: found[layer] for layer in of_layer}
 
 
 def units(table: AxisTable, params: Any) -> dict[str, int]:

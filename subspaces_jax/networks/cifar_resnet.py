@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from subspaces_jax.networks.axes import AxisTable
-from subspaces_jax.networks.residual_blocks import BasicBlock, layers, residual_axes
+from subspaces_jax.networks.residual_blocks import BasicBlock, inner_units, layers, residual_axes
 
 NUM_STAGES = 3
 
@@ -50,15 +50,18 @@ class CifarResNet(nn.Module):
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """[B, H, W, channels] -> logits [B, C]; train=True normalises by the batch and updates "batch_stats"."""
         conv, norm = layers(self.dtype, train, self.axis_name)
-        x = nn.relu(norm()(conv(self.width, 3)(images.astype(self.dtype))))
+        x, stream = nn.relu(norm()(conv(self.width, 3)(images.astype(self.dtype)))), "s0"
         for stage in range(NUM_STAGES):
             for block in range(self.blocks_per_stage):
                 dropout = nn.Dropout(self.dropout, deterministic=not train) if self.dropout else None
                 stride = 2 if stage and not block else 1
-                features = BasicBlock(self.width * 2**stage, stride, conv, norm, dropout)(x)
-                x = nn.relu(features)
+                self.sow("intermediates", stream, x)
+                units = inner_units(stage, block, 1)
+                features = BasicBlock(self.width * 2**stage, stride, conv, norm, units, dropout)(x)
+                x, stream = nn.relu(features), f"s{stage}"
         self.sow("intermediates", "features", features)
         x = jnp.mean(x, axis=(1, 2), keepdims=True)
+        self.sow("intermediates", stream, x)
         return conv(self.num_classes, 1)(x)[:, 0, 0, :]
 
     def unit_axes(self) -> AxisTable:

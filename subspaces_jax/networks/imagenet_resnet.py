@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from subspaces_jax.networks.axes import AxisTable
-from subspaces_jax.networks.residual_blocks import BasicBlock, BottleneckBlock, layers, residual_axes
+from subspaces_jax.networks.residual_blocks import BasicBlock, BottleneckBlock, inner_units, layers, residual_axes
 
 EXPANSION = 4  # of a bottleneck: output channels over those of the stage
 
@@ -54,17 +54,21 @@ class ImageNetResNet(nn.Module):
         x = nn.relu(norm()(stem(images.astype(self.dtype))))
         if not self.small_images:
             x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        stream = "stem" if self.bottleneck else "s0"
         for stage, size in enumerate(self.stage_sizes):
             channels = self.width * 2**stage
             for number in range(size):
                 stride = 2 if stage and not number else 1
+                self.sow("intermediates", stream, x)
                 if self.bottleneck:
-                    block = BottleneckBlock(EXPANSION * channels, self.inner_factor * channels, stride, conv, norm)
+                    inner, units = self.inner_factor * channels, inner_units(stage, number, 2)
+                    block = BottleneckBlock(EXPANSION * channels, inner, stride, conv, norm, units)
                 else:
-                    block = BasicBlock(channels, stride, conv, norm)
+                    block = BasicBlock(channels, stride, conv, norm, inner_units(stage, number, 1))
                 features = block(x)
-                x = nn.relu(features)
+                x, stream = nn.relu(features), f"s{stage}"
         x = jnp.mean(x, axis=(1, 2), keepdims=True)
+        self.sow("intermediates", stream, x)
         self.sow("intermediates", "features", features if self.small_images else x)
         return conv(self.num_classes, 1)(x)[:, 0, 0, :]
 

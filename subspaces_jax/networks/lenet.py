@@ -29,12 +29,14 @@ class LeNet(nn.Module):
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """[B, H, W, channels] -> logits [B, C]. `train` changes nothing."""
         x = images.astype(self.dtype)
-        for features in (6, 16):
+        for unit, features in (("c0", 6), ("c1", 16)):
             x = nn.Conv(features, (5, 5), dtype=self.dtype, conv_general_dilated=convolution)(x)
             x = nn.max_pool(nn.relu(x), (2, 2), strides=(2, 2))
+            self.sow("intermediates", unit, x)
         x = x.reshape(x.shape[0], -1)
-        for features in (120, 84):
+        for unit, features in (("h0", 120), ("h1", 84)):
             x = nn.relu(nn.Dense(features, dtype=self.dtype)(x))
+            self.sow("intermediates", unit, x)
         self.sow("intermediates", "features", x)
         return nn.Dense(self.num_classes, dtype=self.dtype)(x)
 

@@ -31,6 +31,7 @@ class MLP(nn.Module):
             x = nn.relu(
                 nn.Dense(width, dtype=self.dtype, kernel_init=nn.initializers.he_normal(), name=f"Dense_{i}")(x)
             )
+            self.sow("intermediates", f"h{i}", x)
         self.sow("intermediates", "features", x)
         return nn.Dense(self.num_classes, dtype=self.dtype, name=f"Dense_{len(self.widths)}")(x)
 

@@ -30,6 +30,7 @@ class BasicBlock(nn.Module):
         features: output channels.
         stride: of the first convolution and of the shortcut.
         conv, norm: constructors from `layers`.
+        units: from `inner_units`: the name under which the inner map is sown.
         dropout: applied to the branch, None for none.
     """
 
@@ -37,11 +38,13 @@ class BasicBlock(nn.Module):
     stride: int
     conv: Any
     norm: Any
+    units: Sequence[str]
     dropout: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         y = nn.relu(self.norm()(self.conv(self.features, 3, self.stride)(x)))
+        self.sow("intermediates", self.units[0], y)
         y = self.norm()(self.conv(self.features, 3)(y))
         if self.dropout is not None:
             y = self.dropout(y)
@@ -58,6 +61,7 @@ class BottleneckBlock(nn.Module):
         inner: channels of the first two convolutions.
         stride: of the 3x3 convolution and of the shortcut.
         conv, norm: constructors from `layers`.
+        units: from `inner_units`: the names under which the two inner maps are sown.
     """
 
     features: int
@@ -65,22 +69,30 @@ class BottleneckBlock(nn.Module):
     stride: int
     conv: Any
     norm: Any
+    units: Sequence[str]
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         y = nn.relu(self.norm()(self.conv(self.inner, 1)(x)))
+        self.sow("intermediates", self.units[0], y)
         y = nn.relu(self.norm()(self.conv(self.inner, 3, self.stride)(y)))
+        self.sow("intermediates", self.units[1], y)
         y = self.norm()(self.conv(self.features, 1)(y))
         if x.shape != y.shape:
             x = self.norm()(self.conv(self.features, 1, self.stride)(x))
         return x + y
 
 
+def inner_units(stage: int, block: int, num: int) -> tuple[str, ...]:
+    """The names of the `num` inner maps of a stage's block: "s0b1c0" is the first one of block 1 of stage 0."""
+    return tuple(f"s{stage}b{block}c{i}" for i in range(num))
+
+
 def residual_axes(block: str, stage_sizes: Sequence[int], num_convs: int, first_shortcut: bool) -> AxisTable:
     """The axis table of a stem, stages of blocks and a 1x1 classifier; see `networks.axes`.
 
     One name a residual stream ("s0", or "stem" where the first stage changes the channels), one an inner map
-    ("s0b1c0").
+    ("s0b1c0"). A shortcut's convolution comes after its branch, which is where the blocks call it.
 
     Args:
         block: the class name of the blocks.
@@ -101,7 +113,7 @@ def residual_axes(block: str, stage_sizes: Sequence[int], num_convs: int, first_
     for stage, size in enumerate(stage_sizes):
         for number in range(size):
             module, out = f"{block}_{index}/", f"s{stage}"
-            inner = [f"s{stage}b{number}c{i}" for i in range(num_convs - 1)]
+            inner = inner_units(stage, number, num_convs - 1)
             for i, (rows, columns) in enumerate(zip([stream, *inner], [*inner, out])):
                 add(module, i, rows, columns)
             if stream != out:

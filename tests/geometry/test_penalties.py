@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.test_util import check_grads
 
+from subspaces_jax import metrics
 from subspaces_jax.geometry import cosine_penalty, endpoint_statistics, pairwise_products, random_pair, unstack
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -89,3 +91,129 @@ def test_statistics_equal_numpy(small_stack):
     np.testing.assert_allclose(found["distance"], np.mean(distances), rtol=1e-5)
     cosines = [(flat[i] @ flat[j] / np.linalg.norm(flat[i]) / np.linalg.norm(flat[j])) ** 2 for i, j in pairs]
     np.testing.assert_allclose(found["cosine_squared"], np.mean(cosines), rtol=1e-4)
+
+
+TINY, HUGE = 1.2e-38, 2.0e38  # about the smallest normal float32, and less than the largest by a factor for the norm
+A, B = np.array([[0.6, -0.3], [0.1, 1.0]]), np.array([[0.2, 0.5], [-0.7, 0.9]])
+SINGULAR = {
+    "first": (0 * A, B),
+    "second": (A, 0 * B),
+    "both": (0 * A, 0 * B),
+    "zero, tiny": (0 * A, TINY * B),
+    "zero, huge": (HUGE * A, 0 * B),
+    "denormal": (1e-42 * A, B),
+    "orthogonal": (np.diag([1.0, 0.0]), np.diag([0.0, 1.0])),
+    "equal": (A, A),
+    "opposite": (A, -A),
+}
+
+
+def pair_of(a, b):
+    return {"kernel": jnp.stack([jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32)])}
+
+
+def all_finite(tree):
+    return all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("name", SINGULAR)
+def test_values_and_gradients_are_finite_at_singular_points(name):
+    stacked = pair_of(*SINGULAR[name])
+    value, grads = jax.jit(jax.value_and_grad(cosine_penalty))(stacked, 0, 1)
+    expected = 1.0 if name in ("equal", "opposite") else 0.0
+    np.testing.assert_allclose(value, expected, atol=1e-6)
+    assert all_finite(grads)
+    found = jax.jit(endpoint_statistics)(stacked)
+    np.testing.assert_allclose(found["cosine_squared"], expected, atol=1e-6)
+    flat = np.asarray(stacked["kernel"], np.float64)
+    np.testing.assert_allclose(found["distance"], np.linalg.norm(flat[0] - flat[1]), rtol=1e-5, atol=1e-37)
+    for key in found:
+        assert all_finite(jax.grad(lambda stacked: endpoint_statistics(stacked)[key])(stacked))
+
+
+def test_an_endpoint_of_zeros_has_cosine_zero_and_pulls_at_none():
+    grads = jax.grad(cosine_penalty)(pair_of(0 * A, B), 0, 1)
+    np.testing.assert_array_equal(grads["kernel"], np.zeros((2, 2, 2)))
+
+
+@pytest.mark.parametrize("scale_a", [200 * TINY, 1e-25, 1e-12, 1.0, 1e15, HUGE])
+@pytest.mark.parametrize("scale_b", [200 * TINY, 1.0, HUGE])
+def test_neither_overflows_nor_underflows(scale_a, scale_b):
+    """Against float64, whose range the squares of float32 do not leave."""
+    stacked = pair_of(scale_a * A, scale_b * B)
+    a, b = (np.asarray(leaf, np.float64).ravel() for leaf in stacked["kernel"])
+    cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+    value, grads = jax.value_and_grad(cosine_penalty)(stacked, 0, 1)
+    np.testing.assert_allclose(value, cosine**2, rtol=1e-5)
+    for grad, x, y in ((grads["kernel"][0], a, b), (grads["kernel"][1], b, a)):
+        across = y / np.linalg.norm(y) - cosine * x / np.linalg.norm(x)
+        expected = 2 * cosine * across / np.linalg.norm(x)
+        np.testing.assert_allclose(grad.ravel(), expected, rtol=1e-4, atol=2 * TINY)
+    found = endpoint_statistics(stacked)
+    np.testing.assert_allclose(found["cosine_squared"], cosine**2, rtol=1e-5)
+    apart = np.linalg.norm(a - b)
+    if apart < np.finfo(np.float32).max:
+        np.testing.assert_allclose(found["distance"], apart, rtol=1e-5)
+
+
+def test_one_zero_endpoint_leaves_the_others_statistics():
+    stacked = {"kernel": jnp.stack([jnp.asarray(x, jnp.float32) for x in (1e-20 * A, 0 * A, 1e-20 * B)])}
+    a, b = 1e-20 * A.ravel(), 1e-20 * B.ravel()
+    found = endpoint_statistics(stacked)
+    cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+    np.testing.assert_allclose(found["cosine_squared"], cosine**2 / 3, rtol=1e-5)
+    distances = [np.linalg.norm(a), np.linalg.norm(b), np.linalg.norm(a - b)]
+    np.testing.assert_allclose(found["distance"], np.mean(distances), rtol=1e-5)
+
+
+def test_what_is_not_finite_stays_so():
+    """Training stops at the first loss that is not finite, so no infinite weight may pass for a direction."""
+    for bad in (np.inf, np.nan):
+        broken = A.copy()
+        broken[0, 1] = bad
+        assert np.isnan(cosine_penalty(pair_of(broken, B), 0, 1))
+        assert np.isnan(cosine_penalty(pair_of(0 * A, broken), 0, 1))
+
+
+def test_gradients_are_those_of_finite_differences(small_stack):
+    for scale in (1.0, 37.0):
+        stacked = jax.tree.map(lambda leaf: scale * leaf, small_stack(2))
+        check_grads(lambda tree: cosine_penalty(tree, 0, 1), (stacked,), 1, ["rev"], atol=1e-2, rtol=1e-2, eps=1e-2)
+        check_grads(endpoint_statistics, (stacked,), 1, ["rev"], atol=1e-2, rtol=1e-2, eps=1e-2)
+
+
+def test_half_precision_is_summed_in_float32(getkey):
+    kernels = jax.random.normal(getkey(), (2, 300, 300)).astype(jnp.float16)
+    flat = np.asarray(kernels, np.float64).reshape(2, -1)
+    expected = (flat[0] @ flat[1]) ** 2 / ((flat[0] @ flat[0]) * (flat[1] @ flat[1]))
+    np.testing.assert_allclose(cosine_penalty({"kernel": kernels}, 0, 1), expected, rtol=1e-3, atol=1e-8)
+
+
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("scale", [200 * TINY, 1.0, HUGE])
+def test_cosines_of_features_are_finite_at_zeros_and_at_any_scale(squared, scale):
+    features = scale * np.stack([A[0], A[1], 0 * A[0]])
+    others = np.stack([B[0], 0 * B[1], 0 * B[0]])
+    args = jnp.asarray(features, jnp.float32), jnp.asarray(others, jnp.float32)
+    value, grads = jax.value_and_grad(metrics.feature_cosine, (0, 1))(*args, squared)
+    cosine = A[0] @ B[0] / np.linalg.norm(A[0]) / np.linalg.norm(B[0])
+    np.testing.assert_allclose(value, (cosine**2 if squared else cosine) / 3, rtol=1e-5)
+    assert all_finite(grads) and np.any(grads[1][0])
+    for grad, vectors in zip(grads, (features, others)):
+        assert not np.any(grad[~vectors.any(-1)])
+    check_grads(
+        lambda rows: metrics.feature_cosine(rows, args[1][:1], squared),
+        (jnp.asarray(A[:1], jnp.float32),),
+        1,
+        ["rev"],
+        atol=1e-2,
+        rtol=1e-2,
+        eps=1e-2,
+    )
+
+
+@pytest.mark.parametrize("largest", [TINY, 1e-30, 0.75, 1.0, 2.0, 5e5, HUGE])
+def test_scales_are_powers_of_two(largest):
+    scale = float(metrics.power_of_two(jnp.float32(largest)))
+    assert np.frexp(scale)[0] == 0.5 and 1 <= np.float32(largest) / scale < 4
+    assert np.isfinite(metrics.power_of_two(jnp.float32(0)))
