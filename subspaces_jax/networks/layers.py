@@ -12,6 +12,9 @@ gradients are written so that XLA meets nothing but canonical NHWC/HWIO convolut
 
 Neither form multiplies the zeros of a dilated cotangent, and none copies a map once per kernel position in the common
 case of stride 1, which costs more than it gains on wide maps.
+
+Every other platform gets what JAX itself derives. Which forms a program takes is decided when it is lowered, by the
+platform that it is lowered for, so that a step compiled for an accelerator on a host without one is the right one.
 """
 
 from functools import partial
@@ -33,10 +36,10 @@ Pair = tuple[int, int]
 def convolution(
     lhs: jax.Array, rhs: jax.Array, window_strides: Any, padding: Any, *, dimension_numbers: Any = None, **options: Any
 ) -> jax.Array:
-    """`lax.conv_general_dilated`, with gradients of its own on CPU: for `nn.Conv(conv_general_dilated=convolution)`.
+    """`lax.conv_general_dilated`, with forms of its own on CPU: for `nn.Conv(conv_general_dilated=convolution)`.
 
-    Plain two-dimensional NHWC/HWIO convolutions on CPU take the custom gradients; anything else (groups, dilation,
-    other layouts, other platforms) is passed on as it is.
+    Plain two-dimensional NHWC/HWIO convolutions take them where they are lowered for CPU; anything else (groups,
+    dilation, other layouts) is passed on as it is.
 
     Args:
         lhs: images [B, H, W, C_in].
@@ -49,7 +52,7 @@ def convolution(
     plain = all(_is_default(name, value) for name, value in options.items())
     numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
     canonical = lhs.ndim == 4 and numbers == lax.conv_dimension_numbers(lhs.shape, rhs.shape, NHWC)
-    if jax.default_backend() != "cpu" or not plain or not canonical:
+    if not plain or not canonical:
         return lax.conv_general_dilated(
             lhs, rhs, window_strides, padding, dimension_numbers=dimension_numbers, **options
         )
@@ -65,7 +68,7 @@ Conv = partial(nn.Conv, use_bias=False, kernel_init=KAIMING_NORMAL, conv_general
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(images: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
-    return _canonical(images, kernel, strides, pads)
+    return _by_platform(_canonical, _of_lax, strides, pads)(images, kernel)
 
 
 def _forward(images, kernel, strides, pads):
@@ -73,17 +76,35 @@ def _forward(images, kernel, strides, pads):
 
 
 def _backward(strides, pads, residuals, cotangent):
-    images, kernel = residuals
+    return _by_platform(_canonical_gradients, _gradients_of_lax, strides, pads)(*residuals, cotangent)
+
+
+_convolve.defvjp(_forward, _backward)
+
+
+def _by_platform(on_cpu, elsewhere, strides: Pair, pads: Pads):
+    """Of two forms of one function the one for the platform that a program is lowered for."""
+    forms = {"cpu": on_cpu, "default": elsewhere}
+    static = {name: partial(form, strides=strides, pads=pads) for name, form in forms.items()}
+    return partial(lax.platform_dependent, **static)
+
+
+def _of_lax(images: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
+    return lax.conv_general_dilated(images, kernel, strides, pads, dimension_numbers=NHWC)
+
+
+def _gradients_of_lax(images, kernel, cotangent, strides, pads):
+    return jax.vjp(partial(_of_lax, strides=strides, pads=pads), images, kernel)[1](cotangent)
+
+
+def _canonical_gradients(images, kernel, cotangent, strides, pads):
     pointwise = kernel.shape[:2] == (1, 1)
     # XLA exchanges the operands of a convolution whose kernel, here the cotangent, is larger than the image: slow
     grows = cotangent.shape[1] * cotangent.shape[2] > images.shape[1] * images.shape[2]
     to_images = _images_gradient_pointwise if pointwise else _images_gradient
     to_kernel = _kernel_gradient_by_products if pointwise or grows or strides != (1, 1) else _kernel_gradient
     gradients = (gradient(images, kernel, cotangent, strides, pads) for gradient in (to_images, to_kernel))
-    return tuple(gradient.astype(primal.dtype) for gradient, primal in zip(gradients, residuals))
-
-
-_convolve.defvjp(_forward, _backward)
+    return tuple(gradient.astype(primal.dtype) for gradient, primal in zip(gradients, (images, kernel)))
 
 
 def _canonical(images: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
@@ -91,7 +112,7 @@ def _canonical(images: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) 
     narrow = kernel.shape[1] > 1 and all(size <= most for size, most in zip(kernel.shape[2:], NARROW))
     if narrow and strides == (1, 1) and width % 2 == 0 and out_width % 2 == 0:
         return _by_column_pairs(images, kernel, pads, out_width)
-    return lax.conv_general_dilated(images, kernel, strides, pads, dimension_numbers=NHWC)
+    return _of_lax(images, kernel, strides, pads)
 
 
 def _by_column_pairs(images: jax.Array, kernel: jax.Array, pads: Pads, out_width: int) -> jax.Array:

@@ -1,6 +1,7 @@
-"""Our convolution against JAX's own, and the form that it compiles to."""
+"""Our convolution against JAX's own, and the forms that it compiles to."""
 
 import re
+from collections import Counter
 
 import chex
 import flax.linen as nn
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
+from jax import export, lax
 
 from subspaces_jax.networks.layers import Conv, convolution
 
@@ -135,3 +136,33 @@ def test_conv_has_the_parameters_of_flax_and_kaiming_normal_values(getkey):
     kernel = np.asarray(ours["kernel"])
     np.testing.assert_allclose(kernel.std(), np.sqrt(2 / (9 * 16)), rtol=0.03)
     assert np.abs(kernel).max() > 3 * kernel.std()  # not truncated
+
+
+def gradients_lowered(convolve, case, platforms):
+    grad = jax.jit(jax.vmap(jax.grad(loss(convolve, case), (0, 1), has_aux=True)))
+    return export.export(grad, platforms=platforms)(*[x[None] for x in inputs(case)])
+
+
+def operations(lowered):
+    """How many of each, but for choices of a form: XLA never sees them."""
+    found = re.findall(r"= \"?stablehlo\.(\w+)", lowered.mlir_module())
+    return Counter(name for name in found if name not in ("case", "constant"))
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[2], CASES[7]], ids=str)
+def test_elsewhere_a_program_has_what_jax_derives_and_nothing_of_the_cpu(case):
+    forms = convolution, lax.conv_general_dilated
+    ours, theirs = (operations(gradients_lowered(convolve, case, ("cuda", "tpu"))) for convolve in forms)
+    assert ours == theirs and ours["convolution"]
+    on_cpu = [operations(gradients_lowered(convolve, case, ("cpu",))) for convolve in forms]
+    assert on_cpu[0] != on_cpu[1]
+
+
+@pytest.mark.parametrize("case", [CASES[0], CASES[2]], ids=str)
+def test_a_program_for_several_platforms_has_all_forms_and_takes_the_right_one(case):
+    lowered = gradients_lowered(convolution, case, ("cpu", "cuda", "tpu"))
+    assert "stablehlo.case" in lowered.mlir_module()
+    args = inputs(case)
+    found = lowered.call(*[x[None] for x in args])
+    expected = jax.grad(loss(lax.conv_general_dilated, case), (0, 1), has_aux=True)(*args)
+    chex.assert_trees_all_close(found, jax.tree.map(lambda x: x[None], expected), rtol=2e-4, atol=2e-4)

@@ -1,0 +1,25 @@
+"""Says what a config will cost on TPUs that are not here, see `experiments.compile`; needs the extra `tpu`.
+
+python -m launch.compile --config=configs/line_cifar10.py --config.dtype=bfloat16 --topology=v5e:2x2 --compare
+"""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported: the chips are only described, here or on a TPU's host
+
+from absl import flags
+
+from launch import app
+from subspaces_jax.experiments import compile
+
+_TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2", "chip:shape, as in v5e:2x2, v4:2x2x1, v5p:2x2x1, v6e:2x2")
+_COMPARE = flags.DEFINE_bool("compare", False, "compile a step of plain training too, and give ratios")
+flags.FLAGS.set_default("workdir", os.devnull)  # nothing is written
+
+
+def run(config, _):
+    print(compile.table(compile.run(config, _TOPOLOGY.value, _COMPARE.value)))
+
+
+if __name__ == "__main__":
+    app.main(run)
