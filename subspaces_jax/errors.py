@@ -29,6 +29,10 @@ class NonFiniteLossError(SubspacesError, FloatingPointError):
     """The training loss became NaN or infinite."""
 
 
+class NonFiniteOutputError(SubspacesError, FloatingPointError):
+    """The outputs of a network that is evaluated are NaN or infinite."""
+
+
 def first_line(error: BaseException) -> str:
     """What went wrong, short enough for a message: the first line of what another library says, or the error's name."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:120]

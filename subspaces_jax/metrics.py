@@ -150,6 +150,34 @@ def summary(probs: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     }
 
 
+def summary_sums(probs: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+    """`summary` before it is divided: sums over examples, which add up over the parts of a split.
+
+    Args:
+        probs: [N, C] probabilities.
+        labels: [N] integer classes.
+        mask: [N], 1 (or True) for examples that count; what is predicted for the others has no influence.
+
+    Returns:
+        {"count", "accuracy", "nll", "brier"}: scalars; {"ece_15", "ece_20"}: the gaps of the bins, [15] and [20].
+    """
+    _check(probs, labels)
+    mask = mask.astype(jnp.float32)
+    probs = jnp.where(mask[:, None] > 0, probs.astype(jnp.float32), 1.0 / probs.shape[-1])
+    of_label = jnp.take_along_axis(probs, labels[:, None], axis=-1)[:, 0]
+    one_hot = jax.nn.one_hot(labels, probs.shape[-1], dtype=probs.dtype)
+    sums = {
+        "count": jnp.sum(mask),
+        "accuracy": jnp.sum(mask * (_predictions(probs) == labels)),
+        "nll": jnp.sum(mask * -jnp.log(jnp.maximum(of_label, SMALLEST))),
+        "brier": jnp.sum(mask * jnp.sum((probs - one_hot) ** 2, axis=-1)),
+    }
+    for num_bins in (15, 20):
+        confidence, correct, bins = _binned(probs, labels, num_bins)
+        sums[f"ece_{num_bins}"] = _sum_bins(mask * (correct - confidence), bins, num_bins)
+    return sums
+
+
 def _directions(features: jax.Array) -> jax.Array:
     """Vectors [..., D] in float32 at length 1, those of zeros as they are, with gradient 0."""
     features = features.astype(jnp.float32)

@@ -87,7 +87,7 @@ def by_size(logits: jax.Array, labels: jax.Array, max_subsets: int = 20, seed: i
 
     Returns:
         {name: [M]}: for each name of `ensemble_scores` the mean over subsets of size 1 to M, and under name + "_std"
-        their population standard deviation.
+        their sample standard deviation (n - 1), 0 of one.
 
     Raises:
         ValueError: shapes that do not fit, or `max_subsets` below 1.
@@ -101,7 +101,7 @@ def by_size(logits: jax.Array, labels: jax.Array, max_subsets: int = 20, seed: i
     scores = subset_scores(logits, labels, itertools.chain(*subsets))
     parts = {name: np.split(values, ends) for name, values in scores.items()}
     means = {name: np.array([np.mean(part) for part in of_sizes]) for name, of_sizes in parts.items()}
-    return means | {f"{name}_std": np.array([np.std(part) for part in of_sizes]) for name, of_sizes in parts.items()}
+    return means | {f"{name}_std": np.array([_spread(part) for part in of_sizes]) for name, of_sizes in parts.items()}
 
 
 @jax.jit
@@ -177,6 +177,10 @@ def _subsets(num: int, size: int, at_most: int, rng: np.random.Generator) -> lis
     while len(drawn) < at_most:
         drawn.add(tuple(sorted(rng.choice(num, size, replace=False).tolist())))
     return sorted(drawn)
+
+
+def _spread(values: np.ndarray) -> float:
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
 def _checked(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:

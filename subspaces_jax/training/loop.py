@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,18 +21,20 @@ def stops(start: int, end: int, every: Iterable[int], at: Collection[int] = ()) 
 
 def fit(
     state: State,
-    advance: Callable[[State, int, int], tuple[State, dict[str, jax.Array]]],
+    advance: Callable[[State, int, int], tuple[State, Any]],
     *,
     num_steps: int,
     steps_per_epoch: int,
-    images_per_step: int,
+    examples_per_step: int,
     log_every: int,
     save_every: int,
+    read: Callable[[Any], Row],
     record: Callable[[int, Row], None],
     save: Callable[[int, State], None],
     save_at: Collection[int] = (),
     evaluate_every: int = 0,
     evaluate: Callable[[State], Row] | None = None,
+    enough: Callable[[int, Row], bool] | None = None,
 ) -> State:
     """Trains from state.step to num_steps.
 
@@ -41,46 +44,68 @@ def fit(
 
     Args:
         state: the state to go on from.
-        advance: (state, step, n) -> (state after n steps, metrics with "bad_step"); it never crosses an epoch.
+        advance: (state, step, n) -> (state after n steps, a report with "bad", see `step.Report`); it never crosses an
+            epoch.
         num_steps, steps_per_epoch: durations in steps.
-        images_per_step: for the rate in images per second.
+        examples_per_step: for the rate in examples per second.
         log_every, save_every, evaluate_every: periods in steps, 0 for never; the end is always recorded and saved.
-        record: takes (step, row); rows hold means since the last stop.
+        read: a report on the host -> the numbers of its row.
+        record: takes (step, row); rows hold what has been since the last stop.
         save: takes (step, state).
-        save_at: more steps to save at.
-        evaluate: state -> scores, merged into the row of that step.
+        save_at: more steps to save at; 0 is the state that a new run starts from.
+        evaluate_every, evaluate: state -> scores, merged into the row of that step.
+        enough: (step, row) -> whether to end here; rows are then recorded at once. What it ended at is saved.
 
     Raises:
-        NonFiniteLossError: the loss became NaN or infinite; names the step.
+        NonFiniteLossError: the loss, or what else is minimised, became NaN or infinite; names it and the step.
     """
-    step = int(np.ravel(state.step)[0])  # members are all at the same step
-    pending: tuple[int, int, dict, Row] | None = None
+    step = int(step_of(state))
+    pending: tuple[int, int, Any, Row] | None = None
     clock = time.perf_counter()
+    ended = False
+    if step == 0 and 0 in save_at:
+        save(0, state)
 
     def flush() -> None:
-        nonlocal pending, clock
+        nonlocal pending, clock, ended
         if pending is None:
             return
-        stop, steps, metrics, scores = pending
-        row = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if (bad_step := int(row.pop("bad_step"))) >= 0:
+        stop, steps, report, scores = pending
+        report = jax.device_get(report)
+        bad = {name: int(at) for name, at in report.bad.items() if at >= 0}
+        if bad:
+            name = min(bad, key=bad.get)
             raise NonFiniteLossError(
-                f"the loss is not finite at step {bad_step} of {num_steps} (epoch {bad_step / steps_per_epoch:.2f}): "
-                "lower learning_rate, lengthen the warm-up or check the data; checkpoints up to then are good"
+                f"the {name.replace('_', ' ')} is not finite at step {bad[name]} of {num_steps} "
+                f"(epoch {bad[name] / steps_per_epoch:.2f}): lower learning_rate, lengthen the warm-up or check the "
+                "data; checkpoints up to then are good"
             )
+        row = read(report)
         now = time.perf_counter()
-        rate, clock, pending = steps * images_per_step / max(now - clock, 1e-9), now, None
-        record(stop, {"epoch": stop / steps_per_epoch} | row | scores | {"images_per_second": rate})
+        rate, clock, pending = steps * examples_per_step / max(now - clock, 1e-9), now, None
+        row = {"epoch": stop / steps_per_epoch} | row | scores | {"images_per_second": rate}
+        record(stop, row)
+        ended = enough is not None and enough(stop, row)
 
     for stop in stops(step, num_steps, (steps_per_epoch, log_every, save_every, evaluate_every), save_at):
-        state, metrics = advance(state, step, stop - step)
+        state, report = advance(state, step, stop - step)
         flush()
         scores = {}
         if evaluate is not None and evaluate_every and (stop % evaluate_every == 0 or stop == num_steps):
             scores = evaluate(state)
-        pending, step = (stop, stop - step, metrics, scores), stop
-        if stop == num_steps or stop in save_at or (save_every and stop % save_every == 0):
+        pending, step = (stop, stop - step, report, scores), stop
+        saves = stop == num_steps or stop in save_at or (save_every and stop % save_every == 0)
+        if saves or enough is not None:
             flush()
+        if saves or ended:
             save(stop, state)
+        if ended:
+            break
     flush()
     return state
+
+
+def step_of(state: State) -> int:
+    """The step that a state is at; members are all at the same, and may lie on other processes' devices."""
+    step = state.step
+    return int(np.ravel(step.addressable_data(0) if isinstance(step, jax.Array) else step)[0])

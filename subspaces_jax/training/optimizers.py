@@ -1,26 +1,39 @@
 """Learning-rate policies and optimizers, as Optax schedules and transformations.
 
-A policy is a function of the epoch, a whole number counted from 0: as in the subspace paper the rate is constant within
-an epoch. Symbols: E epochs in all, W warm-up epochs, e the epoch.
+A policy is a function of the epoch, counted from 0. It is given whole numbers, so that as in the subspace paper the
+rate is constant within an epoch, unless it is marked `fractional`. Symbols: E epochs in all, W warm-up epochs, e the
+epoch.
 
 References: Wortsman et al., Learning Neural Network Subspaces, 2021, arXiv:2102.10472; Izmailov et al., Averaging
 Weights Leads to Wider Optima and Better Generalization, 2018, arXiv:1803.05407 (SWA); Huang et al., Snapshot Ensembles,
 2017, arXiv:1704.00109.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+PyTree = Any
 Policy = Callable[[jax.Array], jax.Array]
 
 
-def cosine(peak: float, num_epochs: int, warmup: int = 0) -> Policy:
-    """Linear warm-up peak (e+1) / W, then peak (1 + cos(pi (e-W) / (E-W))) / 2: never 0 within the run."""
+def fractional(policy: Policy) -> Policy:
+    """The policy as one that `by_step` gives fractions of epochs, so that the rate changes every step."""
+    policy.fractional = True
+    return policy
+
+
+def cosine(peak: float, num_epochs: int, warmup: int = 0, every_step: bool = False) -> Policy:
+    """Linear warm-up peak (e+1) / W, then peak (1 + cos(pi (e-W) / (E-W))) / 2: never 0 within the run.
+
+    With `every_step` e is a fraction and the rate changes every step; a warm-up is then at its peak an epoch earlier.
+    """
     span = max(num_epochs - warmup, 1)
-    return _warmed_up(peak, warmup, lambda e: peak * _half_cosine((e - warmup) / span))
+    policy = _warmed_up(peak, warmup, lambda e: peak * _half_cosine((e - warmup) / span))
+    return fractional(lambda e: jnp.minimum(policy(e), peak)) if every_step else policy
 
 
 def constant(peak: float, num_epochs: int, warmup: int = 0) -> Policy:
@@ -114,16 +127,87 @@ POLICIES: dict[str, Callable[..., Policy]] = {
 
 
 def by_step(policy: Policy, steps_per_epoch: int) -> optax.Schedule:
-    """An Optax schedule (a function of the step) that holds the policy's rate through each epoch."""
+    """An Optax schedule (a function of the step) that holds the policy's rate through each epoch; one marked
+    `fractional` gets step / steps_per_epoch."""
+    if getattr(policy, "fractional", False):
+        return lambda step: policy(jnp.asarray(step).astype(jnp.float32) / steps_per_epoch)
     return lambda step: policy((step // steps_per_epoch).astype(jnp.float32))
 
 
-def sgd(schedule: optax.Schedule, momentum: float = 0.9, weight_decay: float = 0.0) -> optax.GradientTransformation:
+def sgd(
+    schedule: optax.Schedule, momentum: float = 0.9, weight_decay: float = 0.0, nesterov: bool = False
+) -> optax.GradientTransformation:
     """SGD with heavy-ball momentum and coupled weight decay of every leaf of the stack, BatchNorm's included.
 
     g += weight_decay * w;  v = momentum * v + g;  w -= rate * v.
     """
-    return optax.chain(optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum or None))
+    if not 0.0 <= momentum < 1.0:
+        raise ValueError(f"momentum is in [0, 1), got {momentum}")
+    return optax.chain(
+        optax.add_decayed_weights(weight_decay), optax.sgd(schedule, momentum or None, nesterov=nesterov)
+    )
+
+
+def adam(
+    schedule: optax.Schedule, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8, weight_decay: float = 0.0
+) -> optax.GradientTransformation:
+    """Adam whose weight decay is coupled: it is part of the gradient, as in PyTorch's Adam.
+
+    Reference: Kingma and Ba, Adam: A Method for Stochastic Optimization, 2014, arXiv:1412.6980.
+    """
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(schedule, b1, b2, eps))
+
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"sgd": sgd, "adam": adam}
+
+
+def freeze_endpoints(endpoints: Sequence[int], num_endpoints: int) -> optax.GradientTransformation:
+    """Keeps some endpoints of a stack bit for bit: the last of a chain, after momentum and decay.
+
+    Args:
+        endpoints: rows of the stack that do not move.
+        num_endpoints: K.
+
+    Raises:
+        ValueError: an endpoint outside [0, K), or all of them.
+    """
+    if wrong := [k for k in endpoints if not 0 <= k < num_endpoints]:
+        raise ValueError(f"there is no endpoint {wrong[0]}: the stack has 0 to {num_endpoints - 1}")
+    free = jnp.asarray([k not in endpoints for k in range(num_endpoints)])
+    if not free.any():
+        raise ValueError(f"all {num_endpoints} endpoints are frozen: leave one to train")
+
+    def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
+        keep = lambda leaf: jnp.where(free.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, jnp.zeros_like(leaf))
+        return jax.tree.map(keep, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def learning_rate(opt_state: PyTree, schedule: optax.Schedule) -> jax.Array:
+    """The rate of the step that an optimizer's state has seen last.
+
+    A state that holds a "learning_rate" of its own (one that adapts, or of `optax.inject_hyperparams`) says it; of
+    others it is the schedule's at the last step that they have counted.
+    """
+    if held := _scalars(opt_state, "learning_rate"):
+        return jnp.asarray(held[-1], jnp.float32)
+    counts = _scalars(opt_state, "count")
+    if not counts:
+        raise ValueError("the optimizer's state holds neither a learning_rate nor a count of steps")
+    return jnp.asarray(schedule(jnp.maximum(counts[-1] - 1, 0)), jnp.float32)
+
+
+def _scalars(opt_state: PyTree, name: str) -> list[jax.Array]:
+    """The fields of that name of the optimizer's own states; parameters may have such names too, and do not count."""
+    own = lambda path, value: (
+        len(path) < 2
+        or not any(
+            isinstance(key, jax.tree_util.DictKey) and getattr(before, "name", "") != "hyperparams"
+            for before, key in zip(path, path[1:])
+        )
+    )
+    return [value for path, value in optax.tree.get_all_with_path(opt_state, name) if own(path, value)]
 
 
 def _half_cosine(fraction: jax.Array) -> jax.Array:

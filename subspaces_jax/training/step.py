@@ -1,12 +1,12 @@
-"""The training step: one for plain training, lines, curves and simplexes.
+"""The training step: one for plain training, lines, curves and simplexes, whatever the task.
 
 A step sees one device's share of a batch as indices [S, b]: S samples of b examples each. It draws S points of the
-subspace, takes the mean loss of each (point, part) pair, means over pairs and devices, adds the cosine penalty once,
-and updates the endpoints. Plain training is K = 1, S = 1 and no penalty: the same step.
+subspace, takes the mean objective of each (point, part) pair, means over pairs and devices, adds the cosine penalty
+once, and updates the endpoints. Plain training is K = 1, S = 1 and no penalty: the same step.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -17,22 +17,51 @@ from jax import lax
 
 from subspaces_jax import rngs
 from subspaces_jax.geometry import contract, cosine_penalty, random_pair
+from subspaces_jax.geometry.penalties import squared_cosine
 from subspaces_jax.parallel import AXIS, MEMBERS
+from subspaces_jax.tasks import Sums
+from subspaces_jax.training.objective import Objective
 from subspaces_jax.training.state import State
 
 PyTree = Any
-Metrics = dict[str, jax.Array]
-Step = Callable[[State, jax.Array, jax.Array, jax.Array], tuple[State, Metrics]]
+Scalars = dict[str, jax.Array]
+FORMS = ("vmap", "scan", "unroll")
 NEVER = np.int32(np.iinfo(np.int32).max)
 
 
+class Record(NamedTuple):
+    """What a step reports. means: scalars, of which a row has the mean over steps. sums: of the task's scores."""
+
+    means: Scalars
+    sums: Sums
+
+
+Step = Callable[[State, PyTree, jax.Array], tuple[State, Record]]
+
+
+class Report(NamedTuple):
+    """What several steps report.
+
+    Attributes:
+        steps: how many.
+        totals: `Record.means` summed over the steps (and averaged over members).
+        sums: of the task's scores over all examples, [M, ...] of members.
+        last: statistics after the last step.
+        bad: of each name of totals the first step, counted from 1, at which it was not finite, or -1.
+    """
+
+    steps: jax.Array
+    totals: Scalars
+    sums: Sums
+    last: Scalars
+    bad: Scalars
+
+
 def make_step(
-    apply: Callable[[PyTree, jax.Array, jax.Array], tuple[jax.Array, PyTree]],
+    objective: Objective,
     subspace: Any,
     optimizer: optax.GradientTransformation,
     *,
-    loss: Callable[[jax.Array, jax.Array], jax.Array],
-    augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
     num_samples: int = 1,
     over_samples: str = "vmap",
     beta: float = 0.0,
@@ -43,14 +72,13 @@ def make_step(
     """The step as a function of one device's share; `parallel.pmapped` or `make_advance` maps it over devices.
 
     Args:
-        apply: train mode, (variables, images [b, ...], key) -> (outputs, new batch_stats), the outputs being a pair of
-            them and features [b, ...] if there is a `feature_diversity`.
+        objective: (variables, batch, keys [b]) -> (loss [b], Aux), see `training.objective`; Aux has features if there
+            is a `feature_diversity`.
         subspace: from `geometry`; `sample` draws the coordinates.
         optimizer: an Optax transformation of the stack.
-        loss: (outputs, labels) -> one value per example.
-        augment: (keys [b], images [b, ...]) -> images; None changes nothing.
         num_samples: S, points drawn per step and device.
-        over_samples: "vmap" takes the S pairs at once, "scan" one after another with the gradient inside. Same numbers.
+        over_samples: "vmap" takes the S pairs at once; "scan" one after another in a loop, and "unroll" without one,
+            with the gradient inside, so that only one pair is held at a time. Same numbers.
         beta: coefficient of the cosine penalty of one random pair of endpoints a step.
         point_decay: coefficient of |w(t)|^2 / 2, weight decay of the drawn point rather than of the endpoints.
         own_coordinates: whether each device draws its own points.
@@ -58,85 +86,76 @@ def make_step(
             once.
 
     Returns:
-        (state, images [N, ...], labels [N], indices [S, b]) -> (state, metrics), the metrics being means over the whole
-        batch: "loss" (nats, without penalty and decay), "accuracy" (fraction), "penalty" (before beta), and
-        "feature_similarity" (before its coefficient).
+        (state, data with leaves [N, ...], indices [S, b]) -> (state, Record), means and sums over the whole batch:
+        "loss" (without penalty and decay), "penalty" (before beta), "feature_similarity" (before its coefficient).
     """
-    if over_samples not in ("vmap", "scan"):
-        raise ValueError(f'over_samples is "vmap" or "scan", got {over_samples!r}')
+    if over_samples not in FORMS:
+        raise ValueError(f"over_samples is one of {', '.join(FORMS)}, got {over_samples!r}")
     if feature_diversity and num_samples < 2:
         raise ValueError(f"feature_diversity compares two samples of a batch, got num_samples={num_samples}")
 
-    def pair_loss(params, coordinates, images, labels, batch_stats, key):
+    def pair_loss(params, coordinates, batch, keys, batch_stats):
         point = contract(params, coordinates)
-        outputs, batch_stats = apply({"params": point, "batch_stats": batch_stats}, images, key)
-        outputs, features = outputs if feature_diversity else (outputs, ())
-        losses = loss(outputs, labels)
-        chex.assert_shape(losses, labels.shape)
+        losses, aux = objective({"params": point, "batch_stats": batch_stats}, batch, keys)
+        chex.assert_shape(losses, keys.shape)
         value = jnp.mean(losses)
-        metrics = {"loss": value, "accuracy": jnp.mean((jnp.argmax(outputs, -1) == labels).astype(jnp.float32))}
+        record = Record({"loss": value}, aux.sums)
         if point_decay:
             value += point_decay * 0.5 * optax.tree.norm(point, squared=True)
-        return value, (metrics, batch_stats, features)
+        return value, (record, aux.batch_stats, aux.features if feature_diversity else ())
 
-    def data_gradients(params, batch_stats, coordinates, images, labels, keys, pair_key):
-        """Gradient of the mean over S pairs, and the means over S of metrics and batch_stats."""
+    def data_gradients(params, batch_stats, coordinates, batch, keys, pair_key):
+        """Gradient of the mean over S pairs, their record, and the mean over S of batch_stats."""
         gradient = jax.value_and_grad(pair_loss, has_aux=True)
+        pairs = (coordinates, batch, keys)
         if num_samples == 1:
-            args = jax.tree.map(lambda leaf: leaf[0], (coordinates, images, labels))
-            (_, aux), grads = gradient(params, *args, batch_stats, keys[0])
+            (_, aux), grads = gradient(params, *_row(pairs, 0), batch_stats)
             return grads, *aux[:2]
         if over_samples == "vmap" or feature_diversity:
-            map_pairs = jax.vmap if over_samples == "vmap" else _unrolled
 
             def mean_loss(params):
-                all_pairs = map_pairs(pair_loss, (None, 0, 0, 0, None, 0))
-                values, aux = all_pairs(params, coordinates, images, labels, batch_stats, keys)
-                metrics, batch_stats_after = _mean_over_first(aux[:2])
-                value = jnp.mean(values)
+                values, (record, stats, features) = mapped(
+                    lambda pair: pair_loss(params, *pair, batch_stats), pairs, over_samples
+                )
+                record, value = _joined(record), jnp.mean(values)
                 if feature_diversity:
-                    similarity = feature_similarity(aux[2], coordinates, *random_pair(pair_key, num_samples))
-                    metrics["feature_similarity"] = similarity
+                    similarity = feature_similarity(features, coordinates, *random_pair(pair_key, num_samples))
+                    record.means["feature_similarity"] = similarity
                     value += feature_diversity * similarity
-                return value, (metrics, batch_stats_after)
+                return value, (record, _mean_over_first(stats))
 
             (_, aux), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
             return grads, *aux
 
         def add_pair(total, pair):
-            *args, key = pair
-            (_, aux), grads = gradient(params, *args, batch_stats, key)
+            (_, aux), grads = gradient(params, *pair, batch_stats)
             return jax.tree.map(jnp.add, total, grads), aux[:2]
 
-        total, aux = lax.scan(add_pair, jax.tree.map(jnp.zeros_like, params), (coordinates, images, labels, keys))
-        return jax.tree.map(lambda g: g / num_samples, total), *_mean_over_first(aux)
+        unroll = num_samples if over_samples == "unroll" else 1
+        total, (record, stats) = _fold(add_pair, jax.tree.map(jnp.zeros_like, params), pairs, unroll)
+        return jax.tree.map(lambda g: g / num_samples, total), _joined(record), _mean_over_first(stats)
 
-    def step(state, images, labels, indices):
+    def step(state, data, indices):
         chex.assert_shape(indices, (num_samples, None))
-        key, device = jax.random.fold_in(state.key, state.step), lax.axis_index(AXIS)
+        key = jax.random.fold_in(state.key, state.step)
+        device = lax.axis_index(AXIS)
         coordinates_key = rngs.stream(key, "coordinates")
         if own_coordinates:
             coordinates_key = jax.random.fold_in(coordinates_key, device)
         coordinates = subspace.sample(coordinates_key, (num_samples,))
-        batch_images = jnp.take(images, indices, axis=0)
-        if augment is not None:
-            image_keys = _image_keys(rngs.stream(key, "augmentation"), indices.shape, device)
-            batch_images = jax.vmap(augment)(image_keys, batch_images)
-        apply_keys = jax.random.split(jax.random.fold_in(rngs.stream(key, "apply"), device), num_samples)
-        batch_labels = jnp.take(labels, indices, axis=0)
-
+        batch = jax.tree.map(lambda leaf: jnp.take(leaf, indices, axis=0), data)
+        keys = _example_keys(rngs.stream(key, "augmentation"), indices.shape, device)
         pair_key = rngs.stream(key, "feature_pair")
-        grads, metrics, batch_stats = data_gradients(
-            state.params, state.batch_stats, coordinates, batch_images, batch_labels, apply_keys, pair_key
-        )
-        grads, metrics, batch_stats = lax.pmean((grads, metrics, batch_stats), AXIS)
+        grads, record, batch_stats = data_gradients(state.params, state.batch_stats, coordinates, batch, keys, pair_key)
+        grads, means, batch_stats = lax.pmean((grads, record.means, batch_stats), AXIS)
+        sums = lax.psum(record.sums, AXIS)
         if beta:
             pair = random_pair(rngs.stream(key, "pair"), subspace.num_endpoints)
-            metrics["penalty"], penalty_grads = jax.value_and_grad(cosine_penalty)(state.params, *pair)
+            means["penalty"], penalty_grads = jax.value_and_grad(cosine_penalty)(state.params, *pair)
             grads = jax.tree.map(lambda g, p: g + beta * p, grads, penalty_grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return State(state.step + 1, params, batch_stats, opt_state, state.key), metrics
+        return State(state.step + 1, params, batch_stats, opt_state, state.key), Record(means, sums)
 
     return step
 
@@ -158,8 +177,7 @@ def feature_similarity(features: jax.Array, coordinates: PyTree, i: jax.Array, j
     Reference: Wortsman et al., Learning Neural Network Subspaces, 2021, arXiv:2102.10472, appendix B.
     """
     first, second = (jnp.ravel(jnp.take(features, n, axis=0)).astype(jnp.float32) for n in (i, j))
-    norms = jnp.sum(first**2) * jnp.sum(second**2)
-    cosine_squared = jnp.sum(first * second) ** 2 / jnp.maximum(norms, jnp.finfo(jnp.float32).tiny)
+    cosine_squared = squared_cosine([first], [second])
     apart = [0.5 * jnp.sum(jnp.abs(leaf[i] - leaf[j])) for leaf in jax.tree.leaves(coordinates)]
     return sum(apart) / len(apart) * cosine_squared
 
@@ -169,55 +187,84 @@ def over_members(step: Step, how: str) -> Step:
 
     Args:
         step: of one training.
-        how: "vmap", or "scan" for one after another.
+        how: a name of FORMS.
 
     Returns:
-        A step whose state, indices and metrics have a leading axis [M].
+        A step whose state, indices and record have a leading axis [M].
     """
-
-    def mapped(state, images, labels, indices):
-        one = lambda pair: step(pair[0], images, labels, pair[1])
-        return jax.vmap(one)((state, indices)) if how == "vmap" else lax.map(one, (state, indices))
-
-    return mapped
+    return lambda state, data, indices: mapped(lambda pair: step(pair[0], data, pair[1]), (state, indices), how)
 
 
-def make_advance(step: Step, statistics: Callable[[PyTree], Metrics] | None = None) -> Callable[..., Any]:
+def mapped(function: Callable[[Any], Any], items: PyTree, how: str) -> Any:
+    """`function` of each row of a tree: at once ("vmap"), in a loop ("scan"), or one after another ("unroll")."""
+    if how == "vmap":
+        return jax.vmap(function)(items)
+    if how == "scan":
+        return lax.map(function, items)
+    size = jax.tree.leaves(items)[0].shape[0]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(function(_row(items, n)) for n in range(size)))
+
+
+def make_advance(step: Step, statistics: Callable[[State], Scalars] | None = None) -> Callable[..., Any]:
     """Many steps in one dispatch, their number being an argument, so that any number compiles once.
 
     Args:
-        step: from `make_step`.
-        statistics: of the stack, taken once after the last step.
+        step: from `make_step` or `over_members`.
+        statistics: of a training's state, taken once after the last step; of members, the means of theirs.
 
     Returns:
-        (state, images, labels, indices [steps of an epoch, S, b], num_steps) -> (state, metrics), for `pmapped`. Takes
-        rows of `indices` from state.step modulo their number on; the caller keeps within the epoch. Metrics are means
-        over the steps (and members), the statistics, and "bad_step": the first step, counted from 1, whose loss or
-        penalty was not finite, or -1.
+        (state, data, indices [steps, (M,) S, b] of an epoch, num_steps) -> (state, Report), for `pmapped`. Takes
+        rows of `indices` from state.step modulo their number on; the caller keeps within the epoch.
     """
 
-    def advance(state, images, labels, indices, num_steps):
+    def advance(state, data, indices, num_steps):
         row = jnp.ravel(state.step)[0] % indices.shape[0]  # members are all at the same step
+        members = state.step.ndim > 0
 
         def body(i, carry):
-            state, sums, bad_step = carry
-            state, metrics = step(state, images, labels, lax.dynamic_index_in_dim(indices, row + i, keepdims=False))
-            finite = jnp.all(jnp.isfinite(sum(metrics.values())))
-            bad_step = jnp.where(finite, bad_step, jnp.minimum(bad_step, jnp.ravel(state.step)[0]))
-            return state, jax.tree.map(jnp.add, sums, metrics), bad_step
+            state, total, bad = carry
+            state, record = step(state, data, lax.dynamic_index_in_dim(indices, row + i, keepdims=False))
+            now = jnp.ravel(state.step)[0]
+            finite = {name: jnp.all(jnp.isfinite(value)) for name, value in record.means.items()}
+            bad = {name: jnp.where(finite[name], bad[name], jnp.minimum(bad[name], now)) for name in bad}
+            return state, jax.tree.map(jnp.add, total, record), bad
 
-        shapes = jax.eval_shape(step, state, images, labels, indices[0])[1]
+        shapes = jax.eval_shape(step, state, data, indices[0])[1]
         zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
-        state, sums, bad_step = lax.fori_loop(0, num_steps, body, (state, zeros, NEVER))
-        bad_step = lax.pmin(bad_step, MEMBERS)
-        metrics = lax.pmean(jax.tree.map(lambda x: jnp.mean(x) / num_steps, sums), MEMBERS)
-        metrics |= statistics(state.params) if statistics else {}
-        return state, metrics | {"bad_step": jnp.where(bad_step == NEVER, -1, bad_step)}
+        never = {name: NEVER for name in shapes.means}
+        state, total, bad = lax.fori_loop(0, num_steps, body, (state, zeros, never))
+        bad = {name: jnp.where(step == NEVER, -1, step) for name, step in lax.pmin(bad, MEMBERS).items()}
+        totals = lax.pmean(jax.tree.map(jnp.mean, total.means), MEMBERS)
+        sums = jax.tree.map(lambda x: lax.all_gather(x, MEMBERS, tiled=True), total.sums) if members else total.sums
+        last = {}
+        if statistics is not None:
+            last = _mean_over_first(jax.vmap(statistics)(state)) if members else statistics(state)
+            last = lax.pmean(last, MEMBERS)
+        return state, Report(num_steps, totals, sums, last, bad)
 
     return advance
 
 
-def _image_keys(key: jax.Array, shape: tuple[int, int], device: jax.Array) -> jax.Array:
+def joined(first: Report, second: Report) -> Report:
+    """The report of the steps of `first` and then those of `second`."""
+    add = lambda a, b: jax.tree.map(jnp.add, a, b)
+    bad = {name: jnp.where(first.bad[name] < 0, second.bad[name], first.bad[name]) for name in first.bad}
+    return Report(
+        first.steps + second.steps, add(first.totals, second.totals), add(first.sums, second.sums), second.last, bad
+    )
+
+
+def row_of(report: Report, read: Callable[[Sums], Scalars]) -> dict[str, float]:
+    """The numbers of a report that the host has fetched: means over steps, scores of the task (of members, their
+    means), statistics after the last step."""
+    means = {name: float(np.float32(total) / np.float32(report.steps)) for name, total in report.totals.items()}
+    sums = report.sums if np.ndim(report.sums["count"]) else jax.tree.map(lambda x: x[None], report.sums)
+    members = [read(_row(sums, m)) for m in range(len(sums["count"]))]
+    scores = {name: float(np.mean([member[name] for member in members])) for name in members[0]}
+    return scores | means | {name: float(value) for name, value in report.last.items()}
+
+
+def _example_keys(key: jax.Array, shape: tuple[int, int], device: jax.Array) -> jax.Array:
     """One key an example, from its place in the whole batch: sample by sample, and within a sample device by device."""
     samples, size = shape
     per_sample = size * lax.axis_size(AXIS)
@@ -225,15 +272,24 @@ def _image_keys(key: jax.Array, shape: tuple[int, int], device: jax.Array) -> ja
     return jax.vmap(jax.vmap(lambda place: jax.random.fold_in(key, place)))(places)
 
 
-def _unrolled(function: Callable, in_axes: tuple[int | None, ...]) -> Callable:
-    """As `jax.vmap`, one after another: on CPU a vmap over kernels is a grouped convolution."""
+def _fold(function: Callable, start: Any, items: PyTree, unroll: int) -> tuple[Any, Any]:
+    """`lax.scan`; with as many steps unrolled as there are, none of it is a loop."""
+    if unroll == 1:
+        return lax.scan(function, start, items)
+    outputs = []
+    for n in range(unroll):
+        start, output = function(start, _row(items, n))
+        outputs.append(output)
+    return start, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
 
-    def mapped(*args):
-        size = next(jax.tree.leaves(arg)[0].shape[0] for arg, axis in zip(args, in_axes) if axis == 0)
-        row = lambda n: [arg if axis is None else jax.tree.map(lambda x: x[n], arg) for arg, axis in zip(args, in_axes)]
-        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(function(*row(n)) for n in range(size)))
 
-    return mapped
+def _row(tree: PyTree, n: int) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[n], tree)
+
+
+def _joined(records: Record) -> Record:
+    """Of S pairs: the means of means, the sums of sums."""
+    return Record(_mean_over_first(records.means), jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), records.sums))
 
 
 def _mean_over_first(tree: PyTree) -> PyTree:

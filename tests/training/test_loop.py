@@ -1,5 +1,7 @@
 """The loop: where it stops, what it records and what it refuses to save."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
 import pytest
 
@@ -14,6 +16,11 @@ def test_stops_are_the_multiples_and_the_end():
     assert stops(10, 10, (4,)) == []
 
 
+class Report(NamedTuple):
+    loss: jnp.ndarray
+    bad: dict
+
+
 class Recorder:
     """A training whose loss at a step is that step's number, and everything `fit` does to it, in order."""
 
@@ -25,7 +32,8 @@ class Recorder:
         self.events.append(f"advance {step}+{num_steps}")
         losses = jnp.arange(step + 1, step + num_steps + 1, dtype=jnp.float32)
         bad = self.bad_step if step < self.bad_step <= step + num_steps else -1
-        return state._replace(step=state.step + num_steps), {"loss": jnp.mean(losses), "bad_step": jnp.int32(bad)}
+        report = Report(jnp.mean(losses), {"loss": jnp.int32(-1), "some_penalty": jnp.int32(bad)})
+        return state._replace(step=state.step + num_steps), report
 
     def record(self, step, row):
         self.events.append(f"record {step}")
@@ -40,9 +48,10 @@ class Recorder:
         return {"test_accuracy": 0.5}
 
     def fit(self, start=0, **options):
-        periods = dict(num_steps=10, steps_per_epoch=5, images_per_step=2, log_every=4, save_every=5) | options
+        periods = dict(num_steps=10, steps_per_epoch=5, examples_per_step=2, log_every=4, save_every=5) | options
         state = State(jnp.int32(start), {}, {}, (), None)
-        return fit(state, self.advance, record=self.record, save=self.save, evaluate=self.evaluate, **periods)
+        calls = dict(record=self.record, save=self.save, evaluate=self.evaluate)
+        return fit(state, self.advance, read=lambda report: {"loss": float(report.loss)}, **calls, **periods)
 
 
 def test_it_stops_at_epochs_and_periods_and_saves_only_what_was_recorded():
@@ -58,7 +67,7 @@ def test_it_stops_at_epochs_and_periods_and_saves_only_what_was_recorded():
         "record 4", "record 5", "save 5", "record 8", "record 10", "save 10"
     ]  # fmt: skip
     assert {step: row["loss"] for step, row in run.rows.items()} == {4: 2.5, 5: 5.0, 8: 7.0, 10: 9.5}
-    assert run.rows[8]["epoch"] == 1.6 and "bad_step" not in run.rows[8]
+    assert run.rows[8].keys() == {"epoch", "loss", "images_per_second"} and run.rows[8]["epoch"] == 1.6
 
 
 def test_a_resumed_run_stops_where_the_whole_one_does():
@@ -82,6 +91,22 @@ def test_rows_are_fetched_after_the_next_dispatch():
 @pytest.mark.parametrize("bad_step, saved", [(3, []), (7, ["save 5"]), (10, ["save 5"])])
 def test_nothing_is_saved_from_a_loss_that_is_not_finite_on(bad_step, saved):
     run = Recorder(bad_step)
-    with pytest.raises(NonFiniteLossError, match=f"not finite at step {bad_step} of 10"):
+    with pytest.raises(NonFiniteLossError, match=f"the some penalty is not finite at step {bad_step} of 10"):
         run.fit()
     assert [event for event in run.events if event.startswith("save")] == saved
+
+
+def test_the_beginning_may_be_kept_and_is_not_written_again_by_a_resumed_run():
+    whole, resumed = Recorder(), Recorder()
+    whole.fit(save_at=(0, 7))
+    assert whole.events[0] == "save 0" and [e for e in whole.events if "save" in e] == [
+        "save 0", "save 5", "save 7", "save 10"
+    ]  # fmt: skip
+    resumed.fit(start=5, save_at=(0, 7))
+    assert "save 0" not in resumed.events
+
+
+def test_it_ends_where_it_is_enough_and_saves_that():
+    run = Recorder()
+    assert int(run.fit(enough=lambda step, row: row["loss"] > 6).step) == 8
+    assert run.events[-2:] == ["record 8", "save 8"] and max(run.rows) == 8

@@ -1,5 +1,7 @@
 """Learning-rate policies against numbers of the subspace paper's code, SGD against PyTorch's rule written out."""
 
+import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -96,3 +98,70 @@ def test_sgd_is_pytorchs_rule():
         v = 0.9 * v + g + 0.01 * w
         w = w - 0.1 * v
     np.testing.assert_allclose(params, w, rtol=1e-5)
+
+
+def test_a_fractional_policy_changes_every_step_and_others_every_epoch():
+    held, every = (optimizers.by_step(optimizers.cosine(0.1, 4, every_step=on), 5) for on in (False, True))
+    steps = range(20)
+    np.testing.assert_allclose(
+        [float(every(jnp.int32(s))) for s in steps], [0.05 * (1 + np.cos(np.pi * s / 20)) for s in steps], rtol=1e-5
+    )
+    assert len({float(held(jnp.int32(s))) for s in steps}) == 4
+
+
+def test_adam_has_coupled_decay():
+    """PyTorch's rule written out in float64."""
+    rng = np.random.default_rng(0)
+    w, gradients = rng.normal(size=3), rng.normal(size=(4, 3))
+    optimizer = optimizers.adam(lambda step: 0.1, weight_decay=0.3)
+    params, state = jnp.asarray(w, jnp.float32), None
+    state, m, v = optimizer.init(params), 0.0, 0.0
+    for n, gradient in enumerate(gradients, start=1):
+        updates, state = optimizer.update(jnp.asarray(gradient, jnp.float32), state, params)
+        params = optax.apply_updates(params, updates)
+        g = gradient + 0.3 * w
+        m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+        w = w - 0.1 * (m / (1 - 0.9**n)) / (np.sqrt(v / (1 - 0.999**n)) + 1e-8)
+    np.testing.assert_allclose(params, w, rtol=1e-4)
+
+
+def test_frozen_endpoints_keep_their_bits_through_momentum_and_decay():
+    params = {"a": jax.random.normal(jax.random.key(0), (3, 4, 2)), "b": jnp.ones(3)}
+    free = optimizers.sgd(lambda step: 0.1, 0.9, 0.1)
+    frozen = optax.chain(free, optimizers.freeze_endpoints((0, 2), 3))
+    found, whole = params, params
+    states = frozen.init(params), free.init(params)
+    for _ in range(3):
+        gradients = jax.tree.map(jnp.ones_like, params)
+        updates, first = frozen.update(gradients, states[0], found)
+        found = optax.apply_updates(found, updates)
+        updates, second = free.update(gradients, states[1], whole)
+        whole, states = optax.apply_updates(whole, updates), (first, second)
+    for k, expected in ((0, params), (1, whole), (2, params)):
+        row = lambda tree: jax.tree.map(lambda leaf: leaf[k], tree)
+        chex.assert_trees_all_equal(row(found), row(expected))
+
+
+@pytest.mark.parametrize("endpoints, message", [((3,), "no endpoint 3: the stack has 0 to 2"), ((0, 1, 2), "all 3")])
+def test_endpoints_that_cannot_be_frozen_are_named(endpoints, message):
+    with pytest.raises(ValueError, match=message):
+        optimizers.freeze_endpoints(endpoints, 3)
+
+
+@pytest.mark.parametrize("names", [("w",), ("count", "learning_rate")])
+def test_the_learning_rate_is_read_from_the_state(names):
+    """Of a schedule's count, of one that the optimizer holds, whatever the parameters are called."""
+    params = {name: jnp.ones((2, 3)) for name in names}
+    rate = lambda step: 0.1 / (1 + step)
+    held = optax.inject_hyperparams(optax.sgd)(learning_rate=0.7)
+    for optimizer, expected in (
+        (optimizers.sgd(rate), 0.1 / 3),
+        (optimizers.adam(rate), 0.1 / 3),
+        (optax.chain(optax.add_decayed_weights(0.1), held), 0.7),
+    ):
+        state = optimizer.init(params)
+        for _ in range(3):
+            _, state = optimizer.update(params, state, params)
+        assert float(optimizers.learning_rate(state, rate)) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="neither a learning_rate nor a count"):
+        optimizers.learning_rate(optax.EmptyState(), rate)

@@ -1,6 +1,6 @@
 """The step against plain Flax and Optax, and against itself on several devices, samples and layouts."""
 
-from functools import partial
+from functools import partial, reduce
 
 import chex
 import flax.linen as nn
@@ -11,17 +11,18 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
-from subspaces_jax import geometry, losses, parallel
+from subspaces_jax import geometry, parallel, tasks
 from subspaces_jax.data import augmentation
 from subspaces_jax.networks import MLP
 from subspaces_jax.networks.layers import Conv
-from subspaces_jax.training import optimizers
+from subspaces_jax.training import objective, optimizers
 from subspaces_jax.training.state import init_state
-from subspaces_jax.training.step import feature_similarity, make_advance, make_step
+from subspaces_jax.training.step import FORMS, feature_similarity, joined, make_advance, make_step, row_of
 
 RATE, MOMENTUM, DECAY = 0.05, 0.9, 1e-3
 EPOCH = 6  # steps
 WHOLE = PartitionSpec()
+TASK = tasks.classification()
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +36,23 @@ def pixels(images):
     return images.astype(jnp.float32) / 255 - 0.5
 
 
-def train_mode(network, variables, images, key):
-    outputs, updated = network.apply(
-        variables, pixels(images), train=True, mutable=["batch_stats"], rngs={"dropout": key}
+def train_mode(network, variables, inputs, keys):
+    with objective.dropout_by_example(keys):
+        outputs, updated = network.apply(
+            variables, inputs, train=True, mutable=["batch_stats"], rngs={"dropout": keys[0]}
+        )
+    return outputs, updated.get("batch_stats", {}), ()
+
+
+def objective_of(network, forward=train_mode, augment=None, **options):
+    """What a step on digits minimises."""
+    return objective.supervised(
+        partial(forward, network), TASK, normalise=pixels, floats=pixels, augment=augment, **options
     )
-    return outputs, updated.get("batch_stats", {})
+
+
+def as_data(digits):
+    return dict(zip(("images", "labels"), map(jnp.asarray, digits)))
 
 
 class ConvNet(nn.Module):
@@ -67,23 +80,17 @@ def train(space, data, *, num_steps=4, devices=1, network=None, axis_name=None, 
     state, optimizer = start(space, network())
     if options.pop("layerwise", False):
         space = geometry.layerwise(space, state.params)
-    step = make_step(
-        partial(make_apply, network(axis_name) if axis_name else network()),
-        space,
-        optimizer,
-        loss=losses.cross_entropy,
-        num_samples=num_samples,
-        **options,
-    )
+    of_batch = objective_of(network(axis_name) if axis_name else network(), make_apply, options.pop("augment", None))
+    step = make_step(of_batch, space, optimizer, num_samples=num_samples, **options)
     mesh = parallel.device_mesh(devices)
     split = PartitionSpec(None, None, parallel.AXIS)
-    advance = parallel.pmapped(make_advance(step), mesh, (WHOLE, WHOLE, WHOLE, split, WHOLE), donate_argnums=(0,))
+    advance = parallel.pmapped(make_advance(step), mesh, (WHOLE, WHOLE, split, WHOLE), donate_argnums=(0,))
     state = parallel.replicate(state, mesh)
     indices = jnp.asarray(rows(batch)).reshape(EPOCH, num_samples, batch // num_samples)
     metrics = []
     for _ in range(num_steps):
-        state, row = advance(state, *map(jnp.asarray, data), indices, 1)
-        metrics.append({name: float(value) for name, value in row.items()})
+        state, report = advance(state, as_data(data), indices, 1)
+        metrics.append(row_of(jax.device_get(report), TASK.read))
     return metrics, jax.device_get(state._replace(key=jax.random.key_data(state.key)))
 
 
@@ -143,16 +150,16 @@ def test_a_line_whose_endpoints_move_as_the_chain_rule_says(digits):
     class Spy:
         num_endpoints, sample = 2, staticmethod(spy)
 
-    step = make_step(partial(train_mode, MLP(10, (8,))), Spy, optax.sgd(0.0), loss=losses.cross_entropy)
+    step = make_step(objective_of(MLP(10, (8,))), Spy, optax.sgd(0.0))
     state = before._replace(opt_state=optax.sgd(0.0).init(before.params))
     mapped = jax.shard_map(
         lambda *args: (step(*args)[1], drawn["c"]),
         mesh=parallel.device_mesh(1),
-        in_specs=(WHOLE,) * 4,
+        in_specs=(WHOLE,) * 3,
         out_specs=WHOLE,
         check_vma=False,
     )
-    _, coordinates = jax.jit(mapped)(state, jnp.asarray(images), jnp.asarray(labels), jnp.asarray(rows(24)[:1]))
+    _, coordinates = jax.jit(mapped)(state, as_data(digits), jnp.asarray(rows(24)[:1]))
     c = np.asarray(coordinates)[0]
     point = jax.tree.map(lambda leaf: c[0] * leaf[0] + c[1] * leaf[1], before.params)
     x, y = pixels(images[rows(24)[0]]), labels[rows(24)[0]]
@@ -165,11 +172,33 @@ def test_a_line_whose_endpoints_move_as_the_chain_rule_says(digits):
 
 @pytest.mark.parametrize("num_samples", [2, 4])
 @pytest.mark.parametrize("layerwise", [False, True])
-def test_samples_by_vmap_and_by_scan_give_the_same_numbers(digits, num_samples, layerwise):
+def test_samples_by_all_forms_give_the_same_numbers(digits, num_samples, layerwise):
     options = dict(num_samples=num_samples, layerwise=layerwise, beta=1.0)
-    vmapped = train(geometry.Simplex(3), digits, over_samples="vmap", **options)
-    scanned = train(geometry.Simplex(3), digits, over_samples="scan", **options)
+    vmapped, scanned, unrolled = (train(geometry.Simplex(3), digits, over_samples=how, **options) for how in FORMS)
     assert_same(vmapped, scanned)
+    assert_same(vmapped, unrolled)
+
+
+@pytest.mark.parametrize("diverse", [False, True])
+def test_forms_are_what_they_say(digits, diverse):
+    """By vmap there is one convolution of many kernels, by scan a loop within the loop over steps, unrolled neither."""
+    programs = {}
+    for how in FORMS:
+        state, optimizer = start(geometry.Line())
+        forward = with_features if diverse else train_mode
+        step = make_step(
+            objective_of(ConvNet(), forward), geometry.Line(), optimizer, num_samples=2, over_samples=how,
+            feature_diversity=1.0 * diverse,
+        )  # fmt: skip
+        mapped = jax.shard_map(
+            step, mesh=parallel.device_mesh(1), in_specs=(WHOLE,) * 3, out_specs=WHOLE, check_vma=False
+        )
+        lowered = jax.jit(mapped).lower(state, as_data(digits), jnp.zeros((2, 12), jnp.int32))
+        programs[how] = lowered.as_text()
+    loops = {how: text.count("stablehlo.while") for how, text in programs.items()}
+    assert loops["vmap"] == loops["unroll"] < loops["scan"]
+    grouped = {how: "feature_group_count = 2" in text for how, text in programs.items()}
+    assert grouped["vmap"] and not grouped["unroll"] and not grouped["scan"]
 
 
 def test_samples_of_one_point_without_batch_norm_are_one_batch(digits):
@@ -216,19 +245,20 @@ def test_penalty_is_reported_and_pushes_endpoints_apart(digits):
     assert "penalty" not in free[0][0]
 
 
-def with_features(network, variables, images, key):
+def with_features(network, variables, inputs, keys):
     """Outputs and features: what the last layer takes."""
     outputs, kept = network.apply(
-        variables, pixels(images), train=True, mutable=["batch_stats", "intermediates"], capture_intermediates=True
+        variables, inputs, train=True, mutable=["batch_stats", "intermediates"], capture_intermediates=True
     )
-    return (outputs, kept["intermediates"]["BatchNorm_0"]["__call__"][0]), kept["batch_stats"]
+    return outputs, kept["batch_stats"], kept["intermediates"]["BatchNorm_0"]["__call__"][0]
 
 
 def test_similar_features_of_far_points_are_penalised(digits):
     """By vmap and unrolled alike; and the term acts."""
     line, options = geometry.Line(), dict(num_samples=3, batch=24, make_apply=with_features, feature_diversity=5.0)
     by_vmap = train(line, digits, over_samples="vmap", **options)
-    assert_same(by_vmap, train(line, digits, over_samples="scan", **options), rtol=1e-4)
+    for how in ("scan", "unroll"):
+        assert_same(by_vmap, train(line, digits, over_samples=how, **options), rtol=1e-4)
     assert all(0 < row["feature_similarity"] < 1 for row in by_vmap[0])
     without = train(line, digits, num_samples=3, batch=24)[1]
     assert np.abs(without.params["Dense_0"]["kernel"] - by_vmap[1].params["Dense_0"]["kernel"]).max() > 1e-5
@@ -257,25 +287,29 @@ def test_decay_of_the_point_for_one_endpoint_is_decay_of_the_endpoint(digits):
     by_point = train(geometry.Simplex(1), digits, network=network, point_decay=0.1)[1].params
     state, _ = start(geometry.Simplex(1), network())
     optimizer = optimizers.sgd(lambda step: RATE, MOMENTUM, DECAY + 0.1)
-    step = make_step(partial(train_mode, network()), geometry.Simplex(1), optimizer, loss=losses.cross_entropy)
+    step = make_step(objective_of(network()), geometry.Simplex(1), optimizer)
     state = state._replace(opt_state=optimizer.init(state.params))
-    mapped = parallel.pmapped(make_advance(step), parallel.device_mesh(1), (WHOLE,) * 5)
+    mapped = parallel.pmapped(make_advance(step), parallel.device_mesh(1), (WHOLE,) * 4)
     indices = jnp.asarray(rows(24))[:, None]
-    state, _ = mapped(state, *map(jnp.asarray, digits), indices, 4)
+    state, _ = mapped(state, as_data(digits), indices, 4)
     chex.assert_trees_all_close(by_point, state.params, rtol=1e-4, atol=1e-6)
 
 
 def test_many_steps_in_one_dispatch_are_the_steps_one_by_one_bit_for_bit(digits):
     state, optimizer = start(geometry.Line())
     state = parallel.replicate(state, parallel.device_mesh(1))
-    step = make_step(partial(train_mode, ConvNet()), geometry.Line(), optimizer, loss=losses.cross_entropy)
+    step = make_step(objective_of(ConvNet()), geometry.Line(), optimizer)
     traces = chex.assert_max_traces(make_advance(step), n=1)
-    advance = parallel.pmapped(traces, parallel.device_mesh(1), (WHOLE,) * 5)
-    arrays = (*map(jnp.asarray, digits), jnp.asarray(rows(24))[:, None])
+    advance = parallel.pmapped(traces, parallel.device_mesh(1), (WHOLE,) * 4)
+    arrays = (as_data(digits), jnp.asarray(rows(24))[:, None])
     at_once, one_by_one = state, state
-    at_once, _ = advance(at_once, *arrays, 5)
+    at_once, report = advance(at_once, *arrays, 5)
+    reports = []
     for _ in range(5):
-        one_by_one, _ = advance(one_by_one, *arrays, 1)
+        one_by_one, of_one = advance(one_by_one, *arrays, 1)
+        reports.append(of_one)
+    together, single = (row_of(jax.device_get(of), TASK.read) for of in (report, reduce(joined, reports)))
+    assert together == pytest.approx(single, rel=1e-6) and together["accuracy"] > 0
     key_data = lambda s: s._replace(key=jax.random.key_data(s.key))
     chex.assert_trees_all_equal(key_data(at_once), key_data(one_by_one))
     assert advance._cache_size() == 1
@@ -283,18 +317,68 @@ def test_many_steps_in_one_dispatch_are_the_steps_one_by_one_bit_for_bit(digits)
 
 def test_the_first_bad_step_is_named(digits):
     state, optimizer = start(geometry.Line())
-    step = make_step(partial(train_mode, ConvNet()), geometry.Line(), optimizer, loss=losses.cross_entropy)
+    step = make_step(objective_of(ConvNet()), geometry.Line(), optimizer, beta=1.0)
 
     def breaks_at_two(state, *args):
-        new, metrics = step(state, *args)
-        return new, metrics | {"loss": jnp.where(state.step >= 2, jnp.nan, metrics["loss"])}
+        new, record = step(state, *args)
+        loss = jnp.where(state.step >= 2, jnp.nan, record.means["loss"])
+        return new, record._replace(means=record.means | {"loss": loss})
 
-    advance = parallel.pmapped(make_advance(breaks_at_two), parallel.device_mesh(1), (WHOLE,) * 5)
-    arrays = (*map(jnp.asarray, digits), jnp.asarray(rows(24))[:, None])
-    assert int(advance(state, *arrays, 2)[1]["bad_step"]) == -1
-    assert int(advance(state, *arrays, 5)[1]["bad_step"]) == 3  # counted from 1
+    advance = parallel.pmapped(make_advance(breaks_at_two), parallel.device_mesh(1), (WHOLE,) * 4)
+    arrays = (as_data(digits), jnp.asarray(rows(24))[:, None])
+    first, second = (advance(state, *arrays, n)[1] for n in (2, 5))
+    assert {name: int(at) for name, at in first.bad.items()} == {"loss": -1, "penalty": -1}
+    assert {name: int(at) for name, at in second.bad.items()} == {"loss": 3, "penalty": -1}  # counted from 1
+    assert {name: int(at) for name, at in joined(first, second).bad.items()} == {"loss": 3, "penalty": -1}
 
 
 def test_wrong_arguments_are_refused():
-    with pytest.raises(ValueError, match='"vmap" or "scan", got \'map\''):
-        make_step(None, geometry.Line(), optax.sgd(0.1), loss=None, over_samples="map")
+    with pytest.raises(ValueError, match="one of vmap, scan, unroll, got 'map'"):
+        make_step(None, geometry.Line(), optax.sgd(0.1), over_samples="map")
+
+
+class Dropped(nn.Module):
+    """Dropout twice in one scope, once of a shared layer."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        drop = nn.Dropout(0.4, deterministic=not train)
+        return nn.Dense(10)(drop(nn.relu(nn.Dense(16)(drop(x.reshape(x.shape[0], -1))))))
+
+
+def test_dropout_is_drawn_by_example_wherever_it_lies(digits):
+    """Four devices drop what one does, masks of examples and of calls differ, and the mean is kept."""
+    one = train(geometry.Line(), digits, devices=1, network=Dropped)
+    four = train(geometry.Line(), digits, devices=4, network=Dropped)
+    assert_same(one, four, rtol=1e-4)
+    keys = jax.random.split(jax.random.key(0), 2000)
+    layer = nn.Dropout(0.25, deterministic=False)
+    with objective.dropout_by_example(keys):
+        dropped = np.asarray(layer.apply({}, jnp.ones((2000, 8)), rngs={"dropout": keys[0]}))
+    assert set(np.unique(dropped)) == {0.0, np.float32(1 / 0.75)}
+    assert abs(dropped.mean() - 1.0) < 5 * np.sqrt(0.25 / 0.75 / dropped.size)
+    assert len(np.unique(dropped, axis=0)) > 100
+    with objective.dropout_by_example(keys[7:9]):
+        of_two = layer.apply({}, jnp.ones((2, 8)), rngs={"dropout": keys[0]})
+    np.testing.assert_array_equal(of_two, dropped[7:9])
+
+
+def test_noise_is_added_to_normalised_inputs_and_targets_are_clean(digits):
+    seen = {}
+
+    def forward(variables, inputs, keys):
+        seen["inputs"] = inputs
+        return inputs, {}, ()
+
+    task = tasks.reconstruction("mse")
+    make = partial(objective.supervised, forward, task, normalise=lambda x: 2.0 * x, floats=lambda x: x)
+    images = jnp.asarray(np.random.default_rng(0).random((400, 5, 5), np.float32))
+    keys = jax.random.split(jax.random.key(1), 400)
+    make()({}, {"images": images, "labels": ()}, keys)
+    np.testing.assert_array_equal(seen["inputs"], 2.0 * images)
+    loss, aux = make(noise=0.5)({}, {"images": images, "labels": ()}, keys)
+    noise = np.asarray(seen["inputs"] - 2.0 * images)
+    assert abs(noise.std() - 0.5) < 0.01 and abs(noise.mean()) < 0.02 and len(np.unique(noise[:, 0, 0])) == 400
+    expected = np.mean((np.asarray(seen["inputs"]) - np.asarray(images)) ** 2, axis=(1, 2))
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_allclose(aux.sums["mse"], expected.sum(), rtol=1e-5)

@@ -1,0 +1,211 @@
+"""Tasks: what the outputs of a network are scored against, as a tuple of functions.
+
+Sums are additive over examples, so that batches, devices and processes add up to the scores of a whole split; `read`
+makes numbers of them. A score is its sum over examples divided by "count"; of calibration errors the sums are those of
+the bins.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from subspaces_jax import losses, metrics
+
+PyTree = Any
+Sums = dict[str, jax.Array]
+
+
+class Column(NamedTuple):
+    """How a score is shown: its name, a title, a unit ("" for none) and the factor between the two."""
+
+    name: str
+    title: str
+    unit: str = ""
+    scale: float = 1.0
+
+
+class Task(NamedTuple):
+    """Attributes:
+    name: of the task.
+    output_shape: (shape of an example, number of classes) -> the shape that the network's outputs of an example have.
+    targets: (inputs [b, ...], labels [b, ...]) -> targets [b, ...]; inputs are floats after augmentation, before
+        normalisation and noise; labels may be ().
+    loss: (outputs, targets) -> [b], what training minimises.
+    scores: (outputs, targets, mask [b]) -> sums over the examples whose mask is 1; in training as in evaluation.
+    read: sums -> {name: scalar}.
+    mean: outputs of M networks [M, b, ...] -> those of their ensemble [b, ...].
+    compare: (outputs, other outputs, targets, mask) -> sums of how far two networks are from each other.
+    columns: the scores that tables and figures show, in order.
+    keeps_outputs: whether outputs are small enough to be kept, for ensembles of points and of runs.
+    """
+
+    name: str
+    output_shape: Callable[[tuple[int, ...], int], tuple[int, ...]]
+    targets: Callable[[jax.Array, PyTree], PyTree]
+    loss: Callable[[jax.Array, PyTree], jax.Array]
+    scores: Callable[[jax.Array, PyTree, jax.Array], Sums]
+    read: Callable[[Sums], dict[str, jax.Array]]
+    mean: Callable[[jax.Array], jax.Array]
+    compare: Callable[[jax.Array, jax.Array, PyTree, jax.Array], Sums]
+    columns: tuple[Column, ...]
+    keeps_outputs: bool = True
+
+
+def read(sums: Sums) -> dict[str, jax.Array]:
+    """Scores of sums: those of "ece_..." are sums over bins of |gap|, all over "count"."""
+    count = sums["count"]
+    total = lambda name, value: jnp.sum(jnp.abs(value), axis=-1) if name.startswith("ece_") else value
+    return {name: total(name, value) / count for name, value in sums.items() if name != "count"}
+
+
+def classification(label_smoothing: float = 0.0) -> Task:
+    """Outputs are logits [b, C], targets integer classes [b].
+
+    Scores: accuracy, nll (nats), brier, ece_15, ece_20 of the softmax. An ensemble predicts the mean of its members'
+    probabilities; two networks differ by "total_variation" and "disagreement", and "logit_mean_accuracy" is that of the
+    mean of their logits.
+
+    Args:
+        label_smoothing: in [0, 1], of the loss alone.
+
+    Raises:
+        ValueError: label_smoothing outside [0, 1].
+    """
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"label_smoothing is a fraction in [0, 1], got {label_smoothing}")
+
+    def scores(logits, labels, mask):
+        return metrics.summary_sums(jax.nn.softmax(logits.astype(jnp.float32)), labels, mask)
+
+    def compare(logits, others, labels, mask):
+        logits, others = (x.astype(jnp.float32) for x in (logits, others))
+        probs, other_probs, mean = jax.nn.softmax(logits), jax.nn.softmax(others), 0.5 * (logits + others)
+        values = {
+            "total_variation": 0.5 * jnp.sum(jnp.abs(probs - other_probs), axis=-1),
+            "disagreement": jnp.argmax(probs, -1) != jnp.argmax(other_probs, -1),
+            "logit_mean_accuracy": jnp.argmax(mean, -1) == labels,
+        }
+        return _summed(values, mask)
+
+    return Task(
+        "classification",
+        output_shape=lambda shape, num_classes: (num_classes,),
+        targets=lambda inputs, labels: labels,
+        loss=lambda logits, labels: losses.cross_entropy(logits, labels, label_smoothing),
+        scores=scores,
+        read=read,
+        mean=lambda logits: jnp.log(jnp.maximum(jnp.mean(jax.nn.softmax(logits), axis=0), metrics.SMALLEST)),
+        compare=compare,
+        columns=(
+            Column("accuracy", "accuracy", "%", 100.0),
+            Column("nll", "nll", "nats"),
+            Column("ece_20", "ECE", "%", 100.0),
+            Column("brier", "Brier"),
+        ),
+    )
+
+
+def regression(p: float = 2.0) -> Task:
+    """Outputs are real numbers [b, d], targets the labels as such, [b] or [b, d]; the loss is sum_d |difference|^p.
+
+    Scores, means over examples: "loss"; "mae" and "mse" over all d.
+
+    Args:
+        p: at least 1.
+
+    Raises:
+        ValueError: p below 1.
+    """
+    _check_power(p)
+    loss = lambda outputs, targets: _power_sum(outputs - targets, p)
+
+    def targets(inputs, labels):
+        labels = jnp.asarray(labels, jnp.float32)
+        return labels.reshape(labels.shape[0], -1)
+
+    return _of_differences(
+        "regression",
+        lambda shape, num_classes: (1,),
+        targets,
+        loss,
+        (Column("loss", "loss"), Column("mae", "MAE"), Column("mse", "MSE")),
+    )
+
+
+RECONSTRUCTION_LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {  # (images, images) -> [b]
+    "mae": lambda a, b: _mean_over_example(jnp.abs(a - b)),
+    "mse": lambda a, b: _mean_over_example(jnp.square(a - b)),
+}
+
+
+def reconstruction(loss: str = "mae") -> Task:
+    """Outputs are what the network was given, [b, ...]: inputs after augmentation, before normalisation and noise.
+
+    Scores, means over examples and entries: "loss", "mae", "mse". The ensemble's reconstruction is the mean of its
+    members'.
+
+    Args:
+        loss: a name of RECONSTRUCTION_LOSSES.
+
+    Raises:
+        ValueError: another name.
+    """
+    if loss not in RECONSTRUCTION_LOSSES:
+        raise ValueError(f"loss is one of {', '.join(RECONSTRUCTION_LOSSES)}, got {loss!r}")
+    return _of_differences(
+        "reconstruction",
+        lambda shape, num_classes: shape,
+        lambda inputs, labels: inputs,
+        RECONSTRUCTION_LOSSES[loss],
+        (Column("loss", "loss"), Column("mae", "MAE"), Column("mse", "MSE")),
+    )._replace(keeps_outputs=False)
+
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "classification": classification,
+    "regression": regression,
+    "reconstruction": reconstruction,
+}
+
+
+def _of_differences(name, output_shape, targets, loss, columns) -> Task:
+    """A task whose scores are norms of the difference between outputs and targets of one shape."""
+
+    def scores(outputs, targets, mask):
+        outputs = outputs.astype(jnp.float32)
+        difference = outputs - targets
+        values = {
+            "loss": loss(outputs, targets),
+            "mae": _mean_over_example(jnp.abs(difference)),
+            "mse": _mean_over_example(jnp.square(difference)),
+        }
+        return _summed(values, mask)
+
+    compare = lambda outputs, others, targets, mask: _summed(
+        {"squared_difference": _mean_over_example(jnp.square(outputs - others))}, mask
+    )
+    mean = lambda outputs: jnp.mean(outputs, axis=0)
+    return Task(name, output_shape, targets, loss, scores, read, mean, compare, columns)
+
+
+def _summed(values: dict[str, jax.Array], mask: jax.Array) -> Sums:
+    mask = mask.astype(jnp.float32)
+    kept = lambda value: jnp.where(mask > 0, value.astype(jnp.float32), 0.0)  # whatever padding gives, NaN too
+    return {"count": jnp.sum(mask)} | {name: jnp.sum(kept(value)) for name, value in values.items()}
+
+
+def _mean_over_example(values: jax.Array) -> jax.Array:
+    return jnp.mean(values.reshape(values.shape[0], -1), axis=-1)
+
+
+def _power_sum(difference: jax.Array, p: float) -> jax.Array:
+    powers = jnp.square(difference) if p == 2 else jnp.abs(difference) ** p
+    return jnp.sum(powers.reshape(difference.shape[0], -1), axis=-1)
+
+
+def _check_power(p: float) -> None:
+    if not (p >= 1.0 and math.isfinite(p)):
+        raise ValueError(f"p is a finite number of at least 1, got {p}")
