@@ -407,6 +407,7 @@ def _without_tracebacks() -> Iterator[None]:
             try:
                 yield
             except BaseException:
+                _CLOSED_LOOPS.stay()  # a write that nobody waits for may end long after
                 _await_threads(before)
                 raise
     finally:
@@ -423,10 +424,10 @@ def _await_threads(before: set[threading.Thread]) -> None:
 
 class _ClosedLoops:
     """Drops "Event loop is closed" from what Python prints of errors that nobody can handle, as long as any thread is
-    in this context."""
+    in this context; for good once it is to `stay`."""
 
     def __init__(self):
-        self._lock, self._inside = threading.Lock(), 0
+        self._lock, self._inside, self._stays = threading.Lock(), 0, False
 
     def __enter__(self) -> None:
         with self._lock:
@@ -439,6 +440,12 @@ class _ClosedLoops:
             self._inside -= 1
             if not self._inside and sys.unraisablehook == self._drop:
                 sys.unraisablehook = self._hook
+
+    def stay(self) -> None:
+        """Keeps dropping them after the context, too."""
+        with self._lock:
+            self._inside += not self._stays
+            self._stays = True
 
     def _drop(self, unraisable: Any) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":

@@ -1,41 +1,78 @@
-"""Evaluation of points: predictions, scores, BatchNorm statistics of a point, and all points of a path.
+"""Evaluation of points: predictions, scores, and measures at all points of a path.
 
 Two functions stand for a network here, both of raw images as the data set holds them:
 
-    apply(variables, images [B, ...]) -> outputs [B, C]                    eval mode
-    apply_train(variables, images [B, ...], key) -> (outputs, batch_stats) train mode
+    apply(variables, images [B, ...]) -> outputs [B, ...]                  eval mode
+    apply_train(variables, images [B, ...], key) -> (outputs, batch_stats) train mode, for `batch_stats`
 
-Everything jitted compiles once for all points, and data are arguments, never constants of the program. What does not
-fit on the device streams: in the place of images [N, ...] every function here takes a function without arguments that
-begins one pass, an iterable of batches (images [B, ...], labels [B], mask [B]) as of `data.stream`.
+Everything jitted compiles once for all points, and data are arguments, never constants of the program. Every pass over
+data splits each batch over the devices of a mesh, with the numbers of one device. What does not fit on the device
+streams: in the place of images [N, ...] every function here takes a function without arguments that begins one pass, an
+iterable of batches (images [B, ...], labels [B], mask [B]) as of `data.stream`; of several processes each gives its own
+share of every batch.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh
 
-from subspaces_jax import metrics
+from subspaces_jax import metrics, parallel, tasks
+from subspaces_jax.batch_stats import ApplyTrain, refresh_batch_stats
 from subspaces_jax.data import batches
+from subspaces_jax.errors import NonFiniteOutputError
 from subspaces_jax.geometry import contract
+from subspaces_jax.tasks import Task
+
+__all__ = [
+    "Measure",
+    "along",
+    "feature_cosine",
+    "measure",
+    "on_device",
+    "pair_scores",
+    "predict",
+    "refresh_batch_stats",
+    "score",
+]
 
 PyTree = Any
 Images = jax.Array | Callable[[], Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]]
 Apply = Callable[[PyTree, jax.Array], jax.Array]
-ApplyTrain = Callable[[PyTree, jax.Array, jax.Array], tuple[jax.Array, PyTree]]
+Targets = Callable[[Any, PyTree], PyTree]
+CLASSIFICATION = tasks.classification()
 
 
-def on_device(images: Images) -> Images:
-    """Images moved to the device, where all evaluation of them then is; a stream stays as it is."""
-    return images if callable(images) else jax.device_put(images)
+class Measure(NamedTuple):
+    """A measure of outputs, additive over examples; all measures of a point share one forward pass.
+
+    Attributes:
+        sums: (outputs [B, ...], targets, mask [B]) -> tree of sums over the examples whose mask is 1.
+        read: sums -> {name: scalar or array}.
+    """
+
+    sums: Callable[[jax.Array, PyTree, jax.Array], PyTree]
+    read: Callable[[PyTree], dict[str, jax.Array]]
 
 
-def predict(apply: Apply, variables: PyTree, images: Images, batch_size: int = 500) -> jax.Array:
+def labels_only(images: Any, labels: PyTree) -> PyTree:
+    """The targets of tasks that are given by labels."""
+    return labels
+
+
+def on_device(images: PyTree, mesh: Mesh | None = None) -> PyTree:
+    """Arrays moved to the devices, where all evaluation of them then is; a stream stays as it is."""
+    return images if callable(images) else parallel.replicate(images, _mesh(mesh))
+
+
+def predict(
+    apply: Apply, variables: PyTree, images: Images, batch_size: int = 500, mesh: Mesh | None = None
+) -> jax.Array:
     """Outputs of one network for every example, in order.
 
     Args:
@@ -43,269 +80,340 @@ def predict(apply: Apply, variables: PyTree, images: Images, batch_size: int = 5
         variables: {"params": ..., "batch_stats": ...}.
         images: [N, ...], or a stream.
         batch_size: B; the last batch is padded, and what it pads is cut off. Streamed images have their own.
+        mesh: each batch is split over its devices; None for all.
 
     Returns:
         [N, ...].
     """
-    if callable(images):
-        return np.concatenate([np.asarray(_outputs(apply, variables, batch))[mask] for batch, _, mask in images()])
-    return _predict(apply, variables, images, batch_size)
-
-
-@partial(jax.jit, static_argnames=("apply",))
-def _outputs(apply, variables, images):
-    return apply(variables, images)
-
-
-@partial(jax.jit, static_argnames=("apply", "batch_size"))
-def _predict(apply, variables, images, batch_size):
-    indices, _ = batches.every_example(images.shape[0], min(batch_size, images.shape[0]))
-    outputs = lax.map(lambda rows: apply(variables, jnp.take(images, rows, axis=0)), jnp.asarray(indices))
-    return outputs.reshape(-1, *outputs.shape[2:])[: images.shape[0]]
+    return measure(apply, variables, images, (), batch_size=batch_size, mesh=mesh, keep_outputs=True)[1]
 
 
 def score(
-    apply: Apply, variables: PyTree, images: Images, labels: jax.Array, batch_size: int = 500
+    apply: Apply,
+    variables: PyTree,
+    images: Images,
+    labels: PyTree = (),
+    batch_size: int = 500,
+    *,
+    task: Task = CLASSIFICATION,
+    targets: Targets = labels_only,
+    mesh: Mesh | None = None,
 ) -> dict[str, float]:
-    """Scores of one network's softmax over every example once: accuracy, nll, brier, ece_15, ece_20.
+    """Scores of one network over every example once; of a classification accuracy, nll, brier, ece_15, ece_20.
 
     Args:
-        apply, variables, images, batch_size: as in `predict`.
-        labels: [N] integer classes.
+        apply, variables, images, batch_size, mesh: as in `predict`.
+        labels: [N, ...], or ().
+        task: whose scores.
+        targets: (images, labels) -> what outputs are scored against; the default are the labels.
 
     Returns:
-        Fractions, nats for "nll".
+        Fractions; nats for "nll".
+
+    Raises:
+        NonFiniteOutputError: outputs that are NaN or infinite.
     """
-    logits = predict(apply, variables, images, batch_size)
-    return {name: float(value) for name, value in _summary_of_logits(logits, labels).items()}
+    of_task = Measure(task.scores, task.read)
+    (found,), _ = measure(
+        apply, variables, images, labels, (of_task,), targets=targets, batch_size=batch_size, mesh=mesh
+    )
+    return {name: float(value) for name, value in found.items()}
 
 
-def refresh_batch_stats(
-    apply_train: ApplyTrain, variables: PyTree, images: Images, key: jax.Array, batch_size: int = 500
-) -> PyTree:
-    """BatchNorm statistics of the network `variables`: the means over one pass of each batch's mean and variance.
-
-    Conventions: the cumulative mean, every batch counting the same (batches are of equal size; the last is filled up
-    with examples from the beginning of the pass), and every call of a layer that is called several times; variances
-    are the biased ones of each batch, as Flax stores them, so the variance of the batch means is not in them. The
-    statistics that `variables` came with have no influence.
-
-    This is what happens to the statistics of every `nn.BatchNorm` that does not use its running ones in training. What
-    else a module keeps in batch_stats (`nn.SpectralNorm` its singular vectors) goes on from the values in `variables`
-    from batch to batch, as in training.
+def measure(
+    apply: Apply,
+    variables: PyTree,
+    images: Images,
+    labels: PyTree = (),
+    measures: Sequence[Measure] = (),
+    *,
+    targets: Targets = labels_only,
+    batch_size: int = 500,
+    mesh: Mesh | None = None,
+    keep_outputs: bool = False,
+    finite: bool = True,
+    where: str = "the network",
+) -> tuple[list[dict[str, jax.Array]], np.ndarray | None]:
+    """All measures of one network from one pass over the data.
 
     Args:
-        apply_train: train mode, (variables, images, key) -> (outputs, batch_stats), augmenting as in training if the
-            statistics shall be those of training images; hashable, compiled once for each.
-        variables: {"params": ..., "batch_stats": ...}.
-        images: [N, ...], visited in a random order drawn from `key`; or a stream, as it comes.
-        key: PRNG key.
-        batch_size: B.
+        apply, variables, images, batch_size, mesh: as in `predict`.
+        labels, targets: as in `score`; of a stream its own labels count.
+        measures: of outputs.
+        keep_outputs: whether outputs are wanted too, on the host.
+        finite: whether outputs that are not finite end it.
+        where: what the message calls the network.
 
     Returns:
-        The new batch_stats; {} where the network has none.
+        What each measure reads, and the outputs [N, ...] or None.
+
+    Raises:
+        NonFiniteOutputError: see `finite`.
     """
-    stats = variables.get("batch_stats", {})
-    if not jax.tree.leaves(stats):
-        return stats
-    if not callable(images):
-        return _refresh(apply_train, variables, images, key, batch_size)
-    averaged, number = None, 0
-    for number, (batch, _, _) in enumerate(images(), start=1):
-        if averaged is None:
-            averaged = _averaged(apply_train, variables, batch, key)
-        batch_key = jax.random.fold_in(key, number)
-        stats = _added(averaged, stats, _stats_of_batch(apply_train, variables, stats, batch, batch_key), number)
-    return _divided(averaged, stats, number)
+    mesh = _mesh(mesh)
+    functions = tuple(of.sums for of in measures)
+    if callable(images):
+        sums, bad, outputs = _streamed(apply, functions, targets, variables, images, mesh, keep_outputs)
+    else:
+        size = min(batch_size, jax.tree.leaves(images)[0].shape[0])
+        mesh = parallel.for_batches(mesh, size)
+        variables, images, labels = parallel.replicate((variables, images, labels), mesh)
+        found = _pass(apply, functions, targets, variables, images, labels, size, mesh, keep_outputs)
+        sums, bad, outputs = parallel.settled(found)
+        outputs = np.asarray(outputs) if keep_outputs else None
+    if finite and (count := int(bad)):
+        raise NonFiniteOutputError(
+            f"the outputs of {where} are not finite for {count} examples: it has diverged, or its BatchNorm statistics "
+            "have; look at its weights, or evaluate another checkpoint"
+        )
+    return [of.read(of_sums) for of, of_sums in zip(measures, sums)], outputs
 
 
-@partial(jax.jit, static_argnames=("apply_train", "batch_size"))
-def _refresh(apply_train, variables, images, key, batch_size):
-    order = jax.random.permutation(key, images.shape[0])
-    indices = order[batches.full_batches(images.shape[0], batch_size)]
-    take = lambda rows: jnp.take(images, rows, axis=0)
-    averaged = _averaged(apply_train, variables, take(indices[0]), key)
+@partial(jax.jit, static_argnames=("apply", "functions", "targets", "batch_size", "mesh", "keep"))
+def _pass(apply, functions, targets, variables, images, labels, batch_size, mesh, keep):
+    num = jax.tree.leaves(images)[0].shape[0]
+    indices, masks = map(jnp.asarray, batches.every_example(num, batch_size))
 
-    def add_batch(stats, batch):
-        i, rows = batch
-        found = _stats_of_batch(apply_train, variables, stats, take(rows), jax.random.fold_in(key, i))
-        return _added(averaged, stats, found, i + 1), None
+    def of_batch(batch):
+        rows, mask = batch
+        take = lambda leaf: parallel.constrained(jnp.take(leaf, rows, axis=0), mesh)
+        return _of_batch(
+            apply, functions, targets, variables, jax.tree.map(take, images), jax.tree.map(take, labels), mask, keep
+        )
 
-    stats, _ = lax.scan(add_batch, variables["batch_stats"], (jnp.arange(indices.shape[0]), indices))
-    return _divided(averaged, stats, indices.shape[0])
-
-
-@partial(jax.jit, static_argnames=("apply_train",))
-def _stats_of_batch(apply_train, variables, stats, images, key):
-    """`stats` after one batch: of each BatchNorm that batch's own, without influence of the old ones."""
-    with nn.intercept_methods(_BatchAlone()):
-        return apply_train({**variables, "batch_stats": stats}, images, key)[1]
+    sums, bad, outputs = lax.map(of_batch, (indices, masks))
+    sums, bad = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), (sums, bad))
+    if keep:
+        outputs = outputs.reshape(-1, *outputs.shape[2:])[:num]
+    return parallel.constrained((sums, bad, outputs), mesh, whole=True)
 
 
-def _added(averaged, stats, found, number):
-    """The sum over batches where it is to be averaged, which the first batch begins; else what was found last."""
-    add = lambda is_averaged, old, new: jnp.where(number == 1, new, old + new) if is_averaged else new
-    return jax.tree.map(add, averaged, stats, found)
+@partial(jax.jit, static_argnames=("apply", "functions", "targets", "keep", "mesh"))
+def _one_batch(apply, functions, targets, variables, images, labels, mask, keep, mesh):
+    found = _of_batch(apply, functions, targets, variables, images, labels, mask, keep)
+    return parallel.constrained(found, mesh, whole=True)
 
 
-def _divided(averaged, stats, number):
-    return jax.tree.map(lambda is_averaged, leaf: leaf / number if is_averaged else leaf, averaged, stats)
+def _of_batch(apply, functions, targets, variables, images, labels, mask, keep):
+    outputs = apply(variables, images)
+    wanted = targets(images, labels)
+    finite = jnp.all(jnp.isfinite(outputs).reshape(outputs.shape[0], -1), axis=-1)
+    return [of(outputs, wanted, mask) for of in functions], jnp.sum(~finite & mask), outputs if keep else ()
 
 
-def _averaged(apply_train, variables, images, key) -> PyTree:
-    """Which leaves of batch_stats are a BatchNorm's, found by tracing: names alone do not tell."""
-    found = set()
-
-    def note(next_method, args, keywords, context):
-        if _uses_batch(args, keywords, context):
-            found.add(context.module.scope.path)
-        return next_method(*args, **keywords)
-
-    with nn.intercept_methods(note):
-        jax.eval_shape(lambda *of: apply_train(*of), variables, images, key)  # a new function: traced every time
-    is_averaged = lambda path, _: tuple(entry.key for entry in path[:-1]) in found
-    return jax.tree_util.tree_map_with_path(is_averaged, variables["batch_stats"])
-
-
-def _uses_batch(args: Sequence, keywords: dict, context: nn.module.InterceptorContext) -> bool:
-    """Whether this is a call of a BatchNorm that normalises with its batch's statistics and stores them."""
-    if not isinstance(context.module, nn.BatchNorm) or context.method_name != "__call__":
-        return False
-    given = keywords.get("use_running_average", args[1] if len(args) > 1 else None)
-    return not (context.module.use_running_average if given is None else given)
-
-
-class _BatchAlone:
-    """An interceptor, for one trace, that makes each BatchNorm store its batch's own statistics.
-
-    From 0 a BatchNorm stores (1 - decay) times them, so divide; of a layer's n-th call, the mean over n calls.
-    """
-
-    def __init__(self):
-        self._calls: dict[Any, int] = {}  # by scope; that of a trace inside a lifted transformation is another
-
-    def __call__(self, next_method, args, keywords, context):
-        module = context.module
-        if not _uses_batch(args, keywords, context) or not module.has_variable("batch_stats", "mean"):
-            return next_method(*args, **keywords)
-        calls = self._calls.get(module.scope, 0)
-        self._calls[module.scope] = calls + 1
-        before = dict(module.variables["batch_stats"])
-        for name, value in before.items():
-            module.put_variable("batch_stats", name, jnp.zeros_like(value))
-        outputs = next_method(*args, **keywords)
-        for name, old in before.items():
-            of_batch = module.get_variable("batch_stats", name) / (1.0 - module.momentum)
-            mean = of_batch if calls == 0 else old + (of_batch - old) / (calls + 1)
-            module.put_variable("batch_stats", name, mean)
-        return outputs
+def _streamed(apply, functions, targets, variables, images, mesh, keep):
+    total, kept = None, []
+    for batch in images():
+        if total is None:
+            mesh = parallel.for_batches(mesh, len(batch[0]) * jax.process_count())
+            variables = parallel.replicate(variables, mesh)
+        shares = parallel.spread(tuple(batch), mesh)
+        found = _one_batch(apply, functions, targets, variables, *shares, keep, mesh)
+        sums, bad, outputs = parallel.settled(found)
+        total = (sums, bad) if total is None else jax.tree.map(jnp.add, total, (sums, bad))
+        if keep:
+            kept.append(np.asarray(outputs)[np.asarray(parallel.gathered(shares[2], mesh))])
+    return (*total, np.concatenate(kept) if keep else None)
 
 
 def along(
-    stack: PyTree,
+    tree: PyTree,
     points: PyTree,
+    params_at: Callable[[PyTree, PyTree], PyTree] = contract,
+    measures: Sequence[Measure] = (),
     *,
     apply: Apply,
     images: Images,
-    labels: jax.Array,
+    labels: PyTree = (),
+    task: Task = CLASSIFICATION,
+    targets: Targets = labels_only,
+    of_params: Mapping[str, Callable[[PyTree], Any]] = {},
     batch_stats: PyTree | None = None,
     apply_train: ApplyTrain | None = None,
     train_images: Images | None = None,
     key: jax.Array | None = None,
     batch_size: int = 500,
-    params_at: Callable[[PyTree, PyTree], PyTree] = contract,
-    variables_at: Callable[..., PyTree] | None = None,
+    mesh: Mesh | None = None,
     with_pairs: bool = True,
+    keep_outputs: bool = True,
+    finite: bool = True,
     features: Apply | None = None,
     visit: Callable[[int, PyTree], Any] = lambda t, variables: None,
     progress: Callable[[Sequence[int]], Any] = iter,
 ) -> dict[str, np.ndarray]:
-    """Every point of a path scored, and each with its mirror image as a two-point ensemble.
+    """Measures at every point of a path, and of each point with its mirror image as a two-point ensemble.
 
-    Statistics are refreshed at each point where `apply_train` and `train_images` are given. The logits of a point are
-    computed once; scores and ensembles are taken from them afterwards. One compilation serves all points.
+    Statistics are refreshed at each point where `apply_train` and `train_images` are given. A point's measures share
+    one forward pass; outputs are kept on the host, never those of all points on a device. One compilation serves all
+    points.
 
     Args:
-        stack: leaves [K, ...]; whatever `params_at` takes.
+        tree: leaves [K, ...]; whatever `params_at` takes.
         points: [T, K] coordinates, or a tree whose leaves have a leading axis T.
+        params_at: (tree, point) -> params, the whole interface of a path; `contract` unless it is more than
+            coordinates. Hashable: what is made anew for each call compiles anew.
+        measures: of outputs, beside the scores of `task`.
         apply, apply_train: see the top of this file.
-        images, labels: [N, ...] and [N], scored once each.
+        images, labels: [N, ...] and [N, ...] or (), each example counted once.
+        task, targets: as in `score`.
+        of_params: measures of parameters, {name: params -> scalar, array or tree of them}, jitted.
         batch_stats: statistics of the network's form; {} or None where it has none.
         train_images: [N', ...] for the refresh; the same draws at every point.
         key: PRNG key of the refresh.
-        batch_size: for both passes.
-        params_at: (stack, point) -> params; `contract` unless the path is more than coordinates.
-        variables_at: from `point_variables`, for callers that score several stacks and compile once for all of them.
+        batch_size, mesh: of all passes, see `predict`.
         with_pairs: whether to score the two-point ensembles too.
+        keep_outputs: whether outputs are wanted.
+        finite: whether outputs that are not finite end it.
         features: (variables, images) -> [B, ...]; adds "pair_feature_cosine" and "pair_feature_cosine_squared".
         visit: called with (t, variables) of each point, for whatever else they are wanted for.
         progress: wraps the range over points, for a progress bar.
 
     Returns:
-        {name: [T]}: the names of `metrics.summary` for the point itself, those of `pair_scores` for point t with point
-        T - 1 - t (with_pairs); and "logits" [T, N, C] float32.
+        {name: [T, ...]}: the scores of the task and what the measures read at each point; with_pairs, "pair_" and the
+        names of the task's scores for the ensemble of point t and point T - 1 - t, and of `Task.compare`; and "logits"
+        [T, N, C] float32, or "outputs" [T, N, ...] of other tasks.
+
+    Raises:
+        NonFiniteOutputError: names the point.
     """
-    refresh = apply_train if train_images is not None else None
-    variables_at = variables_at or point_variables(params_at, refresh, batch_size)
-    num = jax.tree.leaves(points)[0].shape[0]
-    logits, cosines, mirrored = [None] * num, np.ones((2, num)), None
+    mesh = _mesh(mesh)
+    tree, points, batch_stats, key = parallel.replicate((tree, points, batch_stats or {}, key), mesh)
+    images, labels, train_images = (on_device(data, mesh) for data in (images, labels, train_images))
+    measures, num = (Measure(task.scores, task.read), *measures), jax.tree.leaves(points)[0].shape[0]
+    refreshes = apply_train is not None and train_images is not None
+    rows: list[dict[str, Any]] = [{} for _ in range(num)]
+    outputs: list[Any] = [None] * num
+    mirrored = None
     for t in progress(_mirror_images_together(num)):
-        point = jax.tree.map(lambda leaf: leaf[t], points)
-        variables = variables_at(stack, point, batch_stats or {}, train_images, key)
+        variables = _variables_at(params_at, tree, points, t, batch_stats)
+        if refreshes:
+            stats = refresh_batch_stats(apply_train, variables, train_images, key, batch_size, mesh)
+            variables = variables | {"batch_stats": stats}
         visit(t, variables)
-        logits[t] = np.asarray(predict(apply, variables, images, batch_size), np.float32)
-        if with_pairs and features is not None:
-            if t >= (num + 1) // 2:
-                values = feature_cosine(features, mirrored, variables, images, batch_size)
-                cosines[:, [t, num - 1 - t]] = np.array(values)[:, None]
-            mirrored = variables
-    stacked = np.stack(logits)
-    scores = _summary_of_logits(stacked, labels)
-    if with_pairs:
-        scores |= pair_scores(stacked, labels)
-        if features is not None:
-            scores |= {"pair_feature_cosine": cosines[0], "pair_feature_cosine_squared": cosines[1]}
-    return {name: np.asarray(value) for name, value in scores.items()} | {"logits": stacked}
+        found, outputs[t] = measure(
+            apply, variables, images, labels, measures, targets=targets, batch_size=batch_size, mesh=mesh,
+            keep_outputs=keep_outputs or with_pairs, finite=finite, where=f"point {t} of {num}",
+        )  # fmt: skip
+        rows[t] = _fetched(found + [_jitted(of)(variables["params"]) for of in _named(of_params)])
+        other = num - 1 - t
+        if with_pairs and rows[other]:
+            pair = pair_scores(task, outputs[t], outputs[other], labels, images, targets)
+            if features is not None:
+                cosines = (1.0, 1.0)
+                if t != other:
+                    cosines = feature_cosine(features, mirrored, variables, images, batch_size, mesh)
+                pair |= dict(zip(("pair_feature_cosine", "pair_feature_cosine_squared"), cosines))
+            rows[t] |= pair
+            rows[other] |= pair
+            if not keep_outputs:
+                outputs[t] = outputs[other] = None
+        mirrored = variables
+    stacked = {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
+    if keep_outputs:
+        stacked["logits" if task.name == "classification" else "outputs"] = np.stack(outputs).astype(np.float32)
+    return stacked
+
+
+@partial(jax.jit, static_argnames=("params_at",))
+def _variables_at(params_at, tree, points, t, batch_stats):
+    point = jax.tree.map(lambda leaf: lax.dynamic_index_in_dim(leaf, t, keepdims=False), points)
+    return {"params": params_at(tree, point), "batch_stats": batch_stats}
+
+
+def _named(of_params: Mapping[str, Callable[[PyTree], Any]]) -> list[Callable[[PyTree], dict[str, Any]]]:
+    return [_Named(name, of) for name, of in of_params.items()]
+
+
+class _Named(NamedTuple):
+    """A measure of parameters under its name; equal where both are, so that it is compiled once."""
+
+    name: str
+    of: Callable[[PyTree], Any]
+
+    def __call__(self, params: PyTree) -> dict[str, Any]:
+        return {self.name: self.of(params)}
+
+
+def _jitted(of: _Named) -> Callable[[PyTree], dict[str, Any]]:
+    return partial(_of_params, of)
+
+
+@partial(jax.jit, static_argnums=0)
+def _of_params(of, params):
+    return of(params)
+
+
+def _fetched(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Measures by name, those of trees by name/leaf, on the host."""
+    row: dict[str, Any] = {}
+    for one in found:
+        for name, value in jax.device_get(dict(one)).items():
+            flat = value if isinstance(value, Mapping) else None
+            row |= {f"{name}/{inner}": leaf for inner, leaf in flat.items()} if flat is not None else {name: value}
+    return row
+
+
+def pair_scores(
+    task: Task, outputs: jax.Array, others: jax.Array, labels: PyTree = (), images: Any = None,
+    targets: Targets = labels_only,
+) -> dict[str, Any]:  # fmt: skip
+    """Scores of the ensemble of two networks, and how far they are from each other, from their outputs.
+
+    Args:
+        task, labels, targets: as in `score`.
+        outputs, others: [N, ...] of the two.
+        images: [N, ...] where targets need them; a stream counts for None.
+
+    Returns:
+        "pair_" and the names of the task's scores, and of `Task.compare`.
+    """
+    images = None if callable(images) else images
+    sums, apart = _pair_sums(task.scores, task.mean, task.compare, targets, outputs, others, images, labels)
+    scores = {f"pair_{name}": value for name, value in task.read(sums).items()}
+    return jax.device_get(scores | {f"pair_{name}": value for name, value in tasks.read(apart).items()})
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _pair_sums(scores, mean, compare, targets, outputs, others, images, labels):
+    wanted, mask = targets(images, labels), jnp.ones(outputs.shape[0])
+    together = mean(jnp.stack([outputs, others]).astype(jnp.float32))
+    return scores(together, wanted, mask), compare(outputs, others, wanted, mask)
 
 
 def feature_cosine(
-    features: Apply, variables_a: PyTree, variables_b: PyTree, images: Images, batch_size: int = 500
+    features: Apply,
+    variables_a: PyTree,
+    variables_b: PyTree,
+    images: Images,
+    batch_size: int = 500,
+    mesh: Mesh | None = None,
 ) -> tuple[float, float]:
     """Means over examples of the cosine of two networks' features, and of its square.
 
     Args:
         features: (variables, images [B, ...]) -> [B, ...]; hashable, compiled once for each.
         variables_a, variables_b: of the two networks.
-        images: [N, ...], each counted once.
-        batch_size: B.
+        images: [N, ...], each counted once, or a stream.
+        batch_size, mesh: as in `predict`.
 
     Returns:
         Two scalars, in [-1, 1] and [0, 1]; features that are all zero have cosine 0 with everything.
     """
-    if callable(images):
-        values = [_cosines(features, variables_a, variables_b, batch)[mask] for batch, _, mask in images()]
-        values = np.concatenate(values)
-    else:
-        values = _all_cosines(features, variables_a, variables_b, images, batch_size)
+    both = {"a": variables_a, "b": variables_b}
+    values = predict(_CosinesOf(features), both, images, batch_size, mesh)
     return float(np.mean(values)), float(np.mean(np.square(values)))
 
 
-@partial(jax.jit, static_argnames=("features",))
-def _cosines(features, variables_a, variables_b, images):
-    """[B]."""
-    a, b = (
-        features(variables, images).reshape(images.shape[0], 1, -1).astype(jnp.float32)
-        for variables in (variables_a, variables_b)
-    )
-    return metrics.feature_cosine(a, b)
+class _CosinesOf(NamedTuple):
+    """(variables of two networks, images) -> cosines of their features [B]; equal where the features are."""
 
+    features: Apply
 
-@partial(jax.jit, static_argnames=("features", "batch_size"))
-def _all_cosines(features, variables_a, variables_b, images, batch_size):
-    """[N]."""
-    indices, _ = batches.every_example(images.shape[0], min(batch_size, images.shape[0]))
-    of = lambda rows: _cosines(features, variables_a, variables_b, jnp.take(images, rows, axis=0))
-    return lax.map(of, jnp.asarray(indices)).ravel()[: images.shape[0]]
+    def __call__(self, both: PyTree, images: jax.Array) -> jax.Array:
+        a, b = (
+            self.features(both[name], images).reshape(images.shape[0], 1, -1).astype(jnp.float32) for name in ("a", "b")
+        )
+        return metrics.feature_cosine(a, b)
 
 
 def _mirror_images_together(num: int) -> list[int]:
@@ -314,57 +422,5 @@ def _mirror_images_together(num: int) -> list[int]:
     return [t for pair in pairs for t in dict.fromkeys(pair)]
 
 
-@jax.jit
-def pair_scores(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-    """Two-point ensembles of each point t with its mirror image T - 1 - t, and how far the two are from each other.
-
-    Args:
-        logits: [T, N, C].
-        labels: [N].
-
-    Returns:
-        {name: [T]}: "pair_" and a name of `metrics.summary` for the mean of the two probabilities,
-        "pair_total_variation" and "pair_disagreement" between the two, and "pair_logit_mean_accuracy" for the mean of
-        the two logits.
-    """
-    probs, mirrored = jax.nn.softmax(logits), jax.nn.softmax(logits[::-1])
-    scores = {f"pair_{name}": value for name, value in metrics.summary(0.5 * (probs + mirrored), labels).items()}
-    return scores | {
-        "pair_total_variation": metrics.total_variation(probs, mirrored),
-        "pair_disagreement": metrics.disagreement(probs, mirrored),
-        "pair_logit_mean_accuracy": metrics.accuracy(0.5 * (logits + logits[::-1]), labels),
-    }
-
-
-@jax.jit
-def _summary_of_logits(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
-    return metrics.summary(jax.nn.softmax(logits.astype(jnp.float32)), labels)
-
-
-def point_variables(
-    params_at: Callable[[PyTree, PyTree], PyTree], apply_train: ApplyTrain | None, batch_size: int
-) -> Callable[..., PyTree]:
-    """(stack, point, batch_stats, train_images, key) -> variables of the point, statistics refreshed, compiled once.
-
-    Without `apply_train`, or where there are no statistics, they stay as they are.
-    """
-
-    @jax.jit
-    def contracted(stack, point, batch_stats):
-        return {"params": params_at(stack, point), "batch_stats": batch_stats}
-
-    @jax.jit
-    def on_device(stack, point, batch_stats, train_images, key):
-        return refreshed(contracted(stack, point, batch_stats), train_images, key)
-
-    def refreshed(variables, train_images, key):
-        return variables | {"batch_stats": refresh_batch_stats(apply_train, variables, train_images, key, batch_size)}
-
-    def variables_at(stack, point, batch_stats, train_images, key):
-        if apply_train is None or not jax.tree.leaves(batch_stats):
-            return contracted(stack, point, batch_stats)
-        if callable(train_images):
-            return refreshed(contracted(stack, point, batch_stats), train_images, key)
-        return on_device(stack, point, batch_stats, train_images, key)
-
-    return variables_at
+def _mesh(mesh: Mesh | None) -> Mesh:
+    return parallel.device_mesh() if mesh is None else mesh

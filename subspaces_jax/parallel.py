@@ -29,7 +29,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from subspaces_jax.errors import ConfigError
 
 PyTree = Any
-AXIS, MEMBERS = "batch", "members"
+AXIS, MEMBERS, COPIES = "batch", "members", "copies"
 WATCH = "subspaces_jax/watch"  # key of the port and the password of process 0
 SILENCE = 30  # seconds without an answer of the other machine's system after which a connection is lost
 SETTLE, PATIENCE = (
@@ -38,16 +38,20 @@ SETTLE, PATIENCE = (
 )  # seconds that a failing process waits for news of others, and others for an error of theirs
 
 
-def device_mesh(num_devices: int | None = None, num_members: int = 1) -> Mesh:
+def device_mesh(
+    num_devices: int | None = None, num_members: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
     """A mesh over the first `num_devices` devices of all processes (default: all), with axes MEMBERS and AXIS.
+
+    `devices` may be others, descriptions of ones that are not here.
 
     Members, trainings that need not talk to one another, get as many groups of devices as divide both their number and
     that of the devices; each batch is split over a group. With one member AXIS has all devices.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     if num_devices is not None and not 1 <= num_devices <= len(devices):
         raise ConfigError(f"num_devices is {num_devices} but there are {len(devices)} devices ({devices[0].platform})")
-    used = np.asarray(devices[:num_devices])
+    used = np.asarray(devices[:num_devices], dtype=object)
     groups = math.gcd(len(used), num_members)
     return Mesh(used.reshape(groups, -1), (MEMBERS, AXIS), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 
@@ -69,7 +73,16 @@ def pmapped(
         donate_argnums: arguments whose buffers the results may reuse.
     """
     mapped = jax.shard_map(step, mesh=mesh, in_specs=tuple(in_specs), out_specs=out_specs, check_vma=False)
-    return jax.jit(mapped, donate_argnums=tuple(donate_argnums))
+    compiled = jax.jit(mapped, donate_argnums=tuple(donate_argnums))
+    return compiled if jax.process_count() == 1 else lambda *args: settled(compiled(*args))
+
+
+def settled(tree: PyTree) -> PyTree:
+    """The tree, waited for where several processes compute on CPUs: of two programs in flight there, each with
+    collectives, one device may begin with the first and another with the second, and both wait for ever."""
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+        jax.block_until_ready(tree)
+    return tree
 
 
 def replicate(tree: PyTree, mesh: Mesh, spec: PartitionSpec = PartitionSpec()) -> PyTree:
@@ -80,6 +93,61 @@ def replicate(tree: PyTree, mesh: Mesh, spec: PartitionSpec = PartitionSpec()) -
     return jax.tree.map(lambda leaf: _replicate_leaf(leaf, sharding), tree)
 
 
+def gathered(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Every leaf whole on each device, whatever it is split over, members of other processes included."""
+    return jax.jit(lambda tree: tree, out_shardings=_whole(mesh))(tree)
+
+
+def platform(mesh: Mesh) -> str:
+    """What the devices of a mesh are: "cpu", "gpu" or "tpu", whatever this host's own are."""
+    return mesh.devices.flat[0].platform
+
+
+def for_batches(mesh: Mesh, size: int) -> Mesh:
+    """The devices of a mesh, in its order, for passes over batches of `size`, with axes AXIS and COPIES.
+
+    All of them share a batch; where they do not divide it, as many groups of them as divide both do.
+    """
+    devices = mesh.devices.reshape(math.gcd(mesh.size, size), -1)
+    return Mesh(devices, (AXIS, COPIES), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+
+
+def constrained(tree: PyTree, mesh: Mesh, whole: bool = False) -> PyTree:
+    """Inside `jit`: leaves [B, ...] split over the axis AXIS of a mesh of `for_batches`, or whole on each device."""
+    sharding = NamedSharding(mesh, PartitionSpec() if whole else PartitionSpec(AXIS))
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding), tree)
+
+
+def spread(tree: PyTree, mesh: Mesh) -> PyTree:
+    """Leaves [b, ...] of the host, this process' share of a batch, as the whole batch over a mesh of `for_batches`.
+
+    With one process the share is all of it; with P processes share p holds rows [p B / P, (p + 1) B / P).
+    """
+    sharding = NamedSharding(mesh, PartitionSpec(AXIS))
+
+    def place(leaf: Any) -> jax.Array:
+        leaf = np.asarray(leaf)
+        shape = (leaf.shape[0] * jax.process_count(), *leaf.shape[1:])
+        first = leaf.shape[0] * jax.process_index()
+
+        def rows(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(shape[0])
+            if start < first or stop > first + leaf.shape[0]:
+                raise ConfigError(
+                    f"a batch of {shape[0]} cannot be split over {mesh.size} devices of {jax.process_count()} "
+                    "processes: make it a multiple of the number of devices (batch_size, eval_batch_size)"
+                )
+            return leaf[start - first : stop - first]
+
+        return jax.make_array_from_callback(shape, sharding, rows)
+
+    return jax.tree.map(place, tree)
+
+
+def _whole(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
 def shard(tree: PyTree, mesh: Mesh, spec: PartitionSpec = PartitionSpec(AXIS)) -> PyTree:
     """Every leaf split as `spec` says, usually along its first axis; each process passes its own part of a batch."""
     sharding = NamedSharding(mesh, spec)
@@ -87,6 +155,8 @@ def shard(tree: PyTree, mesh: Mesh, spec: PartitionSpec = PartitionSpec(AXIS)) -
 
 
 def _replicate_leaf(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
+        return leaf
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         data = _replicate_leaf(jax.random.key_data(leaf), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
@@ -149,6 +219,17 @@ def failed(is_known: bool = True) -> None:
         watch.send(f"failed {watch.process_id}")
         time.sleep(SETTLE if is_known or is_first else 2 * PATIENCE)  # the thread that watches ends the process
     _WATCHES.clear()
+
+
+def from_main(text: str) -> str:
+    """The text that the main process has, in every process; at most 64 bytes."""
+    if jax.process_count() == 1:
+        return text
+    from jax.experimental import multihost_utils
+
+    content = np.zeros(64, np.uint8)
+    content[: len(text.encode())] = np.frombuffer(text.encode(), np.uint8)
+    return bytes(np.asarray(multihost_utils.broadcast_one_to_all(content))).rstrip(b"\0").decode()
 
 
 def is_main() -> bool:

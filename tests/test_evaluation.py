@@ -6,8 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from subspaces_jax import evaluation, geometry, metrics
+from subspaces_jax import evaluation, geometry, metrics, parallel, tasks
 from subspaces_jax.data import batches
+from subspaces_jax.errors import NonFiniteOutputError
 from subspaces_jax.geometry import Bezier, Line, Simplex
 
 
@@ -294,3 +295,139 @@ def test_an_epoch_visits_each_example_at_most_once_and_differs_from_the_next(get
     assert first.shape == (10, 10) and len(set(first.ravel())) == 100
     assert not np.array_equal(first, second)
     np.testing.assert_array_equal(first, batches.epoch_indices(key, 0, 103, 10))
+
+
+@pytest.mark.parametrize("devices, batch_size", [(1, 32), (4, 32), (4, 30), (3, 32), (4, 103)])
+def test_passes_have_the_numbers_of_one_device(task, devices, batch_size):
+    """Whether or not the devices divide a batch: then groups of them share it. Streams are split alike."""
+    images, labels, variables = task
+    network, key = point(variables), jax.random.key(3)
+    stream = lambda: ((images[i : i + 25], labels[i : i + 25], np.arange(25) < 25) for i in range(0, 100, 25))
+    features = lambda variables, images: apply(variables, images)[..., None]
+    found = []
+    for mesh in (parallel.device_mesh(1), parallel.device_mesh(devices)):
+        options = dict(batch_size=batch_size, mesh=mesh)
+        stats = evaluation.refresh_batch_stats(apply_train, network, images, key, **options)
+        streamed = evaluation.refresh_batch_stats(apply_train, network, stream, key, mesh=mesh)
+        refreshed = network | {"batch_stats": stats}
+        found.append(
+            [
+                jax.tree.leaves(stats),
+                jax.tree.leaves(streamed),
+                evaluation.predict(apply, refreshed, images, **options),
+                evaluation.predict(apply, refreshed, stream, mesh=mesh),
+                list(evaluation.score(apply, refreshed, images, labels, **options).values()),
+                evaluation.feature_cosine(features, network, refreshed, images, **options),
+            ]
+        )
+    for one, several in zip(*found):
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(several)):
+            np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5)
+
+
+def test_a_batch_is_split_over_all_devices(task):
+    """Not computed whole on each: the compiled pass holds shares of it."""
+    images, _, variables = task
+    mesh = parallel.device_mesh(4)
+    shares = []
+
+    def counting(variables, images):
+        jax.debug.inspect_array_sharding(images, callback=shares.append)
+        return apply(variables, images)
+
+    evaluation.predict(counting, point(variables), images, 32, mesh)
+    (sharding,) = shares
+    assert sharding.shard_shape((32, 5)) == (8, 5)
+
+
+class Keeps(nn.Module):
+    """BatchNorm that keeps all of its old statistics, or averages over an axis that only a step has."""
+
+    momentum: float = 1.0
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        norm = nn.BatchNorm(use_running_average=not train, momentum=self.momentum, axis_name=self.axis_name)
+        return norm(x)
+
+
+@pytest.mark.parametrize("options", [dict(momentum=1.0), dict(momentum=0.0), dict(momentum=0.9, axis_name="batch")])
+def test_statistics_are_those_of_batches_whatever_the_layer_does_with_its_own(task, options):
+    images, _, _ = task
+    module = Keeps(**options)
+    variables = module.init(jax.random.key(0), images)
+
+    def train_mode(variables, images, key):
+        return module.apply(variables, images, train=True, mutable=["batch_stats"])
+
+    found = evaluation.refresh_batch_stats(
+        lambda *a: (0, train_mode(*a)[1]["batch_stats"]), variables, images, jax.random.key(0)
+    )
+    x = np.asarray(images)
+    assert_stats(found, {"BatchNorm_0": {"mean": x.mean(0), "var": x.var(0)}})
+
+
+def test_outputs_that_are_not_finite_end_an_evaluation_with_a_word(task):
+    images, labels, variables = task
+    kernel = variables["params"]["Dense_0"]["kernel"].at[1].set(3e38)  # what overflows for t > 0
+    stack = variables["params"] | {"Dense_0": variables["params"]["Dense_0"] | {"kernel": kernel}}
+    options = dict(apply=apply, images=images, labels=labels, batch_stats=variables["batch_stats"])
+    with pytest.raises(NonFiniteOutputError, match="outputs of point 2 of 3 are not finite for 103 examples") as caught:
+        evaluation.along(stack, Line().grid(3), **options)
+    assert "\n" not in str(caught.value)
+    found = evaluation.along(stack, Line().grid(3), finite=False, **options)
+    assert np.isfinite(found["nll"][0]) and not np.isfinite(found["logits"][1:]).any()
+    with pytest.raises(NonFiniteOutputError, match="outputs of the network are not finite for 103 examples"):
+        evaluation.score(apply, point(variables | {"params": stack}), images, labels)
+    of_one = images.at[7].set(jnp.inf)
+    with pytest.raises(NonFiniteOutputError, match="for 1 examples"):
+        evaluation.score(apply, point(variables), of_one, labels)
+
+
+def test_measures_of_outputs_share_one_pass_and_those_of_parameters_need_none(task):
+    images, labels, variables = task
+    traces = []
+
+    def counting(variables, images):
+        traces.append(1)
+        return apply(variables, images)
+
+    squares = evaluation.Measure(
+        lambda outputs, targets, mask: {"sum": jnp.sum(outputs**2 * mask[:, None]), "n": jnp.sum(mask)},
+        lambda sums: {"power": sums["sum"] / sums["n"]},
+    )
+    of_params = {
+        "norm": lambda params: jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(params))),
+        "kernel": lambda params: {
+            "mean": params["Dense_0"]["kernel"].mean(0),
+            "max": params["Dense_0"]["kernel"].max(),
+        },
+    }
+    found = evaluation.along(
+        variables["params"], Line().grid(3), geometry.contract, (squares,), apply=counting, images=images,
+        labels=labels, batch_stats=variables["batch_stats"], of_params=of_params, batch_size=20, with_pairs=False,
+    )  # fmt: skip
+    assert len(traces) == 1 and found["kernel/mean"].shape == (3, 3) and "pair_nll" not in found
+    for t in range(3):
+        params = jax.tree.map(np.asarray, geometry.contract(variables["params"], Line().grid(3)[t]))
+        np.testing.assert_allclose(found["power"][t], (found["logits"][t] ** 2).sum() / 103, rtol=1e-4)
+        norm = np.sqrt(sum((leaf.astype(np.float64) ** 2).sum() for leaf in jax.tree.leaves(params)))
+        np.testing.assert_allclose(found["norm"][t], norm, rtol=1e-5)
+        np.testing.assert_allclose(found["kernel/max"][t], params["Dense_0"]["kernel"].max(), rtol=1e-6)
+
+
+def test_other_tasks_are_scored_along_a_path_and_in_pairs(task):
+    images, _, variables = task
+    targets = np.asarray(images[:, :3]) / 3
+    regression = tasks.regression()
+    found = evaluation.along(
+        variables["params"], Line().grid(3), apply=apply, images=images, labels=jnp.asarray(targets), task=regression,
+        targets=regression.targets, batch_stats=variables["batch_stats"],
+    )  # fmt: skip
+    outputs = found["outputs"].astype(np.float64)
+    np.testing.assert_allclose(found["mse"], ((outputs - targets) ** 2).mean((1, 2)), rtol=1e-4)
+    mean = 0.5 * (outputs[0] + outputs[2])
+    np.testing.assert_allclose(found["pair_mae"][[0, 2]], np.abs(mean - targets).mean(), rtol=1e-4)
+    apart = ((outputs[0] - outputs[2]) ** 2).mean()
+    np.testing.assert_allclose(found["pair_squared_difference"], [apart, 0.0, apart], rtol=1e-3, atol=1e-6)
