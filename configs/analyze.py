@@ -11,24 +11,23 @@ ImageNet-C (BatchNorm statistics from clean training images):
         --config.runs=runs/imagenet/line_0 --workdir=runs/imagenet/snow \
         --config.test_dataset=imagenet_c/snow_1 --config.test_archive=imagenet-c
 
-The meaning of each field is in subspaces_jax/experiments/fields.py (ANALYSIS_FIELDS).
+What a sweep's figures and tables show, gathered from several sweeps:
+
+    python -m launch.analyze --config=configs/analyze.py:family --config.runs=runs/a,runs/b --workdir=runs/family
+
+The meaning of each field is in the FIELDS of subspaces_jax/experiments/studies/, one module a study.
 """
 
 from ml_collections import ConfigDict
 
+from subspaces_jax.experiments.studies import STUDIES, average
+
 
 def get_config(form: str = "ensemble") -> ConfigDict:
-    config = ConfigDict()
-    config.analysis = form if form in ("ensemble", "line") else "average"
-    config.average = "mean" if form in ("ensemble", "line", "average") else form
-    config.runs = ""
-    config.steps = ""
-    config.members = "midpoint"
-    config.num_draws = 6
-    config.num_points = 21
-    config.t = 0.75
-    config.test_dataset = ""
-    config.test_archive = ""
-    config.seed = 0
-    config.eval_batch_size = 500
+    study = form if form in STUDIES else "average"
+    config = ConfigDict({"analysis": study} | {name: field.default for name, field in STUDIES[study].FIELDS.items()})
+    if form in average.AVERAGES:
+        config.average = form
+    elif form not in STUDIES:
+        raise ValueError(f"variant {form!r} is unknown: there are {', '.join((*STUDIES, *average.AVERAGES))}")
     return config

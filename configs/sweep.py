@@ -8,16 +8,12 @@ The meaning of each field is in subspaces_jax/experiments/fields.py (SWEEP_FIELD
 from ml_collections import ConfigDict
 
 from configs import base
+from subspaces_jax.experiments import fields
 
 
 def get_config(form: str = "") -> ConfigDict:
-    config = ConfigDict()
+    config = ConfigDict({name: field.default for name, field in fields.SWEEP_FIELDS.items()})
     config.config = "configs/line_digits.py"
-    config.variants = ("",)
-    config.seeds = (0, 1, 2)
-    config.fields = ""
-    config.cluster = ""
-    config.cluster_options = ""
     return base.in_form(config, form, tiny)
 
 

@@ -3,8 +3,8 @@
     python -m launch.sweep --config=configs/sweep_fashion_mnist.py --workdir=runs/fashion_mnist \
         --config.fields=idx_dir=/usr/share/datasets/fashion-mnist
 
-69 runs, two CPU-core hours and a half; two sweeps of other seeds may work in one folder at once. The README has the
-results.
+69 runs, two CPU-core hours and a half; two sweeps of other seeds may work in one folder at once. The lab book,
+configs/README.md, has the results.
 """
 
 from configs import base, sweep

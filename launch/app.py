@@ -28,9 +28,9 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
-from subspaces_jax import parallel
+from subspaces_jax import parallel, records
 from subspaces_jax.errors import ConfigError, SubspacesError
-from subspaces_jax.experiments import fields
+from subspaces_jax.experiments import analyze, fields
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 GRACE = 5.0  # seconds that an interrupted run has to close its files
@@ -39,13 +39,15 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "configs/NAME.py, or configs/NAME.py:tiny for a run of seconds"
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "the run directory; the same command goes on with a run that was ended")
-_KNOWN = fields.FIELDS | fields.SWEEP_FIELDS | fields.ANALYSIS_FIELDS
+_KNOWN = fields.FIELDS | fields.SWEEP_FIELDS | analyze.FIELDS
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, to train in several processes")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "how many processes train together")
 _PROCESS_ID = flags.DEFINE_integer("process_id", 0, "which of them this is")
 
 
-def main(run: Callable[[dict[str, Any] | None, str], None], needs_config: bool = True) -> None:
+def main(
+    run: Callable[[dict[str, Any] | None, str], None], needs_config: bool = True, needs_workdir: bool = True
+) -> None:
     """Parses flags, calls run(config, workdir), ends the process.
 
     Errors that the user can mend are one line and exit status 2, an interrupt is one line and 130 (SIGTERM: 143). A
@@ -53,15 +55,16 @@ def main(run: Callable[[dict[str, Any] | None, str], None], needs_config: bool =
 
     Args:
         run: takes the resolved config as a plain dict (None without --config) and the run directory.
-        needs_config: whether --config must be given.
+        needs_config, needs_workdir: whether --config and --workdir must be given.
     """
 
     def call(argv: Sequence[str], interrupts: "_Interrupts") -> None:
         if len(argv) > 1:
             raise ConfigError(f"argument {argv[1]!r} is no flag: write --config=... --workdir=... --config.field=value")
-        if not _WORKDIR.value or (needs_config and _CONFIG.value is None):
-            raise ConfigError(f"--{'config' if _WORKDIR.value else 'workdir'} is missing: see the README")
-        workdir = local(_WORKDIR.value)
+        given = {"workdir": _WORKDIR.value or not needs_workdir, "config": _CONFIG.value or not needs_config}
+        if missing := [name for name, is_there in given.items() if not is_there]:
+            raise ConfigError(f"--{missing[0]} is missing: see the README")
+        workdir = str(records.resolve(_WORKDIR.value)) if _WORKDIR.value else ""
         if _COORDINATOR.value:
             faulthandler.disable()  # absl's, which lists extension modules where XLA aborts the process
             parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, interrupts.lost)
@@ -102,18 +105,6 @@ def program(
 def to_dict(config: ConfigDict) -> dict[str, Any]:
     """A config as plain values."""
     return config.copy_and_resolve_references().to_dict()
-
-
-def local(path: str) -> str:
-    """A path of a flag, "~" expanded.
-
-    Raises:
-        ConfigError: it is no folder of this machine's file system.
-    """
-    expanded = os.path.expanduser(path)
-    if re.match(r"[A-Za-z][\w+.-]*://", path) or expanded.startswith("~"):
-        raise ConfigError(f"workdir {path!r} is no local folder: name one of this machine's file system")
-    return expanded
 
 
 def _one_line(call: Callable[..., None], argv: Sequence[str], interrupts: "_Interrupts") -> None:

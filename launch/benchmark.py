@@ -3,9 +3,10 @@
 import importlib.util
 
 import jax
-from absl import app, flags, logging
+from absl import flags
 
-from subspaces_jax.experiments import benchmark
+from launch import app
+from subspaces_jax.experiments import benchmarks
 
 _NETWORK = flags.DEFINE_string("network", "cifar_resnet_20", "a network of the config field of that name")
 _SIZE = flags.DEFINE_integer("size", 32, "height and width of the images")
@@ -16,9 +17,8 @@ _ROUNDS = flags.DEFINE_integer("rounds", 5, "alternations of each row")
 _PEER = flags.DEFINE_bool("peer", importlib.util.find_spec("torch") is not None, "compare with PyTorch (extra 'peer')")
 
 
-def main(_):
-    logging.set_verbosity(logging.WARNING)
-    task = benchmark.Task(_NETWORK.value, _SIZE.value, _CHANNELS.value, _BATCH_SIZE.value, _DTYPE.value)
+def main(argv, interrupts):
+    problem = benchmarks.Problem(_NETWORK.value, _SIZE.value, _CHANNELS.value, _BATCH_SIZE.value, _DTYPE.value)
     peer = None
     if _PEER.value:
         from launch import peer as torch_peer
@@ -26,10 +26,11 @@ def main(_):
         peer = torch_peer.stepper
     device = jax.devices()[0]
     print(
-        f"{task} on {device.platform} ({device.device_kind}), jax {jax.__version__}, median of {_ROUNDS.value} rounds"
+        f"{problem} on {device.platform} ({device.device_kind}), jax {jax.__version__}, "
+        f"median of {_ROUNDS.value} rounds"
     )
-    print(benchmark.table(benchmark.run(task, _ROUNDS.value, peer)))
+    print(benchmarks.table(benchmarks.run(problem, _ROUNDS.value, peer)))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.program(main)

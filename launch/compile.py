@@ -14,12 +14,11 @@ from subspaces_jax.experiments import compile
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2", "chip:shape, as in v5e:2x2, v4:2x2x1, v5p:2x2x1, v6e:2x2")
 _COMPARE = flags.DEFINE_bool("compare", False, "compile a step of plain training too, and give ratios")
-flags.FLAGS.set_default("workdir", os.devnull)  # nothing is written
 
 
-def run(config, _):
+def run(config, workdir):
     print(compile.table(compile.run(config, _TOPOLOGY.value, _COMPARE.value)))
 
 
 if __name__ == "__main__":
-    app.main(run)
+    app.main(run, needs_workdir=False)

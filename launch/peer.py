@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from subspaces_jax.experiments.benchmark import Task
+from subspaces_jax.experiments.benchmarks import Problem
 
 
 class Block(nn.Module):
@@ -42,22 +42,22 @@ def resnet(depth: int, width: int, channels: int, num_classes: int = 10) -> nn.M
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Conv2d(current, num_classes, 1, bias=False), nn.Flatten())
 
 
-def stepper(task: Task, num_steps: int) -> Callable[[], None]:
-    """`num_steps` training steps, channels last; on a GPU compiled, and in bfloat16 where the task is."""
+def stepper(problem: Problem, num_steps: int) -> Callable[[], None]:
+    """`num_steps` training steps, channels last; on a GPU compiled, and in bfloat16 where the problem is."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    depth, width = ([int(size) for size in task.network.split("_")[2:]] + [16])[:2]
-    network = resnet(depth, width, task.channels).to(device, memory_format=torch.channels_last)
+    depth, width = ([int(size) for size in problem.network.split("_")[2:]] + [16])[:2]
+    network = resnet(depth, width, problem.channels).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
     forward = torch.compile(network) if device == "cuda" else network
-    shape = (task.batch_size, task.channels, task.size, task.size)
+    shape = (problem.batch_size, problem.channels, problem.size, problem.size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device).to(memory_format=torch.channels_last)
-    labels = torch.randint(0, 10, (task.batch_size,), device=device)
+    labels = torch.randint(0, 10, (problem.batch_size,), device=device)
 
     def run() -> None:
         for _ in range(num_steps):
             optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(device, dtype=torch.bfloat16, enabled=task.dtype == "bfloat16"):
+            with torch.autocast(device, dtype=torch.bfloat16, enabled=problem.dtype == "bfloat16"):
                 loss = F.cross_entropy(forward(images.float() / 255).float(), labels)
             loss.backward()
             optimizer.step()

@@ -1,12 +1,15 @@
 """Trains, evaluates and plots: python -m launch.train --config=configs/line_digits.py --workdir=runs/line_digits"""
 
 from launch import app
+from subspaces_jax import parallel
 from subspaces_jax.experiments import evaluate, plot, train
 
 
 def run(config, workdir):
     rows = train.run(config, workdir)
     facts = evaluate.run(config, workdir)
+    if not parallel.is_main():
+        return
     print(evaluate.table(facts))
     plot.run(config, workdir)
     print(

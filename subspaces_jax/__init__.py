@@ -10,10 +10,14 @@ One legend for shapes, used in every docstring:
     N examples     B batch               C classes              L layers
     D flattened weights                  H W C image height, width, channels (where no classes are near)
 
-The floors, each importing only from those below it:
+The rooms in their order, floor by floor; a module imports only from rooms before its own:
 
-    3  experiments
-    2  training  connecting  analysis  plots
-    1  evaluation  checkpoints  parallel  records  events
-    0  geometry  networks  data  trees  rngs  losses  metrics  logs  errors
+    0  errors logs rngs trees losses metrics tasks geometry networks data
+    1  events records parallel checkpoints batch_stats evaluation
+    2  training connecting analysis plots
+    3  experiments: choices fields build runs train compile evaluate studies analyze plot sweep benchmarks
 """
+
+import importlib.metadata
+
+__version__ = importlib.metadata.version("subspaces_jax")

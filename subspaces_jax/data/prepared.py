@@ -11,7 +11,7 @@ from typing import Any
 from subspaces_jax.data import files
 from subspaces_jax.data.catalogue import check_known, info
 from subspaces_jax.data.recipes import SOURCE, made_from, recipe
-from subspaces_jax.errors import DataError
+from subspaces_jax.errors import DataError, first_line
 
 SPLITS = ("train", "test")
 RANDOM_ACCESS = ("array_record", "parquet")
@@ -148,8 +148,3 @@ def _check_regular(folder: pathlib.Path) -> None:
                 raise DataError(
                     f"{path} cannot be read ({first_line(error)}): delete that folder and prepare it again"
                 ) from None
-
-
-def first_line(error: Exception) -> str:
-    """What went wrong, short enough for a message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]

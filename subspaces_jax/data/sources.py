@@ -18,8 +18,8 @@ import numpy as np
 from subspaces_jax import logs
 from subspaces_jax.data import files, images
 from subspaces_jax.data.catalogue import DatasetInfo, info
-from subspaces_jax.data.prepared import builder_of, first_line
-from subspaces_jax.errors import DataError
+from subspaces_jax.data.prepared import builder_of
+from subspaces_jax.errors import DataError, first_line
 
 CACHE_FROM = 10_000  # examples: 60,000 PNG images take 4 s to decode and 0.1 s to read decoded
 

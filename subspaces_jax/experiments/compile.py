@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import export, lax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax import export
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from subspaces_jax import geometry, parallel
-from subspaces_jax.data import catalogue
+from subspaces_jax import batch_stats, geometry, parallel
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import build
-from subspaces_jax.training.state import init_state
+from subspaces_jax.experiments.build import Experiment
+from subspaces_jax.experiments.build import training as build_training
+from subspaces_jax.experiments.build.training import of_members, split_indices
 
 GIB = 2**30
 HBM = {  # per chip, https://cloud.google.com/tpu/docs/system-architecture-tpu-vm (v4, v5e, v5p, v6e), by device_kind
@@ -83,28 +83,30 @@ def run(config: build.Config, topology: str, compare: bool = False) -> dict[str,
         compare: whether to compile a step of plain training too, of the same network at the same batch.
 
     Returns:
-        "topology", "device_kind", "num_devices", "hbm" (bytes a device, or None), some of the config's fields, "passes"
-        (batches of each pass for one point), and "programs": {name: `costs`}, the names being "step", "plain step",
-        "refresh" and "predict" (a batch each), and "data set" (a batch read from where all of it lies).
+        "topology", "device_kind", "num_devices", "hbm" (bytes a device, or None), "config", "title", "passes" (batches
+        of each pass for one point), and "programs": {name: `costs`}, the names being "step", "plain step", "refresh"
+        and "predict" (a batch each), and "data set" (a batch read from where all of it lies).
 
     Raises:
         ConfigError: the config, a topology that there is not, a batch that the devices do not divide, no libtpu.
     """
-    config = build.check(config)
-    mesh = device_mesh(config, topology_devices(topology))
+    made = build.experiment(config, without_data=True)
+    mesh = made.mesh_over(topology_devices(topology))
     kind = mesh.devices.flat[0].device_kind
     hbm = HBM.get(kind)
-    made = programs(config, mesh)
+    compiled = programs(made, mesh)
     if compare:
-        made["plain step"] = training_step(build.check(config | PLAIN), mesh)
+        compiled["plain step"] = training_step(build.experiment(made.config | PLAIN, without_data=True), mesh)
     return {
         "topology": topology,
         "device_kind": kind,
         "num_devices": int(mesh.devices.size),
         "hbm": hbm,
-        "passes": _passes(config),
-        **{name: config[name] for name in ("network", "dataset", "subspace", "dtype", "batch_size", "num_samples")},
-        "programs": {name: costs(program, hbm) for name, program in made.items()},
+        "passes": _passes(made),
+        "config": made.config,
+        "title": made.title,
+        "thin_parts": build_training.thin_parts(made.batch_size, made.num_samples, mesh),
+        "programs": {name: costs(program, hbm) for name, program in compiled.items()},
     }
 
 
@@ -140,88 +142,61 @@ def topology_devices(topology: str) -> Sequence[Any]:
         raise ConfigError(f"topology {topology!r} is unknown ({reason}): {EXAMPLES}") from None
 
 
-def device_mesh(config: build.Config, devices: Sequence[Any]) -> Mesh:
-    """The mesh of `parallel.device_mesh` over devices that may not be here; the batch must split evenly over it."""
-    num = config["num_devices"] or len(devices)
-    if num > len(devices):
-        raise ConfigError(f"config.num_devices is {num}, but there are {len(devices)} chips: choose at most that")
-    groups = math.gcd(num, config["num_members"])
-    parts = num // groups * config["num_samples"]
-    if config["batch_size"] % parts:
-        raise ConfigError(
-            f"config.batch_size is {config['batch_size']}, which {config['num_samples']} samples (config.num_samples) "
-            f"on {num // groups} devices do not divide: choose a multiple of {parts}"
-        )
-    used = np.asarray(devices[:num], dtype=object).reshape(groups, -1)
-    return Mesh(used, (parallel.MEMBERS, parallel.AXIS), axis_types=(AxisType.Auto,) * 2)
+def programs(made: Experiment, mesh: Mesh) -> dict[str, Program]:
+    """All programs of an experiment for the devices of a mesh, by name."""
+    found = {"step": training_step(made, mesh)} | evaluation_passes(made, mesh)
+    return found if made.streams else found | {"data set": reading(made, mesh)}
 
 
-def programs(config: build.Config, mesh: Mesh) -> dict[str, Program]:
-    """All programs of a checked config for the devices of a mesh, by name."""
-    made = {"step": training_step(config, mesh)} | evaluation_passes(config, mesh)
-    return made if build.streams(config) else made | {"data set": reading(config, mesh)}
+def training_step(made: Experiment, mesh: Mesh) -> Program:
+    """One step of an experiment, on a batch that lies on the devices."""
+    state = made.state_shapes
+    step, num_members = made.step(state.params, parallel.platform(mesh)), made.num_members
+    whole, members = PartitionSpec(), of_members(num_members)
+    split = PartitionSpec(*split_indices(num_members)[1:])  # [(M,) S, b]
+    compiled = parallel.pmapped(step, mesh, (members, whole, split), (members, members), donate_argnums=(0,))
+    size, samples = made.batch_size, made.num_samples
+    indices = jax.ShapeDtypeStruct((*[num_members] * len(members), samples, size // samples), jnp.int32)
+    data = {"images": _images(made, size), "labels": jax.ShapeDtypeStruct((size,), jnp.int32)}
+    args = (state, data, indices)
+    return Program(compiled, tuple(map(_laid_out(mesh), args, (members, whole, split))))
 
 
-def training_step(config: build.Config, mesh: Mesh) -> Program:
-    """One step of a checked config, on a batch that lies on the devices."""
-    many, samples = config["num_members"], config["num_samples"]
-    made, space = build.model(config), build.subspace(config)
-    optimizer = build.optimizer(config, build.schedule(config, max(_num_train(config) // config["batch_size"], 1)))
-
-    def init(key):
-        return init_state(made.init(key, space.num_endpoints), optimizer, key)
-
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), many))
-    state = jax.eval_shape(jax.vmap(init), keys) if many > 1 else jax.eval_shape(init, jax.random.key(0))
-    if config["layerwise"]:
-        space = geometry.layerwise(space, state.params)
-    step = build.step(_on_platform(config, mesh), made, space, optimizer)
-    whole = PartitionSpec()
-    members = PartitionSpec(parallel.MEMBERS) if many > 1 else whole
-    split = PartitionSpec(*members, None, parallel.AXIS)  # [(M,) S, b]
-    compiled = parallel.pmapped(step, mesh, (members, whole, whole, split), (members, whole), donate_argnums=(0,))
-    size = config["batch_size"]
-    indices = jax.ShapeDtypeStruct((*[many] * (many > 1), samples, size // samples), jnp.int32)
-    labels = jax.ShapeDtypeStruct((size,), jnp.int32)
-    args = (state, _images(config, size), labels, indices)
-    return Program(compiled, tuple(map(_laid_out(mesh), args, (members, whole, whole, split))))
-
-
-def evaluation_passes(config: build.Config, mesh: Mesh) -> dict[str, Program]:
+def evaluation_passes(made: Experiment, mesh: Mesh) -> dict[str, Program]:
     """A batch of each pass over data at one point, split over all devices: contraction, and the network on it."""
-    made = build.model(config)
-    variables = jax.eval_shape(lambda: made.init(jax.random.key(0), build.num_rows(config)))
-    stats = variables.get("batch_stats", {})
-    shapes = jax.tree.leaves(variables["params"])
-    coordinates = jax.ShapeDtypeStruct((shapes[0].shape[0],), jnp.float32)
+    model, mesh = made.model, parallel.for_batches(mesh, made.eval_batch_size)
+    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), made.num_rows))
+    stats, num_rows = variables.get("batch_stats", {}), geometry.num_endpoints(variables["params"])
 
     def at_point(stack, coordinates, stats):
         return {"params": geometry.contract(stack, coordinates), "batch_stats": stats}
 
     def refresh(stack, coordinates, stats, key, images):
-        key = jax.random.fold_in(key, lax.axis_index(parallel.AXIS))
-        stats = made.apply_train(at_point(stack, coordinates, stats), images, key)[1]
-        return lax.pmean(stats, (parallel.MEMBERS, parallel.AXIS))
+        images = parallel.constrained(images, mesh)
+        variables = at_point(stack, coordinates, stats)
+        found = batch_stats.of_batch(model.apply_train, variables, stats, images, key)
+        return parallel.constrained(found, mesh, whole=True)
 
     def predict(stack, coordinates, stats, images):
-        return made.apply(at_point(stack, coordinates, stats), images)
+        images = parallel.constrained(images, mesh)
+        return parallel.constrained(model.apply(at_point(stack, coordinates, stats), images), mesh)
 
-    whole, split = PartitionSpec(), PartitionSpec((parallel.MEMBERS, parallel.AXIS))
-    laid_out = _laid_out(mesh)
+    whole, laid_out = PartitionSpec(), _laid_out(mesh)
+    coordinates = jax.ShapeDtypeStruct((num_rows,), jnp.float32)
     point = tuple(laid_out(tree, whole) for tree in (variables["params"], coordinates, stats))
     key = laid_out(jax.eval_shape(lambda: jax.random.key(0)), whole)
-    images = laid_out(_images(config, -(-config["eval_batch_size"] // mesh.devices.size) * mesh.devices.size), split)
-    found = {"predict": Program(parallel.pmapped(predict, mesh, (*[whole] * 3, split), split), (*point, images))}
+    images = laid_out(_images(made, made.eval_batch_size), PartitionSpec(parallel.AXIS))
+    found = {"predict": Program(jax.jit(predict), (*point, images))}
     if jax.tree.leaves(stats):
-        mapped = parallel.pmapped(refresh, mesh, (*[whole] * 4, split), whole)
-        found = {"refresh": Program(mapped, (*point, key, images))} | found
+        found = {"refresh": Program(jax.jit(refresh), (*point, key, images))} | found
     return found
 
 
-def reading(config: build.Config, mesh: Mesh) -> Program:
-    """A batch taken from a data set that each device holds whole: what it needs is how the data set is laid out."""
-    images, split = _images(config, _num_train(config)), PartitionSpec(parallel.AXIS)
-    indices = jax.ShapeDtypeStruct((config["batch_size"],), jnp.int32)
+def reading(made: Experiment, mesh: Mesh) -> Program:
+    """A batch taken from a data set that each device holds whole, as training holds it: each image flat."""
+    shaped, split = _images(made, made.num_examples), PartitionSpec(parallel.AXIS)
+    images = jax.ShapeDtypeStruct((shaped.shape[0], math.prod(shaped.shape[1:])), shaped.dtype)
+    indices = jax.ShapeDtypeStruct((made.batch_size,), jnp.int32)
     taken = parallel.pmapped(lambda images, rows: jnp.take(images, rows, axis=0), mesh, (PartitionSpec(), split), split)
     laid_out = _laid_out(mesh)
     return Program(taken, (laid_out(images, PartitionSpec()), laid_out(indices, split)))
@@ -274,9 +249,7 @@ def collectives(text: str) -> dict[str, int]:
 def table(facts: dict[str, Any]) -> str:
     """The costs as text: a line a program, what is an estimate said to be one."""
     lines = [
-        f"{facts['subspace']} of {facts['network']} on {facts['dataset']}, {facts['dtype']}, batch "
-        f"{facts['batch_size']} in {facts['num_samples']} samples, on {facts['num_devices']} x {facts['device_kind']} "
-        f"({facts['topology']}); per device:",
+        f"{facts['title']}, on {facts['num_devices']} x {facts['device_kind']} ({facts['topology']}); per device:",
         f"{'':12}{'GFLOP':>10}{'MiB moved':>11}{'arguments':>11}{'outputs':>9}{'temporary':>11}{'est. ms':>9}  fits",
     ]
     lines += [_line(name, program) for name, program in facts["programs"].items()]
@@ -291,6 +264,7 @@ def table(facts: dict[str, Any]) -> str:
         "FLOPs and bytes are the compiler's counts for one step; of a loop (over_samples='scan') it counts the body "
         "once",
         "est. ms is the compiler's estimate without what it cannot estimate: good for ratios at most",
+        *filter(None, [facts.get("thin_parts")]),
     ]
     return "\n".join(lines)
 
@@ -321,27 +295,17 @@ def _memory_of_training(facts: dict[str, Any]) -> str:
     return f"{what}: it {'fits' if sum(held) <= facts['hbm'] else 'does not fit'} in {facts['hbm'] / GIB:.0f} GiB"
 
 
-def _on_platform(config: build.Config, mesh: Mesh) -> build.Config:
-    """over_samples="auto" as the platform of the mesh has it, rather than that of the host."""
-    cpu = mesh.devices.flat[0].platform == "cpu"
-    return config if config["over_samples"] != "auto" else config | {"over_samples": "scan" if cpu else "vmap"}
-
-
-def _passes(config: build.Config) -> dict[str, int]:
+def _passes(made: Experiment) -> dict[str, int]:
     """Batches of each pass over data for one point."""
-    size, num_test = config["eval_batch_size"], catalogue.info(config["dataset"]).num_test
-    refresh = -(-_num_train(config) // size)
-    if build.streams(config):
-        refresh = min(config["num_refresh_batches"] or refresh, _num_train(config) // size)
-    return {"refresh": refresh, "predict": -(-num_test // size)}
+    size, num = made.eval_batch_size, made.num_examples
+    refresh = -(-num // size)
+    if made.streams:
+        refresh = min(made.num_refresh_batches or refresh, num // size)
+    return {"refresh": refresh, "predict": -(-made.info.num_test // size)}
 
 
-def _num_train(config: build.Config) -> int:
-    return config["num_train_examples"] or catalogue.info(config["dataset"]).num_train
-
-
-def _images(config: build.Config, num: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((num, *catalogue.info(config["dataset"]).image_shape), jnp.uint8)
+def _images(made: Experiment, num: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((num, *made.info.image_shape), jnp.dtype(made.info.input_dtype))
 
 
 def _laid_out(mesh: Mesh) -> Callable[[Any, PartitionSpec], Any]:

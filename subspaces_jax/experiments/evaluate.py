@@ -7,14 +7,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
-from subspaces_jax import checkpoints, evaluation, geometry, parallel, records, rngs
+from subspaces_jax import evaluation, geometry, parallel, records, tasks
 from subspaces_jax.analysis import ensembles
 from subspaces_jax.errors import ConfigError
-from subspaces_jax.experiments import build
+from subspaces_jax.experiments import build, runs
+from subspaces_jax.experiments.build import Experiment
+from subspaces_jax.experiments.build.model import flat
+from subspaces_jax.experiments.runs import Run
+from subspaces_jax.plots import paths
 
 RESULTS = "points"
 FREE = (
+    "variant",
     "num_points",
     "num_refresh_batches",
     "eval_batch_size",
@@ -24,6 +30,7 @@ FREE = (
     "idx_dir",
     "archive",
 )
+COLUMNS = [list(column) for column in tasks.classification().columns]  # of results from before they were stored
 
 
 def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | None = None) -> dict[str, Any]:
@@ -35,94 +42,97 @@ def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | No
     get the scores of their ensembles by size.
 
     Args:
-        config: None takes the run's own, from which it may differ in the fields of FREE.
+        config: fields that differ from the run's own, which only those of FREE may; None for none.
         workdir: the run directory.
         step: of the checkpoint, whose results go to results/points_<step>; None for the latest, and results/points.
 
     Returns:
-        The facts written to results/points.json: "step", "num_steps" (of the whole training), "scores" by name and
-        point, "midpoint" (a row, or None), with "ensembles" for members and captures, with "cosine_squared" and
-        "distance" for subspaces, "seconds".
+        The facts written to results/points.json: "step", "num_steps" (of the whole training), "variant", "columns"
+        (name, title, unit, factor of the scores that tables show), "scores" by name and point, "midpoint" (a row, or
+        None), with "ensembles" for members and captures, with "cosine_squared" and "distance" for subspaces, "seconds".
 
     Raises:
-        RunDirectoryError, CheckpointError, ConfigError, DataError: see `errors`.
+        RunDirectoryError, CheckpointError, ConfigError, DataError, NonFiniteOutputError: see `errors`.
     """
-    own = build.config_of(workdir)
-    config = own if config is None or config == own else build.check(config)
-    clock = time.perf_counter()
-    space, model = build.subspace(config), build.model(config)
-    train, test = build.data(config, "train"), build.data(config, "test")
-    checkpoint = _restore(config, workdir, step, model, len(train.labels))
-    _check_own(config, own, workdir, step)
-    points, midpoint = _points(config, space, jax.tree.leaves(checkpoint.params)[0].shape[0])
-    is_curve = space.num_endpoints > 1 and config["subspace"] != "simplex"
+    clock, own = time.perf_counter(), runs.open_run(workdir)
+    made = build.experiment(own.config | dict(config)) if config else own.experiment
+    which = "captures" if made.captures and step is None else "endpoints"
+    networks = runs.networks(own, which, step, like=made.stack_shapes)
+    _check_own(made, own, step)
+    points, midpoint = _points(made, len(networks.names))
     progress = records.Progress(len(points), unit="point", label="evaluate")
     arrays = evaluation.along(
-        jax.device_put(checkpoint.params),
+        networks.stack,
         points,
-        apply=model.apply,
-        images=evaluation.on_device(test.images),
-        labels=jax.device_put(test.labels),
-        batch_stats=jax.device_put(checkpoint.batch_stats),
-        apply_train=model.apply_train,
-        train_images=evaluation.on_device(train.images),
-        key=rngs.stream(jax.random.key(config["seed"]), "refresh"),
-        batch_size=config["eval_batch_size"],
-        with_pairs=is_curve,
-        features=model.features,
+        with_pairs=made.is_curve and made.task.keeps_outputs,
+        features=made.model.features,
         progress=progress.over,
+        **passes(made),
+        batch_stats=networks.batch_stats,
     )
     facts = {
-        "step": checkpoint.step,
-        "num_steps": config["num_epochs"] * build.steps_per_epoch(config, len(train.labels)),
-        "config": config,
+        "step": networks.step,
+        "num_steps": own.plan.num_steps,
+        "config": made.config,
+        "variant": own.variant,
+        "columns": [list(column) for column in made.task.columns],
         "midpoint": midpoint,
         "scores": {name: values.tolist() for name, values in arrays.items() if values.ndim == 1},
     }
-    if config["num_members"] > 1 or config["capture"]:
-        members = arrays["logits"][1 if config["capture"] else 0 :]
-        facts["ensembles"] = {name: values.tolist() for name, values in ensembles.by_size(members, test.labels).items()}
-    if space.num_endpoints > 1:
-        statistics = jax.jit(geometry.endpoint_statistics)(checkpoint.params)
+    if (made.num_members > 1 or made.captures) and "logits" in arrays:
+        members = arrays["logits"][1 if made.captures else 0 :]
+        by_size = ensembles.by_size(members, made.test.labels)
+        facts["ensembles"] = {name: values.tolist() for name, values in by_size.items()}
+    if made.space.num_endpoints > 1:
+        statistics = jax.jit(geometry.endpoint_statistics)(networks.stack)
         facts |= {name: float(value) for name, value in statistics.items()}
     facts["seconds"] = time.perf_counter() - clock
     if parallel.is_main():
-        arrays |= {"points": np.asarray(points), "labels": np.asarray(test.labels)}
-        records.save_results(workdir, RESULTS if step is None else f"{RESULTS}_{step}", arrays, facts)
+        arrays |= {"points": np.asarray(points), "labels": np.asarray(made.test.labels)}
+        records.save_results(own.folder, RESULTS if step is None else f"{RESULTS}_{step}", arrays, facts)
     return facts
 
 
-def _restore(config, workdir, step, model, num_examples) -> checkpoints.Checkpoint:
-    """The stack to evaluate: endpoints, members, or captured checkpoints; with the statistics' form for one network."""
-    checkpoint = build.restored(config, model, workdir, step)
-    if steps := build.capture_steps(config, build.steps_per_epoch(config, num_examples)):
-        captured = checkpoints.restore_stack([workdir] * len(steps), steps)
-        checkpoint = checkpoint._replace(params=captured.params)
-    return checkpoint
+def passes(made: Experiment) -> dict[str, Any]:
+    """What `evaluation.along` takes of an experiment: network, task, data, and how passes over them are made."""
+    return {
+        "apply": made.model.apply,
+        "apply_train": made.model.apply_train,
+        "task": made.task,
+        "targets": made.model.targets,
+        "images": flat(made.test.images),
+        "labels": made.test.labels,
+        "train_images": flat(made.train.images),
+        "key": made.refresh_key,
+        "batch_size": made.eval_batch_size,
+        "mesh": made.mesh,
+        "keep_outputs": made.task.keeps_outputs,
+    }
 
 
-def _check_own(config, own, workdir, step) -> None:
-    for name, value in config.items():
-        if name not in FREE and value != own[name]:
+def _check_own(made: Experiment, own: Run, step: int | None) -> None:
+    """Refuses what an evaluation may not change."""
+    for name, value in made.config.items():
+        if name not in FREE and value != own.config[name]:
             raise ConfigError(
-                f"config.{name} is {value!r} but {workdir} was trained with {own[name]!r}: an evaluation may change "
-                f"only {', '.join(FREE)}"
+                f"config.{name} is {value!r} but {own.folder} was trained with {own.config[name]!r}: an evaluation may "
+                f"change only {', '.join(FREE[1:])}"
             )
-    if step is not None and config["capture"]:
-        raise ConfigError(f"{workdir} captured checkpoints, which are evaluated together: leave step out")
+    if step is not None and made.captures:
+        raise ConfigError(f"{own.folder} captured checkpoints, which are evaluated together: leave step out")
 
 
-def _points(config, space, num_rows: int) -> tuple[jax.Array, int | None]:
+def _points(made: Experiment, num_rows: int) -> tuple[jax.Array, int | None]:
     """Coordinates [T, K] to evaluate, and the row of the midpoint."""
-    if config["capture"]:
+    if made.captures:
         return jnp.concatenate([jnp.full((1, num_rows), 1.0 / num_rows), jnp.eye(num_rows)]), 0
-    if config["num_members"] > 1:
+    if made.num_members > 1:
         return jnp.eye(num_rows), None
-    points = space.grid(config["num_points"])
-    row = nearest(points, space.midpoint)
-    if np.allclose(points[row], space.midpoint, atol=1e-6):
+    points, midpoint = made.space.grid(made.num_points), made.space.midpoint
+    row = nearest(points, midpoint)
+    if np.allclose(points[row], midpoint, atol=1e-6):
         return points, row
-    return jnp.concatenate([points, space.midpoint[None]]), len(points)
+    return jnp.concatenate([points, midpoint[None]]), len(points)
 
 
 def nearest(points: jax.Array, point: jax.Array) -> int:
@@ -131,18 +141,19 @@ def nearest(points: jax.Array, point: jax.Array) -> int:
 
 
 def table(facts: dict[str, Any]) -> str:
-    """The scores of every point as text, percent but for nll (nats), the midpoint marked."""
+    """The scores of every point as text, in the units of their columns, the midpoint marked."""
     scores = facts["scores"]
-    columns = [("accuracy %", "accuracy", 100), ("nll", "nll", 1), ("ECE %", "ece_20", 100), ("Brier", "brier", 1)]
-    if "pair_accuracy" in scores:
-        columns += [
-            ("pair acc %", "pair_accuracy", 100),
-            ("pair nll", "pair_nll", 1),
-            ("pair ECE %", "pair_ece_20", 100),
-        ]
+    columns = [(f"{title} {'' if unit == 'nats' else unit}".strip(), name, scale)
+               for name, title, unit, scale in facts.get("columns", COLUMNS)]  # fmt: skip
+    columns += [
+        (f"pair {title}".replace("accuracy", "acc"), f"pair_{name}", scale)
+        for title, name, scale in columns
+        if f"pair_{name}" in scores and name != "brier"
+    ]
+    if "pair_disagreement" in scores:
         columns += [("differ %", "pair_disagreement", 100)]
     lines = ["point  " + "  ".join(f"{title:>10}" for title, _, _ in columns)]
-    for t in range(len(scores["accuracy"])):
+    for t in range(len(scores[columns[0][1]])):
         mark = "*" if t == facts["midpoint"] else " "
         cells = "  ".join(f"{scale * scores[name][t]:10.3f}" for _, name, scale in columns)
         lines.append(f"{t:4d}{mark}  {cells}")
@@ -152,3 +163,15 @@ def table(facts: dict[str, Any]) -> str:
     for size, accuracy in enumerate(facts.get("ensembles", {}).get("accuracy", []), start=1):
         lines.append(f"ensembles of {size}: accuracy {100 * accuracy:.3f} %")
     return "\n".join(lines)
+
+
+def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, Figure]:
+    """The profile of a path, where the points are those of one."""
+    if not any(name.startswith("pair_") for name in facts["scores"]):
+        return {}
+    return {"profile": paths.profile(facts | {"columns": facts.get("columns", COLUMNS)}, title(facts["config"]))}
+
+
+def title(config: dict[str, Any]) -> str:
+    """What a figure of a run is of."""
+    return "{subspace} of {network} on {dataset}, seed {seed}".format(**config)

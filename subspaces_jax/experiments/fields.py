@@ -1,6 +1,10 @@
-"""What can be configured: every field of a config with its type, its range and its meaning."""
+"""What can be configured: every field of a config with its default, its range and its meaning.
 
-import difflib
+A config is a flat mapping of fields; one that is left out has its default. Fields that choose hold calls, see
+`choices`; the flat fields below that say "of ..." are the usual values of options of such calls.
+"""
+
+import math
 import shlex
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -8,25 +12,39 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from subspaces_jax import geometry
+from subspaces_jax import geometry, tasks
 from subspaces_jax.data import augmentation
 from subspaces_jax.errors import ConfigError
+from subspaces_jax.experiments import choices
 from subspaces_jax.networks import families
 from subspaces_jax.training import optimizers
 
 Config = Mapping[str, Any]
+LARGEST = 2**31 - 1  # of whole numbers: steps and indices are int32
+SEEDS = 2**32  # what a PRNG key tells apart
 
 
 class Field(NamedTuple):
-    """What a config field may hold."""
+    """What a config field may hold.
 
-    type: type
+    Attributes:
+        default: where a config lacks the field, a stored one from before it was added included: what keeps the old
+            behaviour. Its type is the field's.
+        accepts: whether a value of that type is in range.
+        meaning: for messages and lists.
+    """
+
+    default: Any
     accepts: Callable[[Any], bool]
     meaning: str
 
+    @property
+    def type(self) -> type:
+        return type(self.default)
 
-def _at_least(low: float) -> Callable[[Any], bool]:
-    return lambda value: value >= low
+
+def _at_least(low: float, below: float = math.inf) -> Callable[[Any], bool]:
+    return lambda value: low <= value < below and (value <= LARGEST or type(value) is float or below < math.inf)
 
 
 def _any(value: Any) -> bool:
@@ -38,140 +56,159 @@ def _fraction(value: float) -> bool:
 
 
 def _whole_numbers(value: str) -> bool:
-    return not value or all(part.strip().isdigit() for part in value.split(","))
+    return all(part.isdigit() and int(part) <= LARGEST for part in choices.split(value))
 
 
 def _one_of(*names: str) -> Callable[[Any], bool]:
     return lambda value: value in names
 
 
-def _choice(names: Mapping[str, Any], more: str) -> Field:
-    return Field(str, _one_of(*names), f"one of {', '.join(names)}: {more}")
+def _choice(default: str, names: Mapping[str, Any], more: str) -> Field:
+    return Field(default, _one_of(*names), f"one of {', '.join(names)}: {more}")
 
 
-SUBSPACES: dict[str, tuple[int, Callable[[int], Any]]] = {  # name -> (usual number of endpoints, constructor)
-    "none": (1, geometry.Simplex),
-    "line": (2, lambda num: geometry.Line()),
-    "bezier": (3, geometry.Bezier),
-    "chain": (3, geometry.Chain),
-    "simplex": (3, geometry.Simplex),
+def _call(default: str, table: Mapping[str, Any], more: str) -> Field:
+    return Field(default, bool, f"a call of {', '.join(table)}: {more}")
+
+
+SUBSPACES: dict[str, Callable[..., Any]] = {
+    "none": lambda: geometry.Simplex(1),
+    "line": geometry.Line,
+    "bezier": geometry.Bezier,
+    "chain": geometry.Chain,
+    "simplex": lambda num_endpoints=3: geometry.Simplex(num_endpoints),
 }
-AUGMENTATIONS: dict[str, tuple[Callable, ...]] = {
-    "none": (),
-    "flip": (augmentation.random_flip,),
-    "crop": (augmentation.random_crop,),
-    "shift1": (partial(augmentation.random_crop, padding=1),),
-    "crop_flip": (augmentation.random_crop, augmentation.random_flip),
+AUGMENTATIONS: dict[str, Callable[..., tuple[Callable, ...]]] = {
+    "none": lambda: (),
+    "flip": lambda: (augmentation.random_flip,),
+    "crop": lambda padding=4: (partial(augmentation.random_crop, padding=_whole("padding", padding)),),
+    "shift1": lambda: AUGMENTATIONS["crop"](1),
+    "crop_flip": lambda: (*AUGMENTATIONS["crop"](), *AUGMENTATIONS["flip"]()),
+}
+NORMALISATIONS: dict[str, Callable[..., tuple[tuple[float, ...], tuple[float, ...]] | None]] = {  # -> (mean, std)
+    "dataset": lambda: None,
+    "none": lambda: ((), ()),
+    "given": lambda mean, std: (_numbers("mean", mean), _numbers("std", std)),
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+OVER_SAMPLES = ("auto", "vmap", "scan", "unroll")
+CALLS: dict[str, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {  # field -> table, what the program gives
+    "subspace": (SUBSPACES, ()),
+    "task": (tasks.TASKS, ()),
+    "optimizer": (optimizers.OPTIMIZERS, ("schedule", "weight_decay")),
+    "schedule": (optimizers.POLICIES, ("peak", "num_epochs", "warmup")),
+    "augmentation": (AUGMENTATIONS, ()),
+    "normalisation": (NORMALISATIONS, ()),
+}
+
 FIELDS: dict[str, Field] = {
     # the run
-    "seed": Field(int, _at_least(0), "a whole number from 0 up"),
-    "num_devices": Field(int, _at_least(0), "devices to use, 0 for all"),
-    "num_epochs": Field(int, _at_least(1), "at least 1"),
-    "batch_size": Field(int, _at_least(1), "images per step over all devices and samples, at least 1"),
-    "log_every": Field(int, _at_least(0), "steps between rows of metrics; 0 for each epoch's end only"),
-    "checkpoint_every": Field(int, _at_least(0), "epochs between checkpoints to resume from; 0 for the last only"),
-    "keep_every": Field(int, _at_least(0), "epochs between checkpoints that are kept for good; 0 for none"),
+    "variant": Field("", _any, "a label: what figures and tables call the run; it changes nothing"),
+    "seed": Field(0, _at_least(0, SEEDS), "a whole number from 0 up, below 2^32"),
+    "num_devices": Field(0, _at_least(0), "devices to use, 0 for all"),
+    "num_epochs": Field(160, _at_least(1), "at least 1"),
+    "batch_size": Field(128, _at_least(1), "examples per step over all devices and samples, at least 1"),
+    "log_every": Field(0, _at_least(0), "steps between rows of metrics; 0 for each epoch's end only"),
+    "checkpoint_every": Field(1, _at_least(0), "epochs between checkpoints to resume from; 0 for the last only"),
+    "keep_every": Field(0, _at_least(0), "epochs between checkpoints that are kept for good; 0 for none"),
     "keep_steps": Field(
-        str, _whole_numbers, "steps, separated by commas, whose checkpoints are kept for good; empty for none"
+        "", _whole_numbers, "steps, from 0 on, separated by commas, whose checkpoints are kept for good"
     ),
-    "test_every": Field(int, _at_least(0), "epochs between tests of the midpoint; 0 for none"),
-    "num_members": Field(int, _at_least(1), "M, networks trained together, with seeds from seed on"),
+    "test_every": Field(0, _at_least(0), "epochs between tests of the midpoint; 0 for none"),
+    "num_members": Field(1, _at_least(1), "M, networks trained together, with seeds from seed on"),
     "capture": Field(
-        bool, _any, "whether num_cycles checkpoints are kept: the cycles' ends, or equally spaced from swa_start"
+        False, _any, "whether num_cycles checkpoints are kept: the cycles' ends, or equally spaced from swa_start"
     ),
     # data
-    "dataset": Field(str, bool, "a name of data.catalogue.DATASETS"),
-    "data_dir": Field(str, _any, "the TFDS data directory, empty for TFDS's own default"),
-    "idx_dir": Field(str, _any, "a folder of MNIST-format IDX files to prepare from, or empty"),
-    "archive": Field(str, _any, "what tiny_imagenet or imagenet_c is prepared from, or empty"),
-    "num_workers": Field(int, _at_least(0), "processes that decode images of a stream, 0 for threads"),
-    "augmentation": _choice(AUGMENTATIONS, "of training images"),
-    "num_train_examples": Field(int, _at_least(0), "of the training split, 0 for all"),
-    "label_noise": Field(float, _fraction, "fraction of training labels drawn anew, in [0, 1]"),
-    "pixel_shuffle": Field(bool, _any, "whether all images have their pixels in one other order"),
-    "corruption_seed": Field(int, _at_least(0), "of label_noise and pixel_shuffle, whatever the run's seed"),
-    # the network
-    "network": Field(str, bool, f"one of {families.EVERY_NAME}"),
-    "dropout": Field(float, lambda value: 0.0 <= value < 1.0, "rate, in [0, 1), for networks that have it"),
-    "dtype": _choice(DTYPES, "of the computation; parameters are float32"),
-    "batch_norm": Field(str, _one_of("device", "global"), "statistics of each device, or of all (global)"),
+    "dataset": Field("cifar10", bool, "a name of data.catalogue.DATASETS"),
+    "data_dir": Field("", _any, "the TFDS data directory, empty for TFDS's own default"),
+    "idx_dir": Field("", _any, "a folder of MNIST-format IDX files to prepare from, or empty"),
+    "archive": Field("", _any, "what tiny_imagenet or imagenet_c is prepared from, or empty"),
+    "num_workers": Field(0, _at_least(0, 1025), "processes that decode images of a stream, 0 for threads"),
+    "augmentation": _call("none", AUGMENTATIONS, "of training images, several with | between them"),
+    "normalisation": _call("dataset", NORMALISATIONS, "of inputs; dataset has the data set's own mean and deviation"),
+    "input_noise": Field(0.0, _at_least(0.0), "standard deviation of noise on normalised training inputs, at least 0"),
+    "num_train_examples": Field(0, _at_least(0), "of the training split, 0 for all"),
+    "label_noise": Field(0.0, _fraction, "fraction of training labels drawn anew, in [0, 1]"),
+    "pixel_shuffle": Field(False, _any, "whether all images have their pixels in one other order"),
+    "corruption_seed": Field(0, _at_least(0), "of label_noise and pixel_shuffle, whatever the run's seed"),
+    # the network and what it is to do
+    "task": _call("classification", tasks.TASKS, "what outputs are scored against"),
+    "network": Field(
+        "cifar_resnet_20", bool, f"a call of {', '.join(families.NETWORKS)}; one of {families.EVERY_NAME}"
+    ),
+    "dropout": Field(0.0, _at_least(0.0, 1.0), "rate, in [0, 1), of networks that have it"),
+    "dtype": _choice("float32", DTYPES, "of the computation; parameters are float32"),
+    "batch_norm": Field("device", _one_of("device", "global"), "statistics of each device, or of all (global)"),
     "initial": Field(
-        str,
+        "",
         _any,
         "run directories, separated by commas, whose networks (of one run: whose endpoints) the endpoints start from; "
         "empty for random weights",
     ),
     # the subspace
-    "subspace": _choice(SUBSPACES, "what is trained"),
-    "num_endpoints": Field(int, _at_least(0), "K, 0 for the subspace's usual number"),
-    "layerwise": Field(bool, _any, "whether every module draws its own point"),
-    "beta": Field(float, _at_least(0.0), "coefficient of the cosine penalty, at least 0"),
-    "num_samples": Field(int, _at_least(1), "S, points drawn per step, at least 1"),
-    "feature_diversity": Field(
-        float, _at_least(0.0), "coefficient of the similarity of two samples' features, at least 0"
+    "subspace": _call("line", SUBSPACES, "what is trained"),
+    "num_endpoints": Field(0, _at_least(0), "K of bezier, chain and simplex, 0 for the subspace's usual number"),
+    "frozen_endpoints": Field(
+        "", _whole_numbers, "endpoints that stay as they are, separated by commas; empty for none"
     ),
-    "over_samples": Field(str, _one_of("auto", "vmap", "scan"), "auto, vmap or scan, for members too"),
-    "own_coordinates": Field(bool, _any, "whether each device draws its own points"),
+    "layerwise": Field(False, _any, "whether every module draws its own point"),
+    "beta": Field(1.0, _at_least(0.0), "coefficient of the cosine penalty, at least 0; 0 for one network"),
+    "num_samples": Field(1, _at_least(1), "S, points drawn per step, at least 1"),
+    "feature_diversity": Field(
+        0.0, _at_least(0.0), "coefficient of the similarity of two samples' features, at least 0"
+    ),
+    "over_samples": Field("auto", _one_of(*OVER_SAMPLES), f"one of {', '.join(OVER_SAMPLES)}, for members too"),
+    "own_coordinates": Field(False, _any, "whether each device draws its own points"),
     # the optimizer
-    "learning_rate": Field(float, _at_least(0.0), "at least 0"),
-    "schedule": _choice(optimizers.POLICIES, "policy of the learning rate"),
-    "warmup_epochs": Field(int, _at_least(0), "at least 0"),
-    "swa_learning_rate": Field(float, _at_least(0.0), "at least 0, for the swa schedules"),
-    "swa_start": Field(float, _fraction, "fraction of the epochs, for swa_cyclic and capture"),
-    "num_cycles": Field(int, _at_least(1), "models of the cyclic schedules, and captured ones"),
-    "multistep_every": Field(int, _at_least(1), "epochs, for multistep"),
-    "momentum": Field(float, lambda value: 0.0 <= value < 1.0, "in [0, 1)"),
-    "weight_decay": Field(float, _at_least(0.0), "at least 0"),
-    "decay": Field(str, _one_of("endpoints", "point"), "what decays: endpoints, or the sampled point"),
-    "label_smoothing": Field(float, _fraction, "in [0, 1]"),
+    "optimizer": _call("sgd", optimizers.OPTIMIZERS, "of the stack"),
+    "learning_rate": Field(0.1, _at_least(0.0), "at least 0"),
+    "schedule": _call("cosine", optimizers.POLICIES, "policy of the learning rate"),
+    "warmup_epochs": Field(5, _at_least(0), "at least 0"),
+    "swa_learning_rate": Field(0.05, _at_least(0.0), "at least 0, of the swa schedules"),
+    "swa_start": Field(0.75, _fraction, "fraction of the epochs, of swa_cyclic and capture"),
+    "num_cycles": Field(3, _at_least(1), "models of the cyclic schedules, and captured ones"),
+    "multistep_every": Field(30, _at_least(1), "epochs, of multistep"),
+    "momentum": Field(0.9, _at_least(0.0, 1.0), "in [0, 1), of sgd"),
+    "weight_decay": Field(1e-4, _at_least(0.0), "at least 0"),
+    "decay": Field("endpoints", _one_of("endpoints", "point"), "what decays: endpoints, or the sampled point"),
+    "label_smoothing": Field(0.0, _fraction, "in [0, 1], of classification"),
     # evaluation
-    "num_points": Field(int, _at_least(2), "points of a curve, or to a side of a simplex, at least 2"),
-    "num_refresh_batches": Field(int, _at_least(0), "of a stream, to refresh BatchNorm statistics; 0 for one pass"),
-    "eval_batch_size": Field(int, _at_least(1), "at least 1"),
+    "num_points": Field(21, _at_least(2), "points of a curve, or to a side of a simplex, at least 2"),
+    "num_refresh_batches": Field(0, _at_least(0), "of a stream, to refresh BatchNorm statistics; 0 for one pass"),
+    "eval_batch_size": Field(500, _at_least(1), "at least 1"),
 }
-
+LABELS = ("variant",)  # fields that name a run and change nothing: runs that differ in them alone are the same
 
 SWEEP_FIELDS: dict[str, Field] = {
-    "config": Field(str, bool, "a config file that takes variants after a colon"),
+    "config": Field("", _any, "a config file that takes variants after a colon; empty for the defaults"),
     "variants": Field(
-        tuple,
+        ("",),
         lambda value: value and all(isinstance(variant, str) for variant in value),
         "of the config, strings, in which parts with = are fields, as in 'line,beta=0.5'",
     ),
-    "seeds": Field(tuple, lambda value: all(type(seed) is int for seed in value), "whole numbers"),
-    "fields": Field(str, _any, "overrides of the config's fields, as in 'num_epochs=5 dtype=bfloat16'"),
+    "seeds": Field(
+        (0, 1, 2),
+        lambda value: all(type(seed) is int and 0 <= seed < SEEDS for seed in value),
+        "whole numbers from 0 up",
+    ),
+    "fields": Field("", _any, "overrides of the config's fields, as in 'num_epochs=5 dtype=bfloat16'"),
     "cluster": Field(
-        str, _one_of("", "local", "slurm"), "empty for here, one after another; slurm or local for submitit's"
+        "", _one_of("", "local", "slurm"), "empty for here, one after another; slurm or local for submitit's"
     ),
-    "cluster_options": Field(str, _any, "parameters of submitit, as in 'gpus_per_node=1 timeout_min=240'"),
+    "cluster_options": Field("", _any, "parameters of submitit, as in 'gpus_per_node=1 timeout_min=240'"),
 }
 
+RENAMED: dict[str, str] = {}  # fields of stored configs by their old names
 
-AVERAGES = ("mean", "random", "random_layerwise", "random_per_weight", "towards_each", "swag", "swag_diagonal")
-ANALYSIS_FIELDS: dict[str, Field] = {
-    "analysis": Field(str, _one_of("ensemble", "average", "line"), "ensemble, average or line"),
-    "average": Field(str, _one_of(*AVERAGES), f"one of {', '.join(AVERAGES)}"),
-    "runs": Field(str, _any, "run directories, separated by commas"),
-    "steps": Field(str, _any, "of the checkpoints, one a run, separated by commas; empty for the last ones"),
-    "members": Field(
-        str,
-        _one_of("midpoint", "endpoints", "random", "captures"),
-        "what each run gives: midpoint (or network), endpoints, random points of its subspace, captures",
-    ),
-    "num_draws": Field(int, _at_least(1), "random members a run, or random averages, at least 1"),
-    "num_points": Field(int, _at_least(2), "of a line, at least 2"),
-    "t": Field(float, _fraction, "weight of the nearest network, for the average towards_each"),
-    "test_dataset": Field(str, _any, "another data set's test split, empty for the runs' own"),
-    "test_archive": Field(str, _any, "what that data set is prepared from, or empty"),
-    "seed": Field(int, _at_least(0), "of random members and averages"),
-    "eval_batch_size": Field(int, _at_least(1), "at least 1"),
-}
+
+def upgrade(config: Config) -> dict[str, Any]:
+    """A stored config under today's names of its fields."""
+    return {RENAMED.get(name, name): value for name, value in config.items()}
 
 
 def checked(config: Config, fields: Mapping[str, Field]) -> dict[str, Any]:
-    """The config as a plain dict, every field known, present, well-typed and in range.
+    """The config as a plain dict, every field known, well-typed and in range; one that is left out has its default.
 
     Raises:
         ConfigError: names the field, what it got and what it takes.
@@ -179,26 +216,49 @@ def checked(config: Config, fields: Mapping[str, Field]) -> dict[str, Any]:
     config = dict(config)
     if extra := sorted(config.keys() - fields.keys()):
         raise ConfigError(unknown_field(extra[0], fields))
-    if missing := sorted(fields.keys() - config.keys()):
-        raise ConfigError(f"config fields are missing: {', '.join(missing)}")
+    config = {name: config.get(name, field.default) for name, field in fields.items()}
     for name, field in fields.items():
         value = config[name]
         if field.type is float and type(value) is int:
             config[name] = value = float(value)
-        if type(value) is not field.type or not field.accepts(value):
+        if field.type is tuple and type(value) is list:  # as JSON has it
+            config[name] = value = tuple(value)
+        if (
+            type(value) is not field.type
+            or field.type is float
+            and not math.isfinite(value)
+            or not field.accepts(value)
+        ):
             raise ConfigError(f"config.{name} is {value!r}: it takes {field.type.__name__}, {field.meaning}")
     return config
 
 
-def key_values(text: str) -> dict[str, Any]:
-    """ "a=1 b=x" as {"a": 1, "b": "x"}."""
+def from_text(name: str, text: str, fields: Mapping[str, Field] = FIELDS) -> Any:
+    """The value that `text` stands for in the field `name`.
+
+    Raises:
+        ConfigError: no such field, or text that is not of its type.
+    """
+    if name not in fields:
+        raise ConfigError(unknown_field(name, fields))
+    kind = fields[name].type
     try:
-        pairs = [pair.partition("=") for pair in shlex.split(text)]
-    except ValueError as error:
+        if kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        return kind(text)
+    except (KeyError, ValueError):
+        raise ConfigError(f"config.{name} is {text!r}: it takes {kind.__name__}, {fields[name].meaning}") from None
+
+
+def key_values(text: str) -> dict[str, str]:
+    """ "a=1 b=x" as {"a": "1", "b": "x"}; spaces within parentheses or quotes belong to the value."""
+    try:
+        pairs = [part.partition("=") for part in choices.split(text, " ")]
+    except ConfigError as error:
         raise ConfigError(f"{text!r} is not name=value, separated by spaces ({error})") from None
     if wrong := [name for name, equals, _ in pairs if not equals]:
         raise ConfigError(f"{wrong[0]!r} in {text!r} has no value: write name=value, separated by spaces")
-    return {name: int(value) if value.isdigit() else value for name, _, value in pairs}
+    return {name: _unquoted(value) for name, _, value in pairs}
 
 
 def unknown_field(name: str, fields: Mapping[str, Field]) -> str:
@@ -208,6 +268,24 @@ def unknown_field(name: str, fields: Mapping[str, Field]) -> str:
 
 def unknown(name: str, known: Mapping[str, Any]) -> str:
     """The name, and what it may have meant."""
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
-    return f"{name!r}, which is unknown: {hint}"
+    return f"{name!r}, which is unknown: {choices.did_you_mean(name, known)}"
+
+
+def _unquoted(text: str) -> str:
+    """Without the quotes around it, as a shell would read it; those of a call's own arguments stay."""
+    return shlex.split(text)[0] if text[:1] in ("'", '"') else text
+
+
+def _whole(name: str, value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{name} is a whole number from 0 up, got {value!r}")
+    return value
+
+
+def _numbers(name: str, values: Any) -> tuple[float, ...]:
+    values = values if isinstance(values, tuple) else (values,)
+    if not values or not all(type(value) in (int, float) and math.isfinite(value) for value in values):
+        raise ValueError(f"{name} is a number or a tuple of them, got {values!r}")
+    if name == "std" and min(values) <= 0:
+        raise ValueError(f"std is positive, got {values!r}")
+    return tuple(float(value) for value in values)

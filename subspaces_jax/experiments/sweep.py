@@ -1,29 +1,43 @@
 """A family of runs: variants of one config over seeds, one after another on this machine or as jobs of a cluster.
 
-The folder of a sweep holds config.json (what all its runs share), one run directory a run, named <variant>_<seed>, and
-logs/ with what each printed. A run is finished once it is evaluated; the same command again does what is left.
+The folder of a sweep holds config.json (what all its runs share), one run directory a run, named <variant>_<seed>,
+logs/ with what each printed, and results/family of all that are finished. A run is finished once it is evaluated; the
+same command again does what is left.
 """
 
+import contextlib
+import importlib.util
+import logging
 import pathlib
-import shlex
-import subprocess
 import sys
+import traceback
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from subspaces_jax import records
-from subspaces_jax.errors import ConfigError, RunDirectoryError
-from subspaces_jax.experiments import evaluate
-from subspaces_jax.experiments.fields import SWEEP_FIELDS, Config, checked, key_values
-
-Family = dict[str, list[dict[str, Any]]]
+from subspaces_jax.errors import ConfigError, RunDirectoryError, SubspacesError
+from subspaces_jax.experiments import build, choices, evaluate, plot, train
+from subspaces_jax.experiments.fields import FIELDS, SWEEP_FIELDS, Config, checked, from_text, key_values
+from subspaces_jax.experiments.studies import family
+from subspaces_jax.experiments.studies.family import is_finished
 
 
 class Job(NamedTuple):
-    """One run: its name, the command that trains, evaluates and plots it, and where it goes."""
+    """One run.
+
+    Attributes:
+        name: of its folder.
+        config: a config file, "" for the defaults.
+        form: what stands after the file's colon.
+        fields: overrides, texts by name.
+        workdir: where it goes.
+    """
 
     name: str
-    command: list[str]
+    config: str
+    form: str
+    fields: dict[str, str]
     workdir: pathlib.Path
 
 
@@ -31,7 +45,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     """Runs what is not finished, in the order of the seeds, so that every variant has its first seed first.
 
     Args:
-        config: a mapping with the fields of `fields.SWEEP_FIELDS`.
+        config: a mapping with fields of `fields.SWEEP_FIELDS`.
         workdir: the sweep's folder.
 
     Returns:
@@ -42,18 +56,21 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
             of another config.
     """
     config = checked(config, SWEEP_FIELDS)
-    folder = pathlib.Path(workdir).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    records.write_config(folder, {name: config[name] for name in ("config", "fields")})
+    settings = SimpleNamespace(**config)
+    folder = records.resolve(workdir)
     all_jobs = jobs(config, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    records.write_header(folder, "sweep", {name: config[name] for name in ("config", "fields")})
     left = [job for job in all_jobs if not is_finished(job.workdir)]
     (folder / "logs").mkdir(exist_ok=True)
-    if config["cluster"]:
-        statuses = _submitted(left, folder, config["cluster"], key_values(config["cluster_options"]))
+    if settings.cluster:
+        statuses = _submitted(left, folder, settings.cluster, key_values(settings.cluster_options))
     else:
         progress = records.Progress(len(left), unit="run", label="sweep")
         statuses = [run_job(job) for job in progress.over(left)]
     failed = [job for job, status in zip(left, statuses) if status]
+    if len(failed) < len(all_jobs):
+        gather(folder)
     if failed:
         reasons = "; ".join(f"{job.name}: {_last_line(folder, job)}" for job in failed[:3])
         raise RunDirectoryError(
@@ -62,27 +79,36 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     return {"finished": len(all_jobs) - len(left), "ran": len(left)}
 
 
+def gather(workdir: str | pathlib.Path) -> dict[str, Any]:
+    """Writes results/family of a sweep's finished runs, for figures and tables, and returns its facts."""
+    folder = records.resolve(workdir)
+    arrays, facts = family.run(SimpleNamespace(runs=str(folder)))
+    records.save_results(folder, plot.FAMILY, arrays, facts)
+    return facts
+
+
 def jobs(config: Config, folder: pathlib.Path) -> list[Job]:
     """All runs of a sweep, one a variant and seed, whether finished or not."""
-    common = key_values(config["fields"])
-    for variant in config["variants"]:
+    settings = SimpleNamespace(**checked(config, SWEEP_FIELDS))
+    common = key_values(settings.fields)
+    parts = {variant: choices.split(variant) for variant in settings.variants}
+    for variant in settings.variants:
         if "/" in variant:
             raise ConfigError(
                 f"config.variants holds {variant!r}, and run directories are named after variants: "
                 "give fields with a / in config.fields"
             )
-    if "seed" in common or any(part.startswith("seed=") for part in ",".join(config["variants"]).split(",")):
+    own = {variant: [part.partition("=") for part in of if _is_field(part)] for variant, of in parts.items()}
+    if "seed" in common or any(name == "seed" for of in own.values() for name, _, _ in of):
         raise ConfigError("config.fields and config.variants may not set seed: config.seeds does")
-    shared = [f"--config.{name}={value}" for name, value in common.items()]
     made = []
-    for seed in config["seeds"]:
-        for variant in config["variants"]:
-            workdir = workdir_of(folder, variant or pathlib.Path(config["config"]).stem, seed)
-            parts = variant.split(",")
-            form = ",".join(part for part in parts if "=" not in part)
-            own = [f"--config.{part}" for part in parts if "=" in part]
-            flags = [f"--config={config['config']}:{form}".rstrip(":"), f"--workdir={workdir}", f"--config.seed={seed}"]
-            made.append(Job(workdir.name, [sys.executable, "-m", "launch.train", *flags, *shared, *own], workdir))
+    for seed in settings.seeds:
+        for variant in settings.variants:
+            name = variant or pathlib.Path(settings.config or "default").stem
+            workdir = workdir_of(folder, name, seed)
+            form = ",".join(part for part in parts[variant] if not _is_field(part))
+            fields = {"variant": name, "seed": str(seed)} | common | {key: value for key, _, value in own[variant]}
+            made.append(Job(workdir.name, settings.config, form, fields, workdir))
     return made
 
 
@@ -91,52 +117,83 @@ def workdir_of(folder: str | pathlib.Path, variant: str, seed: int) -> pathlib.P
     return pathlib.Path(folder) / f"{variant.replace(',', '+')}_{seed}"
 
 
-def folders(folder: str | pathlib.Path, variant: str) -> list[pathlib.Path]:
-    """The finished run directories of a variant, by seed."""
-    paths = [
-        path for path in pathlib.Path(folder).glob("*_*") if path.name.rpartition("_")[0] == variant.replace(",", "+")
-    ]
-    return sorted(filter(is_finished, paths), key=lambda path: int(path.name.rpartition("_")[2]))
+def config_of(job: Job) -> dict[str, Any]:
+    """The config of a job: its file's, with its overrides.
+
+    Raises:
+        ConfigError: the file cannot be loaded, or a field is wrong.
+    """
+    config: dict[str, Any] = dict(from_file(job.config, job.form)) if job.config else {}
+    if job.form and not job.config:
+        raise ConfigError(f"config.variants has {job.form!r}, and config.config is empty: variants are a file's")
+    return build.check(config | {name: from_text(name, text, FIELDS) for name, text in job.fields.items()})
 
 
-def is_finished(workdir: pathlib.Path) -> bool:
-    """Whether a run has been trained to its end and evaluated there."""
+def from_file(path: str, form: str) -> dict[str, Any]:
+    """What `get_config(form)` of a config file gives, as plain values.
+
+    Raises:
+        ConfigError: no such file, or one that raises: with its last line.
+    """
+    file = pathlib.Path(path).expanduser().absolute()
     try:
-        facts = records.load_facts(workdir, evaluate.RESULTS)
-    except RunDirectoryError:
-        return False
-    return facts["step"] == facts.get("num_steps")
+        spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
+        module = importlib.util.module_from_spec(spec)
+        with _importable(pathlib.Path.cwd(), file.parent.parent):
+            spec.loader.exec_module(module)
+            found = module.get_config(form) if form else module.get_config()
+        return found.copy_and_resolve_references().to_dict() if hasattr(found, "to_dict") else dict(found)
+    except Exception as error:  # whatever a config file of the user's raises
+        text = str(error).strip() or type(error).__name__
+        missing = isinstance(error, (FileNotFoundError, AttributeError))
+        raise ConfigError(f"config file {path} cannot be loaded: {text}" if missing else text) from None
 
 
 def run_job(job: Job) -> int:
-    """Runs one job to its end, its output going to logs/, and returns its exit status; 0 if it was done meanwhile."""
+    """Trains, evaluates and draws one run, its output going to logs/, and returns 0, or 2 for what the user can mend
+    and 1 for the rest; 0 if it was done meanwhile."""
     if is_finished(job.workdir):
         return 0
+    job.workdir.parent.mkdir(parents=True, exist_ok=True)
     with open(job.workdir.parent / "logs" / f"{job.name}.txt", "a") as log:
-        print("$", shlex.join(job.command), file=log, flush=True)
-        return subprocess.run(job.command, stdout=log, stderr=subprocess.STDOUT).returncode
+        handler = logging.StreamHandler(log)
+        logging.getLogger("subspaces_jax").addHandler(handler)
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            try:
+                print("$", job.name, flush=True)
+                config = config_of(job)
+                train.run(config, job.workdir)
+                print(evaluate.table(evaluate.run(None, job.workdir)))
+                plot.run(None, job.workdir)
+                return 0
+            except SubspacesError as error:
+                print(f"error: {' '.join(str(error).split())}", file=log)
+                return 2
+            except Exception:  # one run's end is not that of the others
+                traceback.print_exc(file=log)
+                return 1
+            finally:
+                logging.getLogger("subspaces_jax").removeHandler(handler)
 
 
-def load(workdir: str | pathlib.Path) -> Family:
-    """The evaluated runs of a sweep: variant -> facts of its seeds, see `evaluate.run`; without those not finished."""
-    finished = [path.name for path in sorted(pathlib.Path(workdir).glob("*_*")) if is_finished(path)]
-    if not finished:
-        raise RunDirectoryError(f"no finished runs in {workdir}: run python -m launch.sweep --workdir={workdir} first")
-    variants = dict.fromkeys(name.rpartition("_")[0].replace("+", ",") for name in finished)
-    family = {
-        variant: [records.load_facts(path, evaluate.RESULTS) for path in folders(workdir, variant)]
-        for variant in variants
-    }
-    for variant, runs in family.items():
-        if len({run["config"]["num_points"] for run in runs}) > 1:
-            raise RunDirectoryError(
-                f"the runs of {variant} in {workdir} were evaluated at different numbers of points: evaluate them alike"
-            )
-    return family
+def _is_field(part: str) -> bool:
+    return "=" in part.partition("(")[0]
+
+
+@contextlib.contextmanager
+def _importable(*folders: pathlib.Path):
+    """Config files import each other from where commands are given, or from the folder of their package."""
+    before = list(sys.path)
+    sys.path[:0] = map(str, folders)
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def _submitted(left: Sequence[Job], folder: pathlib.Path, cluster: str, options: dict[str, Any]) -> list[int]:
     """Exit statuses of jobs that submitit runs on a cluster ("slurm"), or in processes of its own here ("local")."""
+    options = {name: int(value) if value.isdigit() else value for name, value in options.items()}
     try:
         import submitit  # the extra "cluster"
 

@@ -1,4 +1,5 @@
-"""Networks by name: a family and its sizes joined by underscores, or a module from anywhere as package.module:Name."""
+"""Networks by name: calls of NETWORKS; a family and its sizes joined by underscores; or a module from anywhere, as
+package.module:Name."""
 
 import difflib
 import importlib
@@ -69,6 +70,43 @@ FAMILIES: dict[str, Family] = {
         ("dtype", "dropout"),
     ),
 }
+
+
+def resnet(num_classes: int, depth: int = 18, dtype: Any = jnp.float32, axis_name: str | None = None) -> nn.Module:
+    """A `ImageNetResNet` for 224x224 images of depth 18, 50 or 101."""
+    return _listed(FAMILIES["resnet"], num_classes, (depth,), {"dtype": dtype, "axis_name": axis_name})
+
+
+def wide_resnet(
+    num_classes: int, depth: int = 50, factor: int = 2, dtype: Any = jnp.float32, axis_name: str | None = None
+) -> nn.Module:
+    """A wide `ImageNetResNet` of depth 50 or 101 and factor 2."""
+    return _listed(FAMILIES["wide_resnet"], num_classes, (depth, factor), {"dtype": dtype, "axis_name": axis_name})
+
+
+def tiny_imagenet_resnet(
+    num_classes: int, depth: int = 18, dtype: Any = jnp.float32, axis_name: str | None = None
+) -> nn.Module:
+    """A `ImageNetResNet` for 64x64 images of depth 18 or 50."""
+    return _listed(FAMILIES["tiny_imagenet_resnet"], num_classes, (depth,), {"dtype": dtype, "axis_name": axis_name})
+
+
+def _listed(family: Family, num_classes: int, sizes: tuple[int, ...], options: dict[str, Any]) -> nn.Module:
+    made = family.make(num_classes, sizes, options)
+    if made is None:
+        raise ValueError(f"there is no such size: write {family.names}")
+    return made
+
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {  # name of a call -> constructor(num_classes, ...)
+    "mlp": MLP,
+    "lenet": LeNet,
+    "cifar_resnet": CifarResNet,
+    "tiny_imagenet_resnet": tiny_imagenet_resnet,
+    "resnet": resnet,
+    "wide_resnet": wide_resnet,
+    "vision_transformer": VisionTransformer,
+}
 EVERY_NAME = f"{'; '.join(family.names for family in FAMILIES.values())}; or package.module:Name"
 
 
@@ -76,17 +114,15 @@ def by_name(name: str, num_classes: int, **options: Any) -> nn.Module:
     """The network of a name.
 
     Args:
-        name: such as "cifar_resnet_20_16", or "package.module:Name" for a Flax module (or a function that makes one)
-            that can be imported and takes num_classes.
+        name: such as "cifar_resnet_20_16", or "package.module:Name", see `make_imported`.
         num_classes: C.
-        options: dtype, axis_name, dropout; a network takes those that it has. Dropout is refused where there is none,
-            and so is every option that is set of a module from elsewhere.
+        options: dtype, axis_name, dropout; a network takes those that it has. Dropout is refused where there is none.
 
     Raises:
         ValueError: unknown, or sizes or options that the family does not have.
     """
     if ":" in name:
-        return _imported(name, num_classes, options)
+        return make_imported(name, num_classes, options, {})
     match = re.fullmatch(r"([a-z_]*[a-z])((?:_[1-9][0-9]*)*)", name)
     family = FAMILIES.get(match.group(1)) if match else None
     if family is None:
@@ -109,15 +145,39 @@ def train_options(network: nn.Module, train: bool) -> dict[str, bool]:
     return {name: value for name, value in values.items() if name in names}
 
 
-def _imported(name: str, num_classes: int, options: dict[str, Any]) -> nn.Module:
+def imported(name: str) -> Callable[..., nn.Module]:
+    """What "package.module:Name" names: a Flax module, or a function that makes one, that takes num_classes.
+
+    Raises:
+        ValueError: it cannot be imported.
+    """
     module, _, attribute = name.partition(":")
     try:
-        make = getattr(importlib.import_module(module), attribute)
+        return getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever a module of the user's raises when it is imported
+        raise ValueError(f"{name!r}, which cannot be made ({type(error).__name__}: {error})") from None
+
+
+def make_imported(name: str, num_classes: int, options: dict[str, Any], given: dict[str, Any]) -> nn.Module:
+    """A network from elsewhere.
+
+    Args:
+        name: package.module:Name.
+        num_classes: C.
+        options: dtype, axis_name, dropout; it gets those that it takes, and is refused where one is set that it does
+            not.
+        given: further arguments of its own.
+
+    Raises:
+        ValueError: it cannot be imported, cannot be made or is no Flax module.
+    """
+    make = imported(name)
+    try:
         taken = {key: value for key, value in options.items() if key in inspect.signature(make).parameters}
-        made = make(num_classes=num_classes, **taken)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        made = make(num_classes=num_classes, **(taken | given))
+    except Exception as error:  # whatever a constructor of the user's raises
         raise ValueError(
-            f"{name!r}, which cannot be made ({error}): it is imported and called with num_classes"
+            f"{name!r}, which cannot be made ({type(error).__name__}: {error}): it is called with num_classes"
         ) from None
     if not isinstance(made, nn.Module):
         raise ValueError(f"{name!r}, which is {type(made).__name__}: it is to be a Flax module")

@@ -1,6 +1,6 @@
 """Figures of a family of runs: variants of one config over seeds, from their results alone.
 
-A family is {variant: [facts of each seed]}, facts being those of `experiments.evaluate`. Bands and bars are population
+A family is {variant: [facts of each seed]}, facts being those of `experiments.evaluate`. Bands and bars are sample
 standard deviations over seeds.
 """
 
@@ -96,7 +96,7 @@ def simplex_sizes(family: Family, standard: Sequence[Facts] = (), title: str = "
                 sizes = sorted(by_size)
                 values = [[100 * at_midpoint(run, score) for run in by_size[n]] for n in sizes]
                 text, colour, marker = kinds[layerwise]
-                bars = [np.std(v) for v in values]
+                bars = [spread(v) for v in values]
                 axis.errorbar(
                     sizes, [np.mean(v) for v in values], bars, color=colour, marker=marker, label=text, capsize=2
                 )
@@ -146,7 +146,7 @@ def label_noise(family: Family, best_epochs: Family | None = None, title: str = 
         for method, (text, colour, marker) in looks(shown).items():
             by_noise = shown[method]
             levels = sorted(by_noise)
-            means, bars = zip(*((100 * np.mean(by_noise[x]), 100 * np.std(by_noise[x])) for x in levels))
+            means, bars = zip(*((100 * np.mean(by_noise[x]), 100 * spread(by_noise[x])) for x in levels))
             axis.errorbar(levels, means, bars, color=colour, marker=marker or ".", label=text, capsize=2)
         axis.set(xlabel="labels drawn anew (%)", ylabel="test accuracy (%)")
         return _finished(figure, axis, title)
@@ -204,6 +204,12 @@ def at_midpoint(facts: Facts, score: str) -> float:
     return float(np.mean(values)) if facts["midpoint"] is None else values[facts["midpoint"]]
 
 
+def spread(values: Any) -> Any:
+    """The sample standard deviation (n - 1) over the first axis, 0 of one value."""
+    values = np.asarray(values, np.float64)
+    return values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros_like(values[0])
+
+
 def looks(variants: Iterable[str]) -> dict[str, tuple[str, str, str]]:
     """{variant: (label, colour, marker)} in the order of legends: those of LOOKS, then the others by name."""
     variants = set(variants)
@@ -215,15 +221,15 @@ def looks(variants: Iterable[str]) -> dict[str, tuple[str, str, str]]:
 
 def _band(axis: Axes, x: Any, values: Any, scale: float = 100.0, **options: Any) -> None:
     values = scale * np.asarray(values)
-    mean, spread = values.mean(axis=0), values.std(axis=0)
+    mean, width = values.mean(axis=0), spread(values)
     (line,) = axis.plot(x, mean, **options)
-    axis.fill_between(x, mean - spread, mean + spread, color=line.get_color(), alpha=0.1, linewidth=0)
+    axis.fill_between(x, mean - width, mean + width, color=line.get_color(), alpha=0.1, linewidth=0)
 
 
 def _level(axis: Axes, values: Sequence[float], linestyle: str, label: str) -> None:
-    mean, spread, colour = 100 * np.mean(values), 100 * np.std(values), style.COLOURS["reference"]
+    mean, width, colour = 100 * np.mean(values), 100 * spread(values), style.COLOURS["reference"]
     axis.axhline(mean, linestyle=linestyle, color=colour, label=label)
-    axis.axhspan(mean - spread, mean + spread, color=colour, alpha=0.12, linewidth=0)
+    axis.axhspan(mean - width, mean + width, color=colour, alpha=0.12, linewidth=0)
 
 
 def _finished(figure: Figure, axis: Axes, title: str) -> Figure:

@@ -7,23 +7,24 @@ from matplotlib.figure import Figure
 
 from subspaces_jax.plots import style
 
-PANELS = (("accuracy", "test accuracy (%)", 100.0), ("nll", "test loss (nats)", 1.0), ("ece_20", "ECE (%)", 100.0))
+NUM_PANELS = 3
 
 
 def profile(facts: dict[str, Any], title: str = "") -> Figure:
-    """Accuracy, loss and calibration along a path.
+    """The scores along a path that its columns name first.
 
     Args:
-        facts: of `experiments.evaluate`: "scores" with lists of T numbers, two-point ensembles under "pair_...".
+        facts: of `experiments.evaluate`: "scores" with lists of T numbers, two-point ensembles under "pair_...", and
+            "columns", (name, title, unit, factor) of each score to show.
         title: above the figure.
 
     Returns:
-        Three panels: solid, each point; dashed, the ensemble of t with 1 - t; dotted, the mean of the two ends.
+        At most three panels: solid, each point; dashed, the ensemble of t with 1 - t; dotted, the mean of the two ends.
     """
-    scores = facts["scores"]
-    t = np.linspace(0.0, 1.0, len(scores["accuracy"]))
-    with style.panels(len(PANELS)) as (figure, axes):
-        for axis, (name, label, scale) in zip(axes, PANELS):
+    scores, shown = facts["scores"], facts["columns"][:NUM_PANELS]
+    t = np.linspace(0.0, 1.0, len(scores[shown[0][0]]))
+    with style.panels(len(shown)) as (figure, axes):
+        for axis, (name, text, unit, scale) in zip(axes, shown):
             values = scale * np.asarray(scores[name])
             axis.plot(t, values, "-", color=style.COLOURS["single"], label="point $t$")
             axis.plot(t[[0, -1]], values[[0, -1]], "o", color=style.COLOURS["single"], label="ends")
@@ -32,7 +33,7 @@ def profile(facts: dict[str, Any], title: str = "") -> Figure:
             if f"pair_{name}" in scores:
                 pairs = scale * np.asarray(scores[f"pair_{name}"])
                 axis.plot(t, pairs, "--", color=style.COLOURS["pair"], label="ensemble of $t$ and $1-t$")
-            axis.set(xlabel="$t$", ylabel=label, xlim=(0.0, 1.0))
+            axis.set(xlabel="$t$", ylabel=style.label(f"test {text}", unit), xlim=(0.0, 1.0))
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
         if title:

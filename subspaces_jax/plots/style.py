@@ -66,3 +66,8 @@ def _write(path: pathlib.Path, content: bytes | memoryview) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def label(text: str, unit: str = "") -> str:
+    """What an axis shows, with its unit."""
+    return f"{text} ({unit})" if unit else text

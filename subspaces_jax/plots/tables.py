@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from subspaces_jax.plots.families import Family, at_midpoint
+from subspaces_jax.plots.families import Family, at_midpoint, spread
 
 COLUMNS = (  # title, score, point of the path (or the weights, or all members or captures), factor, decimals
     ("midpoint accuracy (%)", "accuracy", "midpoint", 100, 2),
@@ -24,7 +24,7 @@ COLUMNS = (  # title, score, point of the path (or the weights, or all members o
 
 
 class Row(NamedTuple):
-    """One variant: its name, seeds, and for each of COLUMNS mean and population standard deviation, or None."""
+    """One variant: its name, seeds, and for each of COLUMNS mean and sample standard deviation (n - 1), or None."""
 
     name: str
     num_seeds: int
@@ -38,7 +38,7 @@ def summary(family: Family) -> list[Row]:
         cells: list[tuple[float, float] | None] = []
         for _, score, place, factor, _ in COLUMNS:
             values = [_at(run, score, place) for run in runs]
-            cells.append(None if None in values else (factor * float(np.mean(values)), factor * float(np.std(values))))
+            cells.append(None if None in values else (factor * float(np.mean(values)), factor * float(spread(values))))
         rows.append(Row(name, len(runs), cells))
     return rows
 

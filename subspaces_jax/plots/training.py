@@ -6,6 +6,8 @@ from matplotlib.figure import Figure
 
 from subspaces_jax.plots import style
 
+FEW = 20  # rows that are marked one by one: of one row there is no line to see
+
 
 def dynamics(rows: list[dict[str, Any]], title: str = "") -> Figure:
     """Loss, learning rate, squared cosine and distance of the endpoints by epoch.
@@ -18,10 +20,10 @@ def dynamics(rows: list[dict[str, Any]], title: str = "") -> Figure:
     panels = [("loss", "training loss (nats)", "log"), ("learning_rate", "learning rate", "linear")]
     if "distance" in rows[0]:
         panels += [("cosine_squared", r"$\cos^2$ of endpoints", "log"), ("distance", "distance of endpoints", "linear")]
-    epochs = [row["epoch"] for row in rows]
+    epochs, marker = [row["epoch"] for row in rows], "." if len(rows) < FEW else ""
     with style.panels(len(panels), height=2.0) as (figure, axes):
         for axis, (name, label, scale) in zip(axes, panels):
-            axis.plot(epochs, [row[name] for row in rows], color=style.COLOURS["single"])
+            axis.plot(epochs, [row[name] for row in rows], color=style.COLOURS["single"], marker=marker)
             axis.set(xlabel="epoch", ylabel=label, yscale=scale)
         if title:
             figure.suptitle(title, fontsize=9)

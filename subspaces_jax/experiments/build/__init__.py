@@ -1,0 +1,390 @@
+"""From a config to objects, once a command: `experiment(config)`. This package alone reads a config.
+
+data.py       splits, in memory or as streams
+model.py      the network as the functions that training and evaluation take
+training.py   subspace, optimizer, mesh and the compiled steps
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from subspaces_jax import geometry, parallel, rngs
+from subspaces_jax.data import batches, catalogue, sources
+from subspaces_jax.errors import ConfigError, DataError
+from subspaces_jax.experiments import choices
+from subspaces_jax.experiments.build import data as build_data
+from subspaces_jax.experiments.build import model as build_model
+from subspaces_jax.experiments.build import training as build_training
+from subspaces_jax.experiments.build.model import Model
+from subspaces_jax.experiments.fields import CALLS, FIELDS, SEEDS, Config, checked
+from subspaces_jax.tasks import Task
+from subspaces_jax.training import step as training_step
+from subspaces_jax.training.state import State
+
+__all__ = ["Config", "Experiment", "Given", "Model", "Plan", "check", "experiment"]
+
+
+def check(config: Config) -> dict[str, Any]:
+    """The config as a plain dict, every field known, well-typed and in range; one that is left out has its default.
+
+    Raises:
+        ConfigError: names the field, what it got and what it takes.
+    """
+    config = checked(config, FIELDS)
+    for field, (table, given) in CALLS.items():
+        choices.check(field, config[field], table, given, pipeline=field == "augmentation")
+    try:
+        catalogue.info(config["dataset"])
+    except DataError as error:
+        raise ConfigError(f"config.dataset: {error}") from None
+    several = build_training.subspace(
+        config["subspace"], config["num_endpoints"], "both" if config["beta"] or config["layerwise"] else None
+    )
+    if config["num_members"] > 1 and (several.num_endpoints > 1 or config["capture"]):
+        raise ConfigError(
+            "config.num_members trains single networks: set subspace='none' and capture=False, or num_members=1"
+        )
+    if config["seed"] + config["num_members"] > SEEDS:
+        raise ConfigError(
+            f"config.seed is {config['seed']} and config.num_members {config['num_members']}: the last member's seed "
+            "is to be below 2^32"
+        )
+    if config["capture"] and several.num_endpoints > 1:
+        raise ConfigError("config.capture keeps checkpoints of one network: set subspace='none', or capture=False")
+    if config["initial"] and config["num_members"] > 1:
+        raise ConfigError("config.initial is for one training: set num_members=1, or initial='' for random weights")
+    if config["feature_diversity"] and config["num_samples"] < 2:
+        raise ConfigError("config.feature_diversity compares two samples of a batch: set num_samples=2 or more")
+    return config
+
+
+class Given(NamedTuple):
+    """Data that stand in for the data set of a config: what is known of them, and their splits."""
+
+    info: catalogue.DatasetInfo
+    train: sources.Arrays
+    test: sources.Arrays
+
+
+def experiment(config: Config, given: Given | None = None, without_data: bool = False) -> "Experiment":
+    """The experiment of a config, checked; nothing is read or computed before it is asked for.
+
+    Args:
+        config: a mapping with fields of FIELDS.
+        given: data in the place of the config's data set.
+        without_data: whether what the catalogue says of the data set is enough, and it is never read.
+
+    Raises:
+        ConfigError: a field that is unknown or out of range, or fields at odds with each other.
+    """
+    made = Experiment(check(config), given, without_data)
+    made.model, made.optimizer_settings.of_schedule  # noqa: B018  whatever cannot be made is refused now
+    return made
+
+
+class Plan(NamedTuple):
+    """A run in steps: of an epoch, of the whole, those after which checkpoints are captured for averages and snapshots,
+    and those whose checkpoints stay for good."""
+
+    steps_per_epoch: int
+    num_steps: int
+    captured_steps: tuple[int, ...]
+    kept_steps: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experiment:
+    """What a config means: data, model, task, subspace, optimizer, plan and compiled steps, each made when asked for.
+
+    Attributes:
+        config: every field, for the record: what is configured is read here and nowhere below.
+        given: data in the place of the config's data set.
+        without_data: whether the catalogue's numbers of examples stand for data that are not read.
+    """
+
+    config: dict[str, Any]
+    given: Given | None = None
+    without_data: bool = False
+
+    # what it is
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed"]
+
+    @property
+    def variant(self) -> str:
+        return self.config["variant"]
+
+    @property
+    def num_samples(self) -> int:
+        return self.config["num_samples"]
+
+    @property
+    def num_members(self) -> int:
+        return self.config["num_members"]
+
+    @property
+    def batch_size(self) -> int:
+        return self.config["batch_size"]
+
+    @property
+    def dataset(self) -> str:
+        return self.config["dataset"]
+
+    @property
+    def initial(self) -> list[str]:
+        """Run directories whose networks the endpoints start from."""
+        return choices.split(self.config["initial"])
+
+    @property
+    def captures(self) -> bool:
+        return self.config["capture"]
+
+    @property
+    def keys(self) -> list[jax.Array]:
+        """The PRNG key of each member, [M]."""
+        return [jax.random.key(self.seed + m) for m in range(self.num_members)]
+
+    @cached_property
+    def mesh(self) -> Mesh:
+        """The devices that train and evaluate."""
+        return self.mesh_over(None)
+
+    def mesh_over(self, devices: Sequence[jax.Device] | None) -> Mesh:
+        """Likewise, of devices that need not be here."""
+        config = self.config
+        return build_training.mesh(
+            config["num_devices"], config["num_members"], config["batch_size"], config["num_samples"], devices
+        )
+
+    @property
+    def title(self) -> str:
+        """What is trained, in a line."""
+        fields = "{subspace} of {network} on {dataset}, {dtype}, batch {batch_size} in {num_samples} samples"
+        return fields.format(**self.config)
+
+    @property
+    def thin_parts(self) -> str | None:
+        """What to say where samples of a batch are too few examples for the devices."""
+        return build_training.thin_parts(self.batch_size, self.num_samples, self.mesh)
+
+    @property
+    def task(self) -> Task:
+        return build_training.task(self.config["task"], self.config["label_smoothing"])
+
+    @property
+    def info(self) -> catalogue.DatasetInfo:
+        return self.given.info if self.given else self.data_settings.info
+
+    @property
+    def model(self) -> Model:
+        config = self.config
+        settings = build_model.Settings(
+            pixel_seed=self.data_settings.pixel_seed,
+            with_features=config["feature_diversity"] > 0,
+            **{name: config[name] for name in build_model.Settings._fields if name in config},
+        )
+        return build_model.model(settings, self.info, self.task)
+
+    @cached_property
+    def space(self) -> Any:
+        """The subspace, one point for all modules."""
+        return build_training.subspace(self.config["subspace"], self.config["num_endpoints"])
+
+    @property
+    def subspace_text(self) -> str:
+        """The call that the subspace is, for messages."""
+        return self.config["subspace"]
+
+    def drawn_space(self, params: Any) -> Any:
+        """The subspace as training draws from it: layerwise where the config says so."""
+        return geometry.layerwise(self.space, params) if self.config["layerwise"] else self.space
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the stack that a run's checkpoints hold: endpoints, or members."""
+        return max(self.space.num_endpoints, self.num_members)
+
+    @property
+    def stack_shapes(self) -> Any:
+        """Names and shapes of that stack."""
+        model, rows = self.model, self.num_rows
+        return jax.eval_shape(lambda: model.init(jax.random.key(0), rows))["params"]
+
+    @property
+    def is_curve(self) -> bool:
+        """Whether points have mirror images: a line or a curve."""
+        return self.space.num_endpoints > 1 and not isinstance(self.space, geometry.Simplex)
+
+    # data
+
+    @cached_property
+    def data_settings(self) -> build_data.Settings:
+        return build_data.Settings(**{name: self.config[name] for name in build_data.Settings._fields})
+
+    @property
+    def streams(self) -> bool:
+        """Whether data are read image by image."""
+        return self.info.streams
+
+    @cached_property
+    def train(self) -> sources.Arrays:
+        """The training split, see `build.data.load`."""
+        return self.given.train if self.given else build_data.load(self.data_settings, "train", self.seed, _part())
+
+    @cached_property
+    def test(self) -> sources.Arrays:
+        """The test split."""
+        return self.given.test if self.given else build_data.load(self.data_settings, "test", self.seed, _part())
+
+    @property
+    def shuffles_pixels(self) -> bool:
+        return self.config["pixel_shuffle"]
+
+    def test_of(self, dataset: str, archive: str) -> sources.Arrays:
+        """Another data set's test split."""
+        other = self.data_settings._replace(dataset=dataset, archive=archive, idx_dir="")
+        return build_data.load(other, "test", self.seed, _part())
+
+    def train_streams(self, start_step: int) -> list[Any]:
+        """A stream of training batches for each member, this process' share of each."""
+        return [
+            build_data.train_stream(self.data_settings, self.batch_size, self.seed + m, start_step, _part())
+            for m in range(self.num_members)
+        ]
+
+    @property
+    def num_examples(self) -> int:
+        """Of the training split."""
+        if self.without_data:
+            return self.config["num_train_examples"] or self.info.num_train
+        return len(self.train.labels) if self.streams else len(self.train.images)
+
+    # the plan, in steps
+
+    @cached_property
+    def plan(self) -> "Plan":
+        """The run in steps; reads the data for their number."""
+        return self.plan_for(self.num_examples)
+
+    def plan_for(self, num_examples: int) -> "Plan":
+        """The run in steps, for that many training examples."""
+        config, settings = self.config, self.optimizer_settings
+        epoch = batches.steps_per_epoch(num_examples, self.batch_size)
+        captured = build_training.capture_steps(settings, epoch) if self.captures else ()
+        named = build_training.kept_steps(config["keep_steps"], config["keep_every"], config["num_epochs"], epoch)
+        kept = tuple(sorted({*captured, *named}))
+        return Plan(epoch, config["num_epochs"] * epoch, captured, kept)
+
+    @property
+    def log_every(self) -> int:
+        return self.config["log_every"]
+
+    @property
+    def save_every(self) -> int:
+        return self.config["checkpoint_every"] * self.plan.steps_per_epoch
+
+    @property
+    def test_every(self) -> int:
+        return self.config["test_every"] * self.plan.steps_per_epoch
+
+    # training
+
+    @property
+    def optimizer_settings(self) -> build_training.OptimizerSettings:
+        config = self.config
+        return build_training.OptimizerSettings(
+            frozen=tuple(sorted({int(k) for k in choices.split(config["frozen_endpoints"])})),
+            weight_decay=config["weight_decay"] if config["decay"] == "endpoints" else 0.0,
+            **{
+                name: config[name]
+                for name in build_training.OptimizerSettings._fields
+                if name in config and name != "weight_decay"
+            },
+        )
+
+    @property
+    def schedule(self) -> optax.Schedule:
+        """The learning rate as a function of the step."""
+        return build_training.schedule(self.optimizer_settings, self.plan.steps_per_epoch)
+
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optimizer of the stack."""
+        return build_training.optimizer(self.optimizer_settings, self.plan.steps_per_epoch, self.space.num_endpoints)
+
+    def initial_state(self) -> State:
+        """The state before the first step, of random weights."""
+        make = build_training.initial_state(
+            self.model.init, self.optimizer, self.space.num_endpoints, self.num_members, parallel.platform(self.mesh)
+        )
+        return make(jnp.stack(self.keys))
+
+    @property
+    def state_shapes(self) -> State:
+        """Shapes of that state, nothing being computed."""
+        num_endpoints = self.space.num_endpoints
+        make = build_training.state_of(self.model.init, self.optimizer, num_endpoints, self.num_members)
+        return jax.eval_shape(lambda: make(jnp.stack(self.keys)))
+
+    def step(self, params: Any, platform: str) -> training_step.Step:
+        """The training step of one device's share, for a stack with the names of `params`."""
+        config = self.config
+        settings = build_training.StepSettings(
+            point_decay=config["weight_decay"] if config["decay"] == "point" else 0.0,
+            **{name: config[name] for name in build_training.StepSettings._fields if name in config},
+        )
+        return build_training.step(
+            self.model.objective, self.drawn_space(params), self.optimizer, settings, self.num_members, platform
+        )
+
+    def advance(self, params: Any, mesh: Mesh | None = None) -> Any:
+        """Compiled steps on data in memory, see `build.training.advance`; for another mesh than this host's, too."""
+        mesh = mesh or self.mesh
+        step = self.step(params, parallel.platform(mesh))
+        return build_training.advance(step, self.schedule, self.space.num_endpoints, mesh, self.num_members)
+
+    def advance_on_batch(self, params: Any, mesh: Mesh | None = None) -> Any:
+        """A compiled step on a batch of a stream, see `build.training.advance_on_batch`."""
+        mesh = mesh or self.mesh
+        step = self.step(params, parallel.platform(mesh))
+        return build_training.advance_on_batch(
+            step, self.schedule, self.space.num_endpoints, mesh, self.num_members, self.config["num_samples"]
+        )
+
+    def epoch_order(self) -> Any:
+        """Compiled (keys [M], epoch) -> indices of its batches, see `build.training.epoch_order`."""
+        return build_training.epoch_order(
+            self.num_examples, self.batch_size, self.config["num_samples"], self.num_members, self.mesh
+        )
+
+    # evaluation
+
+    @property
+    def num_points(self) -> int:
+        return self.config["num_points"]
+
+    @property
+    def eval_batch_size(self) -> int:
+        return self.config["eval_batch_size"]
+
+    @property
+    def num_refresh_batches(self) -> int:
+        return self.config["num_refresh_batches"]
+
+    @property
+    def refresh_key(self) -> jax.Array:
+        """Of the draws with which BatchNorm statistics are refreshed, the same at every point."""
+        return rngs.stream(jax.random.key(self.seed), "refresh")
+
+
+def _part() -> tuple[int, int]:
+    return jax.process_index(), jax.process_count()

@@ -1,0 +1,235 @@
+"""The network of an experiment as the functions that training and evaluation take.
+
+They are made once for the same arguments, so that what is compiled for them is compiled once a process.
+"""
+
+import contextlib
+from collections.abc import Callable
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from subspaces_jax import geometry, parallel
+from subspaces_jax.data import augmentation, corruption
+from subspaces_jax.data.catalogue import DatasetInfo
+from subspaces_jax.errors import ConfigError
+from subspaces_jax.experiments import choices
+from subspaces_jax.experiments.fields import AUGMENTATIONS, DTYPES, NORMALISATIONS
+from subspaces_jax.networks import checks, families
+from subspaces_jax.tasks import Task
+from subspaces_jax.training import objective
+from subspaces_jax.training.objective import Objective
+
+PyTree = Any
+KEPT = 32  # of each kind of made functions: more than one command uses, and what they hold is small
+
+
+class Model(NamedTuple):
+    """A network as the functions that training and evaluation take; all take images as the data set holds them, or each
+    of them flat (see `flat`).
+
+    Attributes:
+        network: the Flax module.
+        init: (key, K) -> variables with stacked params.
+        apply: eval mode, (variables, images) -> outputs [B, ...] of the task's shape, float32.
+        apply_train: train mode on augmented, clean images, (variables, images, key) -> (outputs, batch_stats); for
+            `batch_stats.refresh_batch_stats`.
+        objective: what the step minimises.
+        targets: (images, labels) -> the task's targets.
+        features: eval mode, (variables, images) -> [B, ...]; None where the network sows none.
+        augment: (keys [B], images) -> images as in training; None changes nothing.
+    """
+
+    network: nn.Module
+    init: Callable[[jax.Array, int], PyTree]
+    apply: Callable[[PyTree, jax.Array], jax.Array]
+    apply_train: Callable[[PyTree, jax.Array, jax.Array], tuple[jax.Array, PyTree]]
+    objective: Objective
+    targets: Callable[[jax.Array, PyTree], PyTree]
+    features: Callable[[PyTree, jax.Array], jax.Array] | None
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None
+
+
+class Settings(NamedTuple):
+    """What a model is made of; fields of a config by their names, but for `pixel_seed` (None: pixels stay)."""
+
+    network: str
+    dtype: str
+    dropout: float
+    batch_norm: str
+    augmentation: str
+    normalisation: str
+    input_noise: float
+    pixel_seed: int | None
+    with_features: bool
+
+
+@lru_cache(KEPT)
+def model(settings: Settings, info: DatasetInfo, task: Task) -> Model:
+    """The model for a data set and a task.
+
+    Raises:
+        ConfigError: a network that is unknown, or that does not give what the task scores (names both).
+    """
+    shape = task.output_shape(info.image_shape, info.num_classes)
+    make = partial(network, settings, int(np.prod(shape)))
+    module, in_step = make(), make(parallel.AXIS if settings.batch_norm == "global" else None)
+    traits = _checked(settings, module, info, shape)
+    if settings.with_features and not traits.sows_features:
+        raise ConfigError(f"config.feature_diversity needs features, and {settings.network} sows none: set it to 0")
+    train_options, eval_options = traits.train_options, traits.eval_options
+    alone = (lambda function: checks.alone(function, parallel.AXIS)) if traits.binds_axis else lambda function: function
+    normalise, augment = _normalise(settings, info), _augment(settings, info)
+    shaped = lambda outputs: outputs.astype(jnp.float32).reshape(outputs.shape[0], *shape)
+    as_images = lambda images: images.reshape(images.shape[0], *info.image_shape)
+
+    def init(key, num_endpoints):
+        make = lambda key: geometry.init_stack(module, key, num_endpoints, _example(info), **eval_options)
+        return alone(make)(key)
+
+    def apply(variables, images):
+        images = as_images(images)
+        of_inputs = lambda inputs: module.apply(variables, inputs, **eval_options)
+        return shaped(alone(of_inputs)(normalise(images)))
+
+    def features(variables, images):
+        images = as_images(images)
+        keep = lambda inputs: module.apply(variables, inputs, **eval_options, mutable=["intermediates"])[1]
+        return alone(keep)(normalise(images))["intermediates"]["features"][0]
+
+    def train_mode(module, kept, variables, inputs, key):
+        outputs, updated = module.apply(
+            variables, inputs, **train_options, mutable=["batch_stats", *kept], rngs={"dropout": key}
+        )
+        found = updated["intermediates"]["features"][0] if kept else ()
+        return shaped(outputs), updated.get("batch_stats", {}), found
+
+    def apply_train(variables, images, key):
+        images, keys = as_images(images), jax.random.split(key, images.shape[0])
+        images = images if augment is None else augment(keys, images)
+        return alone(lambda inputs: train_mode(module, (), variables, inputs, key)[:2])(normalise(images))
+
+    def forward(variables, inputs, keys):
+        with objective.dropout_by_example(keys):
+            kept = ("intermediates",) if settings.with_features else ()
+            return train_mode(in_step, kept, variables, inputs, keys[0])
+
+    of_images = objective.supervised(
+        forward, task, normalise=normalise, floats=floats, augment=augment, noise=settings.input_noise
+    )
+
+    def of_batch(variables, batch, keys):
+        return of_images(variables, batch | {"images": as_images(batch["images"])}, keys)
+
+    return Model(
+        module,
+        init,
+        apply,
+        apply_train,
+        of_batch,
+        _targets(task, info),
+        features if traits.sows_features else None,
+        augment,
+    )
+
+
+def network(settings: Settings, num_outputs: int, axis_name: str | None = None) -> nn.Module:
+    """The Flax module that settings.network calls, see `networks.families`.
+
+    Args:
+        num_outputs: what it takes for its number of classes.
+        axis_name: over which BatchNorm takes its statistics.
+    """
+    text, options = settings.network, {"dtype": DTYPES[settings.dtype], "axis_name": axis_name}
+    name = text.partition("(")[0].strip()
+    options |= {"dropout": settings.dropout}
+    try:
+        if ":" in name:
+            (call,) = choices.parse(text)
+            if call.args:
+                raise ValueError(f"{text!r}: write its options by name")
+            return families.make_imported(name, num_outputs, options, dict(call.options))
+        if name not in families.NETWORKS:
+            made = families.by_name(text, num_outputs, **options)
+        else:
+            given = {"num_classes": num_outputs, "dtype": options["dtype"], "axis_name": axis_name}
+            made = choices.make("network", text, families.NETWORKS, given, {"dropout": settings.dropout})
+            if settings.dropout and not hasattr(made, "dropout"):
+                raise ValueError(f"{text!r}, which has no dropout: set dropout=0")
+        getattr(made, "blocks_per_stage", None)  # refuses depths that a CifarResNet cannot have
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"config.network is {error}") from None
+    return made
+
+
+def flat(images: Any) -> Any:
+    """Images [N, H, W, C] as [N, H W C], a stream as it is.
+
+    This is how a data set is to lie on a TPU: with few channels last, it would be laid out anew for every dispatch.
+    """
+    return images if callable(images) else images.reshape(images.shape[0], -1)
+
+
+def floats(images: jax.Array) -> jax.Array:
+    """Images as floats: those of bytes scaled to [0, 1], others as they are."""
+    return images.astype(jnp.float32) / 255.0 if images.dtype == jnp.uint8 else images.astype(jnp.float32)
+
+
+def _checked(settings: Settings, module: nn.Module, info: DatasetInfo, shape: tuple[int, ...]) -> checks.Traits:
+    """What the network gives: outputs of the task's shape, or flat."""
+    flat = (int(np.prod(shape)),)
+    check = partial(
+        checks.check_network, settings.network, module, info.image_shape, axis_name=parallel.AXIS,
+        dtype=DTYPES[settings.dtype],
+    )  # fmt: skip
+    try:
+        if shape != flat:
+            with contextlib.suppress(ValueError):
+                return check(shape)
+        return check(flat)
+    except ValueError as error:
+        raise ConfigError(f"config.network {' '.join(str(error).split())}") from None
+
+
+def _example(info: DatasetInfo) -> jax.Array:
+    return jnp.zeros((1, *info.image_shape), jnp.float32)
+
+
+@lru_cache(KEPT)
+def _targets(task: Task, info: DatasetInfo) -> Callable[[jax.Array, PyTree], PyTree]:
+    inputs = lambda images: floats(images.reshape(images.shape[0], *info.image_shape))
+    return lambda images, labels: task.targets(None if images is None else inputs(images), labels)
+
+
+def _normalise(settings: Settings, info: DatasetInfo) -> Callable[[jax.Array], jax.Array]:
+    chosen = choices.make("normalisation", settings.normalisation, NORMALISATIONS)
+    mean, std = (info.mean, info.std) if chosen is None else chosen
+    dtype = DTYPES[settings.dtype]
+    channels = info.image_shape[-1] if info.image_shape else 1
+    if len(mean) not in (0, 1, channels) or len(mean) != len(std):
+        raise ConfigError(
+            f"config.normalisation is {settings.normalisation!r}: it takes as many numbers as {channels} channels, or 1"
+        )
+
+    def normalise(images):
+        if not mean:
+            return floats(images).astype(dtype)
+        if images.dtype != jnp.uint8:
+            images = images.astype(jnp.float32) * 255.0
+        return augmentation.normalise(images, mean, std, dtype)
+
+    return normalise
+
+
+def _augment(settings: Settings, info: DatasetInfo) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
+    made = choices.make_all("augmentation", settings.augmentation, AUGMENTATIONS)
+    parts = [part for parts in made for part in parts]
+    if settings.pixel_seed is not None and not info.streams:  # a stream's images come augmented and shuffled
+        parts.append(lambda keys, images: corruption.pixel_shuffle(images, settings.pixel_seed))
+    return augmentation.compose(*parts) if parts else None

@@ -1,0 +1,305 @@
+"""How an experiment trains: its subspace, optimizer, mesh and the compiled steps, from named arguments.
+
+Durations are epochs in a config and steps below. What is compiled is made once for the same arguments.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from subspaces_jax import geometry, parallel, rngs, tasks
+from subspaces_jax.data import batches
+from subspaces_jax.errors import ConfigError
+from subspaces_jax.experiments import choices
+from subspaces_jax.experiments.build.model import KEPT
+from subspaces_jax.experiments.fields import SUBSPACES
+from subspaces_jax.tasks import Task
+from subspaces_jax.training import optimizers
+from subspaces_jax.training import step as training_step
+from subspaces_jax.training.objective import Objective
+from subspaces_jax.training.state import State, init_state
+
+COMPILED = 8  # steps kept compiled: a program and what it was traced from take tens of megabytes
+# By evidence, see configs/README.md: on CPU a vmap over kernels is a grouped convolution, 2 to 9 times slower, and a
+# loop compiles once; on TPU unrolled samples of a convolutional network move a tenth fewer bytes. On GPU not measured.
+FORMS = {"cpu": "scan", "tpu": "unroll"}
+OTHERWISE = "vmap"
+LANES = 128  # examples of a sample on a device below which a TPU pads the feature maps of a convolutional network
+
+
+class StepSettings(NamedTuple):
+    """How a step is taken; fields of a config by their names, but for `point_decay` (0 where endpoints decay)."""
+
+    num_samples: int
+    over_samples: str
+    beta: float
+    point_decay: float
+    own_coordinates: bool
+    feature_diversity: float
+
+
+class OptimizerSettings(NamedTuple):
+    """Fields of a config by their names, but for `weight_decay` (0 where the point decays) and `frozen` endpoints."""
+
+    optimizer: str
+    schedule: str
+    learning_rate: float
+    num_epochs: int
+    warmup_epochs: int
+    momentum: float
+    weight_decay: float
+    frozen: tuple[int, ...]
+    swa_learning_rate: float
+    swa_start: float
+    num_cycles: int
+    multistep_every: int
+
+    @property
+    def of_schedule(self) -> dict[str, Any]:
+        """The schedule's options, as the call sets them or the flat fields do."""
+        usual = {
+            "swa_rate": self.swa_learning_rate,
+            "swa_start": self.swa_start,
+            "num_models": self.num_cycles,
+            "every": self.multistep_every,
+        }
+        return usual | choices.options("schedule", self.schedule, optimizers.POLICIES, usual)
+
+
+@lru_cache(KEPT)
+def task(text: str, label_smoothing: float) -> Task:
+    """The task that a config's call makes."""
+    return choices.make("task", text, tasks.TASKS, usual={"label_smoothing": label_smoothing})
+
+
+def subspace(text: str, num_endpoints: int, one_only: str | None = None) -> Any:
+    """The subspace without its layerwise form, which needs parameters.
+
+    Args:
+        text: a call of SUBSPACES.
+        num_endpoints: of the config, 0 for the usual number or the call's own.
+        one_only: what of the config needs more than one endpoint, for the message; None for nothing.
+    """
+    usual = {"num_endpoints": num_endpoints} if num_endpoints else {}
+    made = choices.make("subspace", text, SUBSPACES, usual=usual)
+    if num_endpoints and made.num_endpoints != num_endpoints:
+        raise ConfigError(
+            f"config.num_endpoints is {num_endpoints} but subspace {text!r} has {made.num_endpoints}: set 0 or "
+            f"{made.num_endpoints}"
+        )
+    if one_only and made.num_endpoints < 2:
+        raise ConfigError(
+            f"config.beta and config.layerwise need a subspace, got {text!r}: set beta=0 and layerwise=False"
+        )
+    return made
+
+
+@lru_cache(KEPT)
+def schedule(settings: OptimizerSettings, steps_per_epoch: int) -> optax.Schedule:
+    """The learning rate as a function of the step."""
+    of_schedule = settings.of_schedule
+    given = {"peak": settings.learning_rate, "num_epochs": settings.num_epochs, "warmup": settings.warmup_epochs}
+    policy = choices.make("schedule", settings.schedule, optimizers.POLICIES, given, usual=of_schedule)
+    return optimizers.by_step(policy, steps_per_epoch)
+
+
+@lru_cache(KEPT)
+def optimizer(settings: OptimizerSettings, steps_per_epoch: int, num_endpoints: int) -> optax.GradientTransformation:
+    """The optimizer of the stack."""
+    made = choices.make(
+        "optimizer",
+        settings.optimizer,
+        optimizers.OPTIMIZERS,
+        given={"schedule": schedule(settings, steps_per_epoch), "weight_decay": settings.weight_decay},
+        usual={"momentum": settings.momentum},
+    )
+    if not settings.frozen:
+        return made
+    try:
+        return optax.chain(made, optimizers.freeze_endpoints(settings.frozen, num_endpoints))
+    except ValueError as error:
+        raise ConfigError(f"config.frozen_endpoints: {error}") from None
+
+
+def mesh(
+    num_devices: int,
+    num_members: int,
+    batch_size: int,
+    num_samples: int,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
+    """The device mesh, over `devices` or all that are here; the batch must split evenly over a member's devices and
+    samples."""
+    made = parallel.device_mesh(num_devices or None, num_members, devices)
+    devices = made.shape[parallel.AXIS]
+    parts = devices * num_samples
+    if batch_size % parts:
+        raise ConfigError(
+            f"config.batch_size is {batch_size}, which {num_samples} samples (config.num_samples) "
+            f"on {devices} devices do not divide: choose a multiple of {parts}"
+        )
+    return made
+
+
+def form(over_samples: str, platform: str) -> str:
+    """How samples and members are taken: as said, or what is best on the platform."""
+    if over_samples != "auto":
+        return over_samples
+    return FORMS.get(platform, OTHERWISE)
+
+
+def thin_parts(batch_size: int, num_samples: int, device_mesh: Mesh) -> str | None:
+    """What to say where samples of a batch are too few examples for the devices, or None."""
+    devices = device_mesh.shape[parallel.AXIS]
+    part = batch_size // (num_samples * devices)
+    if parallel.platform(device_mesh) != "tpu" or num_samples == 1 or part >= LANES:
+        return None
+    return (
+        f"config.num_samples splits a batch into {part} examples a device and sample, which a TPU pads to {LANES}: a "
+        f"step moves up to {LANES / part:.1f} times the bytes; with batch_size={LANES * num_samples * devices} it does "
+        "not"
+    )
+
+
+@lru_cache(KEPT)
+def step(
+    objective: Objective,
+    space: Any,
+    transformation: optax.GradientTransformation,
+    settings: StepSettings,
+    num_members: int,
+    platform: str,
+) -> training_step.Step:
+    """The training step of one device's share."""
+    how = form(settings.over_samples, platform)
+    of_one = training_step.make_step(objective, space, transformation, **settings._replace(over_samples=how)._asdict())
+    return training_step.over_members(of_one, how) if num_members > 1 else of_one
+
+
+def of_members(num_members: int) -> PartitionSpec:
+    """How a state lies on the devices: whole on each, or each group of devices with members of its own."""
+    return PartitionSpec(parallel.MEMBERS) if num_members > 1 else PartitionSpec()
+
+
+def statistics(rate: optax.Schedule, num_endpoints: int) -> Callable[[State], dict[str, jax.Array]]:
+    """What a row says of a training's state: the learning rate of its last step, and how endpoints lie."""
+
+    def of_state(state: State) -> dict[str, jax.Array]:
+        found = {"learning_rate": optimizers.learning_rate(state.opt_state, rate)}
+        return found | geometry.endpoint_statistics(state.params) if num_endpoints > 1 else found
+
+    return of_state
+
+
+@lru_cache(COMPILED)
+def advance(
+    step: training_step.Step, rate: optax.Schedule, num_endpoints: int, device_mesh: Mesh, num_members: int
+) -> Callable[..., Any]:
+    """Compiled (state, data, indices [steps, (M,) S, b], num_steps) -> (state, Report), data on every device."""
+    whole, members = PartitionSpec(), of_members(num_members)
+    return parallel.pmapped(
+        training_step.make_advance(step, statistics(rate, num_endpoints)),
+        device_mesh,
+        in_specs=(members, whole, split_indices(num_members), whole),
+        out_specs=(members, whole),
+        donate_argnums=(0,),
+    )
+
+
+@lru_cache(COMPILED)
+def advance_on_batch(
+    step: training_step.Step,
+    rate: optax.Schedule,
+    num_endpoints: int,
+    device_mesh: Mesh,
+    num_members: int,
+    num_samples: int,
+) -> Callable[..., Any]:
+    """Compiled (state, batch [(M,) B, ...]) -> (state, Report): one step on a batch of a stream."""
+    members = of_members(num_members)
+    of_one = training_step.make_advance(step, statistics(rate, num_endpoints))
+
+    def one(state, batch):
+        """One step on this device's share: its examples in order, split into samples, and before that into members."""
+        shape = batch["labels"].shape[: 1 + len(members)]
+        size = batch["labels"].size
+        indices = jnp.arange(size, dtype=jnp.int32).reshape(1, *shape[:-1], num_samples, shape[-1] // num_samples)
+        flat = jax.tree.map(lambda leaf: leaf.reshape(size, *leaf.shape[len(shape) :]), batch)
+        return of_one(state, flat, indices, 1)
+
+    split = PartitionSpec(*members, parallel.AXIS)
+    return parallel.pmapped(one, device_mesh, (members, split), (members, PartitionSpec()), donate_argnums=(0,))
+
+
+def split_indices(num_members: int) -> PartitionSpec:
+    """How indices [steps, (members,) samples, batch] lie on the devices."""
+    return PartitionSpec(None, *of_members(num_members), None, parallel.AXIS)
+
+
+@lru_cache(COMPILED)
+def epoch_order(
+    num_examples: int, batch_size: int, num_samples: int, num_members: int, device_mesh: Mesh
+) -> Callable[[jax.Array, Any], jax.Array]:
+    """Compiled (keys [M], number of the epoch) -> indices of its batches, [steps, (M,) S, b]."""
+    steps = batches.steps_per_epoch(num_examples, batch_size)
+
+    def indices_of(order_keys, number):
+        rows = lambda key: batches.epoch_indices(key, number, num_examples, batch_size)
+        orders = jax.vmap(rows)(order_keys).reshape(num_members, steps, num_samples, -1)
+        return orders.swapaxes(0, 1) if num_members > 1 else orders[0]
+
+    return jax.jit(indices_of, out_shardings=NamedSharding(device_mesh, split_indices(num_members)))
+
+
+def state_of(
+    init: Callable, transformation: optax.GradientTransformation, num_endpoints: int, num_members: int
+) -> Callable[[jax.Array], State]:
+    """Keys [M] -> the state of one training, or [M, ...] of several; member m starts as a run of its own with its key
+    does."""
+
+    def make(key):
+        variables = init(rngs.stream(key, "init"), num_endpoints)
+        return init_state(variables, transformation, rngs.stream(key, "train"))
+
+    return jax.vmap(make) if num_members > 1 else lambda keys: make(keys[0])
+
+
+@lru_cache(COMPILED)
+def initial_state(
+    init: Callable, transformation: optax.GradientTransformation, num_endpoints: int, num_members: int, platform: str
+) -> Callable[[jax.Array], State]:
+    """`state_of`, compiled."""
+    # LLVM takes 12 s to optimise the random numbers of a ResNet-8 on CPU, and 1 s not to; the program runs once
+    options = {"xla_backend_optimization_level": 0} if platform == "cpu" else None
+    return jax.jit(state_of(init, transformation, num_endpoints, num_members), compiler_options=options)
+
+
+def capture_steps(settings: OptimizerSettings, steps_per_epoch: int) -> tuple[int, ...]:
+    """Steps after which checkpoints are captured for averages and snapshots."""
+    of_schedule, num_epochs = settings.of_schedule, settings.num_epochs
+    name = choices.parse(settings.schedule)[0].name
+    try:
+        if name == "snapshot_cyclic":
+            knots = optimizers.snapshot_knots(num_epochs, of_schedule["num_models"], settings.warmup_epochs)[1:]
+        else:
+            knots = optimizers.swa_knots(num_epochs, of_schedule["num_models"], of_schedule["swa_start"])
+    except ValueError as error:
+        raise ConfigError(f"config.num_cycles: {error}") from None
+    return tuple(epoch * steps_per_epoch for epoch in knots)
+
+
+def kept_steps(text: str, keep_every: int, num_epochs: int, steps_per_epoch: int) -> tuple[int, ...]:
+    """Steps whose checkpoints stay for good: multiples of keep_every epochs, and those that are named."""
+    num_steps, every = num_epochs * steps_per_epoch, keep_every * steps_per_epoch
+    named = [int(step) for step in choices.split(text)]
+    if wrong := [step for step in named if not 0 <= step <= num_steps]:
+        raise ConfigError(
+            f"config.keep_steps has {wrong[0]}, and the run has steps 0 to {num_steps}: name some of these"
+        )
+    regular = range(every, num_steps + 1, every) if every else ()
+    return tuple(sorted({*regular, *named}))

@@ -1,0 +1,16 @@
+"""Studies: one module an analysis of runs.
+
+Each has FIELDS, those of networks with `members.FIELDS` in them, and
+
+    run(settings) -> (arrays, facts)            settings have the fields as attributes, "runs" among them
+    table(facts) -> text
+    figures(arrays, facts) -> {name: Figure}    from results alone
+
+Adding one is adding its module and its name here.
+"""
+
+from types import ModuleType
+
+from subspaces_jax.experiments.studies import average, ensemble, family, line
+
+STUDIES: dict[str, ModuleType] = {"ensemble": ensemble, "average": average, "line": line, "family": family}

@@ -1,0 +1,72 @@
+"""Averages of weights: the mean, random mixtures, points towards each network, draws of SWAG."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+
+from subspaces_jax import geometry
+from subspaces_jax.errors import ConfigError
+from subspaces_jax.experiments.fields import Field
+from subspaces_jax.experiments.studies import ensemble, members
+from subspaces_jax.training import averages
+
+PyTree = Any
+SWAG_RANK = 20
+AVERAGES = ("mean", "random", "random_layerwise", "random_per_weight", "towards_each", "swag", "swag_diagonal")
+FIELDS: dict[str, Field] = members.FIELDS | {
+    "average": Field("mean", lambda value: value in AVERAGES, f"one of {', '.join(AVERAGES)}"),
+    "t": Field(0.75, lambda value: 0.0 <= value <= 1.0, "weight of the nearest network, of towards_each, in [0, 1]"),
+}
+
+
+def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Scores of one or several averages of the members' weights, and of ensembles of these."""
+    opened = members.open_all(settings)
+    networks = members.gathered(settings, opened, members.key_of(settings, "members"))
+    num = len(networks.names)
+    if num < 2:
+        raise ConfigError(
+            f"config.runs and config.members give {num} networks, an analysis 'average' takes at least two"
+        )
+    points, params_at = _points(settings, networks.stack, num, members.key_of(settings, "points"))
+    how_many = jax.tree.leaves(points)[0].shape[0]
+    arrays, test = members.scored(
+        settings, opened, networks, points, params_at,
+        with_pairs=False, progress=members.progress(how_many, "average").over,
+    )  # fmt: skip
+    facts = members.facts_of(opened, networks.names, arrays, test.labels, together=True)
+    return arrays | {"labels": np.asarray(test.labels)}, facts | {"title": f"average of {settings.runs}"}
+
+
+table = members.table
+
+
+def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, Figure]:
+    """Ensembles of the averages, where there are several."""
+    return {f"average{name.removeprefix('ensemble')}": of for name, of in ensemble.figures(arrays, facts).items()}
+
+
+def _points(settings: Any, stack: PyTree, num: int, key: Any) -> tuple[PyTree, Callable[[PyTree, PyTree], PyTree]]:
+    """The points to score, leaves [T, ...], and (stack, point) -> params."""
+    simplex, draws = geometry.Simplex(num), settings.num_draws
+    keys = jax.random.split(key, draws)
+    kinds: dict[str, Callable[[], tuple[PyTree, Callable]]] = {
+        "mean": lambda: (simplex.midpoint[None], geometry.contract),
+        "random": lambda: (simplex.sample(key, (draws,)), geometry.contract),
+        "random_layerwise": lambda: (geometry.layerwise(simplex, stack).sample(key, (draws,)), geometry.contract),
+        "random_per_weight": lambda: (keys, averages.per_weight),
+        "towards_each": lambda: (averages.endpoint_coordinates(num, settings.t), geometry.contract),
+        "swag": lambda: (keys, _swag_draw(min(num, SWAG_RANK))),
+        "swag_diagonal": lambda: (keys, _swag_draw(0)),
+    }
+    return kinds[settings.average]()
+
+
+@lru_cache
+def _swag_draw(rank: int) -> Callable[[PyTree, PyTree], PyTree]:
+    average = averages.swag(rank)
+    return lambda stack, key: averages.swag_sample(averages.of_stack(average, stack), key)

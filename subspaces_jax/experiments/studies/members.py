@@ -1,0 +1,159 @@
+"""What studies of networks share: whose networks they are, and the scores of points of their stack.
+
+Members are rows of one stack, whatever they come from: midpoints or endpoints of runs, captured checkpoints, random
+points of a subspace. All are evaluated alike, BatchNorm statistics refreshed on the training images that they share.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from subspaces_jax import evaluation, geometry, records, rngs
+from subspaces_jax.analysis import ensembles
+from subspaces_jax.data import catalogue, sources
+from subspaces_jax.errors import CheckpointError, ConfigError
+from subspaces_jax.experiments import choices, runs
+from subspaces_jax.experiments.build.model import flat
+from subspaces_jax.experiments.evaluate import COLUMNS, passes
+from subspaces_jax.experiments.fields import LARGEST, SEEDS, Field
+from subspaces_jax.experiments.runs import Networks, Run
+
+WHICH = ("midpoint", "endpoints", "random", "captures", "snapshots")
+FIELDS: dict[str, Field] = {
+    "runs": Field("", lambda value: True, "run directories, separated by commas"),
+    "steps": Field(
+        "", lambda value: True, "of the checkpoints, one a run, separated by commas; empty for the last ones"
+    ),
+    "members": Field(
+        "midpoint",
+        lambda value: value in WHICH,
+        "what each run gives: midpoint (or network), endpoints, random points of its subspace, captures, or snapshots "
+        "(every checkpoint that it kept)",
+    ),
+    "num_draws": Field(6, lambda value: 1 <= value <= LARGEST, "random members a run, or random averages, at least 1"),
+    "test_dataset": Field("", lambda value: True, "another data set's test split, empty for the runs' own"),
+    "test_archive": Field("", lambda value: True, "what that data set is prepared from, or empty"),
+    "seed": Field(0, lambda value: 0 <= value < SEEDS, "of random members and averages"),
+    "eval_batch_size": Field(500, lambda value: 1 <= value <= LARGEST, "at least 1"),
+}
+ALIKE = ("network", "task", "dataset", "pixel_shuffle", "augmentation", "normalisation", "num_train_examples",
+         "dropout", "dtype")  # fmt: skip
+
+
+def open_all(settings: Any) -> list[Run]:
+    """The runs that are named, which differ in nothing that evaluation shares.
+
+    Raises:
+        ConfigError, RunDirectoryError, CheckpointError: none are named, one is no run, or two are unlike.
+    """
+    folders = choices.split(settings.runs)
+    if not folders:
+        raise ConfigError("config.runs names no run directory: set config.runs=a,b")
+    opened = [runs.open_run(folder) for folder in folders]
+    _check_alike(opened, settings.test_dataset)
+    return opened
+
+
+def gathered(settings: Any, opened: Sequence[Run], key: Any) -> Networks:
+    """The members of all runs as one stack."""
+    steps = _steps(settings, len(opened))
+    parts = [
+        runs.networks(run, settings.members, step, jax.random.fold_in(key, i), settings.num_draws)
+        for i, (run, step) in enumerate(zip(opened, steps))
+    ]
+    return runs.stacked(parts, opened)._replace(batch_stats=parts[-1].batch_stats)
+
+
+def scored(
+    settings: Any,
+    opened: Sequence[Run],
+    networks: Networks,
+    points: Any,
+    params_at: Callable = geometry.contract,
+    **options: Any,
+) -> tuple[dict[str, np.ndarray], sources.Arrays]:
+    """`evaluation.along` over points of the members' stack, and the test split it was scored on."""
+    made = opened[0].experiment
+    test = made.test if not settings.test_dataset else made.test_of(settings.test_dataset, settings.test_archive)
+    shared = passes(made) | {"images": flat(test.images), "labels": test.labels, "batch_size": settings.eval_batch_size}
+    arrays = evaluation.along(
+        networks.stack,
+        points,
+        params_at,
+        batch_stats=networks.batch_stats,
+        features=made.model.features,
+        **shared,
+        **options,
+    )
+    return arrays, test
+
+
+def facts_of(
+    opened: Sequence[Run], names: Sequence[str], arrays: dict[str, np.ndarray], labels: Any, together: bool
+) -> dict[str, Any]:
+    """Scores of points, and where points are networks to be taken `together`, of their ensembles and distances."""
+    facts = {
+        "members": list(names),
+        "columns": [list(column) for column in opened[0].experiment.task.columns],
+        "scores": {name: values.tolist() for name, values in arrays.items() if values.ndim == 1},
+    }
+    if together and "logits" in arrays and len(arrays["logits"]) > 1:
+        by_size = ensembles.by_size(arrays["logits"], labels)
+        facts["ensembles"] = {name: values.tolist() for name, values in by_size.items()}
+        pairs = ensembles.pair_matrices(arrays["logits"])
+        facts |= {name: np.asarray(values).tolist() for name, values in pairs.items()}
+    return facts
+
+
+def key_of(settings: Any, name: str) -> Any:
+    """The random stream `name` of a study."""
+    return rngs.stream(jax.random.key(settings.seed), name)
+
+
+def table(facts: dict[str, Any]) -> str:
+    """Scores of every point as text, in the units of their columns, and of ensembles by size."""
+    scores, columns = facts["scores"], facts.get("columns", COLUMNS)[:3]
+    lines = ["point  " + "  ".join(f"{f'{title} {unit}'.replace(' nats', ''):>10}" for _, title, unit, _ in columns)]
+    for t in range(len(scores[columns[0][0]])):
+        cells = "  ".join(f"{scale * scores[name][t]:10.3f}" for name, _, _, scale in columns)
+        lines.append(f"{t:4d}   {cells}")
+    sizes = facts.get("ensembles", {"accuracy": [], "nll": [], "ece_20": []})
+    for size, (accuracy, nll, ece) in enumerate(zip(sizes["accuracy"], sizes["nll"], sizes["ece_20"]), start=1):
+        lines.append(f"ensembles of {size}: {100 * accuracy:.3f} %, nll {nll:.3f}, ECE {100 * ece:.3f} %")
+    return "\n".join(lines)
+
+
+def progress(num: int, label: str) -> records.Progress:
+    """A progress line over points."""
+    return records.Progress(num, unit="point", label=label)
+
+
+def _check_alike(opened: Sequence[Run], test_dataset: str) -> None:
+    first = opened[0]
+    own, other = (catalogue.info(name) for name in (first.experiment.dataset, test_dataset or first.experiment.dataset))
+    if (own.image_shape, own.num_classes) != (other.image_shape, other.num_classes):
+        raise ConfigError(
+            f"config.test_dataset {test_dataset!r} has {other.num_classes} classes and images of shape "
+            f"{other.image_shape}, the runs' {first.experiment.dataset} {own.num_classes} and {own.image_shape}"
+        )
+    for field in [*ALIKE, *["corruption_seed"] * first.experiment.shuffles_pixels]:
+        for run in opened[1:]:
+            if run.config.get(field) != first.config.get(field):
+                raise CheckpointError(
+                    f"{run.folder} has {field} {run.config.get(field)!r} but {first.folder} has "
+                    f"{first.config.get(field)!r}: networks are analysed together where these are the same"
+                )
+
+
+def _steps(settings: Any, num_runs: int) -> list[int | None]:
+    """The checkpoint of each run, None for the last."""
+    steps = choices.split(settings.steps)
+    if not steps:
+        return [None] * num_runs
+    if len(steps) != num_runs or not all(step.isdigit() for step in steps):
+        raise ConfigError(f"config.steps is {settings.steps!r}: it takes {num_runs} whole numbers, one a run")
+    if settings.members in ("captures", "snapshots"):
+        raise ConfigError(f"config.steps chooses single checkpoints: leave it empty for members={settings.members!r}")
+    return [int(step) for step in steps]
