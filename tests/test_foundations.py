@@ -13,40 +13,72 @@ import pytest
 from subspaces_jax import rngs, trees
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "subspaces_jax"
-FLOORS = {  # rooms not named here are arrays only, on floor 0
-    3: {"experiments"},
-    2: {"training", "connecting", "analysis", "plots"},
-    1: {"evaluation", "checkpoints", "parallel", "records", "events"},
-}
-FLOOR_OF = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
-GROUND = ["errors", "logs", "rngs", "trees", "losses", "metrics", "pvariation", "geometry", "networks", "data"]
-
-
-def imports(path):
-    """The rooms of the package that a file imports from, and every module name it imports."""
-    rooms, modules = set(), set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        modules |= set(names)
-        rooms |= {name.split(".")[1] for name in names if name.startswith("subspaces_jax.") and name.count(".")}
-    return rooms, modules
-
-
+ROOMS = [  # in their order: a module imports only from rooms before its own, and within its own
+    *("errors", "logs", "rngs", "trees", "losses", "metrics", "tasks", "pvariation", "geometry", "networks", "data"),
+    *("events", "records", "parallel", "checkpoints", "batch_stats", "evaluation"),
+    *("training", "connecting", "analysis", "plots"),
+    *("experiments.choices", "experiments.fields", "experiments.build", "experiments.runs", "experiments.train"),
+    *("experiments.compile", "experiments.evaluate", "experiments.studies", "experiments.analyze", "experiments.plot"),
+    *("experiments.sweep", "experiments.benchmarks"),
+]
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem != "__init__")
 
 
+def name_of(path):
+    """The module of a file of the package, "experiments.build.data"."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def room_of(module):
+    """The place of a module's room in the list, None for the package itself and its bare folders."""
+    found = [i for i, room in enumerate(ROOMS) if module == room or module.startswith(f"{room}.")]
+    return found[0] if found else None
+
+
+def imports(path):
+    """What a file imports, relative imports resolved: modules of the package, as of `name_of`, and other names."""
+    own, others = set(), set()
+    package = ["subspaces_jax", *path.relative_to(PACKAGE).parts[:-1]]
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            base += node.module.split(".") if node.module else []
+            names = [".".join([*base, alias.name]) for alias in node.names]
+        own |= {name.removeprefix("subspaces_jax.") for name in names if name.startswith("subspaces_jax.")}
+        others |= {name for name in names if name.split(".")[0] != "subspaces_jax"}
+    return own, others
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_a_module_imports_only_from_floors_below_it(path):
-    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    rooms, modules = imports(path)
-    for room in rooms - {own}:
-        below = FLOOR_OF.get(room, 0) < FLOOR_OF.get(own, 0)
-        same_ground = FLOOR_OF.get(own, 0) == FLOOR_OF.get(room, 0) == 0 and GROUND.index(room) < GROUND.index(own)
-        same_floor = own in FLOORS[1] and room in FLOORS[1]
-        assert below or same_ground or same_floor, f"{own} imports {room}"
-    assert not {name for name in modules if name.split(".")[0] in ("tensorflow", "torch", "ml_collections")}
+def test_a_module_imports_only_from_rooms_before_its_own(path):
+    own, others = imports(path)
+    room = room_of(name_of(path))
+    assert room is not None or name_of(path) == "experiments", "every module has a room in the list"
+    for module in own:
+        found = room_of(module)
+        assert found is not None, f"{name_of(path)} imports {module}, which is no room"
+        assert found <= room, f"{name_of(path)} imports {module}, which comes after it"
+    assert not {name for name in others if name.split(".")[0] in ("tensorflow", "torch", "ml_collections")}
+
+
+def test_the_test_of_imports_sees_relative_ones(tmp_path, monkeypatch):
+    monkeypatch.setitem(globals(), "PACKAGE", tmp_path)
+    (tmp_path / "data").mkdir()
+    file = tmp_path / "data" / "x.py"
+    file.write_text("from . import stream\nfrom .. import records\nfrom ..training.step import make_step\nimport a.b\n")
+    assert imports(file) == ({"data.stream", "records", "training.step.make_step"}, {"a.b"})
+
+
+def test_a_config_is_read_in_build_alone():
+    """Below `build` there are named arguments only: no other module of experiments subscripts a config."""
+    for path in (PACKAGE / "experiments").rglob("*.py"):
+        if path.parent.name == "build" or path.stem in ("fields", "choices"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
+                assert node.value.id != "config" or not isinstance(node.slice, ast.Constant), (path, node.lineno)
 
 
 def test_importing_everything_has_no_side_effect_and_needs_no_tensorflow():

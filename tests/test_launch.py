@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from launch import app
 from subspaces_jax import checkpoints, parallel, records
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.plots import style
@@ -141,20 +140,13 @@ def test_a_missing_accelerator_is_named(platform, trained):
     assert last.startswith(f"error: no device for JAX_PLATFORMS={platform} (") and "unset JAX_PLATFORMS" in last
 
 
-def test_paths_of_flags(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/somebody")
-    assert app.local("~/runs/a") == "/home/somebody/runs/a" and app.local("runs/a") == "runs/a"
-    for path in ("gs://bucket/run", "s3://bucket", "~nobody_of_that_name/run"):
-        with pytest.raises(ConfigError, match="is no local folder"):
-            app.local(path)
-
-
-def test_a_remote_workdir_is_refused_at_once():
+def test_a_remote_workdir_is_refused_at_once_and_a_home_is_expanded(tmp_path):
     process = launch("evaluate", "--workdir=gs://bucket/run")
     assert process.returncode == 2 and not (ROOT / "gs:").exists()
-    assert process.err == (
-        "error: workdir 'gs://bucket/run' is no local folder: name one of this machine's file system\n"
-    )
+    assert process.err.startswith("error: workdir gs://bucket/run is a URL: ") and process.err.count("\n") == 1
+    process = launch("evaluate", "--workdir=~/run", env=os.environ | {"HOME": str(tmp_path)})
+    assert process.returncode == 2 and f"error: {tmp_path}/run is no run directory" in process.err
+    assert not (ROOT / "~").exists()
 
 
 def draw(folder):

@@ -9,14 +9,16 @@ import sys
 import pytest
 
 from configs import variants
-from subspaces_jax.experiments import fields
+from subspaces_jax.experiments import analyze, fields
+from subspaces_jax.experiments.studies import average
 
 ROOT = pathlib.Path(__file__).parents[1]
-KNOWN = fields.FIELDS | fields.SWEEP_FIELDS | fields.ANALYSIS_FIELDS
+KNOWN = fields.FIELDS | fields.SWEEP_FIELDS | analyze.FIELDS
 README = (ROOT / "README.md").read_text()
+LAB_BOOK = (ROOT / "configs" / "README.md").read_text()
 COMMANDS = [
     line.strip()
-    for line in README.splitlines()
+    for line in (README + LAB_BOOK).splitlines()
     if line.startswith("    ") and line.strip().startswith(("pip", "python"))
 ]
 
@@ -27,7 +29,7 @@ def test_the_first_screen_has_the_two_commands_and_no_other():
         "pip install -e . && python -m launch.train --config=configs/line_digits.py --workdir=runs/line_digits",
         "pip install -e '.[test]' && pytest",
     ]
-    assert len(README.splitlines()) < 150 and "@@" not in README  # no number is left to fill in
+    assert len(README.splitlines()) < 150 and "@@" not in README + LAB_BOOK  # no number is left to fill in
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -42,8 +44,8 @@ def test_commands_name_what_exists(command):
 
 
 def test_files_that_are_named_exist():
-    rooms = "configs|colabs|launch|tests|subspaces_jax|networks|geometry|training|data|analysis|experiments"
-    named = re.findall(rf"`((?:{rooms})/[\w/.]*)(?::\w*)?`", README)
+    rooms = "configs|colabs|launch|tests|subspaces_jax|networks|geometry|training|data|analysis|experiments|plots"
+    named = re.findall(rf"`((?:{rooms})/[\w/.]*|\w+\.py)(?::\w*)?`", README + LAB_BOOK)
     assert len(named) > 9
     for name in named:
         assert (ROOT / name).exists() or (ROOT / "subspaces_jax" / name).exists(), name
@@ -53,7 +55,7 @@ def test_variants_that_are_named_exist():
     named = re.findall(r"`(?:configs/(?:cifar10|fashion_mnist)\.py)?:([\w,]+)`", README)
     assert len(named) > 9
     for variant in ",".join(named).split(","):
-        assert variant in variants.VARIANTS or variant in fields.AVERAGES, variant
+        assert variant in variants.VARIANTS or variant in average.AVERAGES, variant
 
 
 def test_the_example_runs():

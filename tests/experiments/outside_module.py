@@ -235,3 +235,19 @@ class LateStatistics(nn.Module):
         if train:
             self.variable("batch_stats", "mean", lambda: jnp.mean(x))
         return nn.Dense(self.num_classes)(x.reshape(x.shape[0], -1))
+
+
+class Small(nn.Module):
+    """A convolution, BatchNorm and dropout, over as many devices as there are, and features: quick to compile."""
+
+    num_classes: int
+    axis_name: str | None = None
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.Conv(4, (3, 3), strides=2, use_bias=False)(x)
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=self.axis_name)(x)
+        x = nn.relu(x).reshape(x.shape[0], -1)
+        self.sow("intermediates", "features", x)
+        return nn.Dense(self.num_classes)(nn.Dropout(self.dropout, deterministic=not train)(x))

@@ -1,5 +1,6 @@
 """Every config's step lowered for accelerators that are not here, and compiled for TPUs where libtpu is installed."""
 
+import dataclasses
 import importlib
 import importlib.util
 import pathlib
@@ -32,8 +33,12 @@ def load(name="line_digits", form="tiny", **fields):
     return app.to_dict(config)
 
 
-def on_host(config, num_devices=1):
-    return compile.device_mesh(config, jax.devices()[:num_devices])
+def on_host(made, num_devices=1):
+    return made.mesh_over(jax.devices()[:num_devices])
+
+
+def experiment(*args, **fields):
+    return build.experiment(load(*args, **fields), without_data=True)
 
 
 KERNEL_GRADIENT = "[f, 0, 1, b]x[i, 0, 1, o]->"  # as JAX derives it: the form that CPU never gets
@@ -41,8 +46,8 @@ KERNEL_GRADIENT = "[f, 0, 1, b]x[i, 0, 1, o]->"  # as JAX derives it: the form t
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_configs_step_is_lowered_for_gpus_and_tpus(name):
-    config = build.check(load(name))
-    program = compile.training_step(config, on_host(config))
+    made = experiment(name)
+    program = compile.training_step(made, on_host(made))
     lowered = compile.lower(program)
     assert lowered.platforms == ("cuda", "tpu") and lowered.nr_devices == 1
     kernels = sum(leaf.ndim == 5 for leaf in jax.tree.leaves(program.args[0].params))  # [K, k, k', C_in, C_out]
@@ -52,29 +57,29 @@ def test_every_configs_step_is_lowered_for_gpus_and_tpus(name):
 
 
 def test_lowered_for_cpu_the_same_step_has_the_forms_of_the_cpu():
-    config = build.check(load())
-    lowered = compile.lower(compile.training_step(config, on_host(config)), ("cpu",))
+    made = experiment()
+    lowered = compile.lower(compile.training_step(made, on_host(made)), ("cpu",))
     assert "stablehlo.convolution" in lowered.mlir_module() and KERNEL_GRADIENT not in lowered.mlir_module()
 
 
 def test_samples_layers_and_passes_are_lowered_too():
-    config = build.check(load(network="cifar_resnet_8_2", layerwise=True, num_samples=2, dtype="bfloat16"))
-    found = compile.programs(config, on_host(config))
+    made = experiment(network="cifar_resnet_8_2", layerwise=True, num_samples=2, dtype="bfloat16")
+    found = compile.programs(made, on_host(made))
     assert set(found) == {"step", "refresh", "predict", "data set"}
     assert all(compile.lower(program).platforms == ("cuda", "tpu") for program in found.values())
 
 
 def test_members_are_lowered_over_their_groups_of_devices():
-    config = build.check(load("fashion_mnist", "ensemble,tiny", network="mlp_8", num_members=2))
-    mesh = on_host(config, 4)
+    made = experiment("fashion_mnist", "ensemble,tiny", network="mlp_8", num_members=2)
+    mesh = on_host(made, 4)
     assert dict(mesh.shape) == {"members": 2, "batch": 2}
-    assert compile.lower(compile.training_step(config, mesh)).nr_devices == 4
+    assert compile.lower(compile.training_step(made, mesh)).nr_devices == 4
 
 
 def test_costs_are_counted_for_devices_that_are_here():
     """The data set is 1,437 images of 64 bytes, of which 128 are read through as many int32."""
-    config = build.check(load())
-    program = compile.reading(config, on_host(config))
+    made = experiment()
+    program = compile.reading(made, on_host(made))
     found = compile.costs(program, hbm=10**6)
     assert (found["arguments"], found["outputs"]) == (1437 * 64 + 128 * 4, 128 * 64)
     assert found["fits"] and found["collectives"] == {}
@@ -113,12 +118,12 @@ def test_collectives_are_counted_once_each():
     [
         ({"batch_size": 130}, 4, "batch_size is 130, which 1 samples .* on 4 devices do not divide.* multiple of 4"),
         ({"batch_size": 100, "num_samples": 3}, 1, "which 3 samples .* on 1 devices .* multiple of 3"),
-        ({"num_devices": 5}, 4, "num_devices is 5, but there are 4 chips"),
+        ({"num_devices": 5}, 4, "num_devices is 5 but there are 4 devices"),
     ],
 )
 def test_what_does_not_divide_is_named(fields, devices, message):
     with pytest.raises(ConfigError, match=message) as caught:
-        on_host(load(**fields), devices)
+        on_host(experiment(**fields), devices)
     assert "\n" not in str(caught.value)
 
 
@@ -194,9 +199,36 @@ def test_its_table_has_a_line_a_program_and_the_ratios(facts):
     assert "it fits in 16 GiB" in text and "a point takes 1 of predict" in text
 
 
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A device that is not here, as a mesh knows it."""
+
+    id: int
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
+    process_index: int = 0
+
+
+@pytest.mark.parametrize(
+    "batch_size, num_samples, chips, thin",
+    [(128, 2, 1, "into 64 examples .*up to 2.0 times .*batch_size=256"), (512, 4, 1, None), (512, 2, 4, "into 64 exam")]
+    + [(64, 1, 4, None), (1024, 2, 4, None)],
+)
+def test_samples_that_are_too_thin_for_a_tpu_are_told_of(batch_size, num_samples, chips, thin):
+    made = experiment(batch_size=batch_size, num_samples=num_samples)
+    found = build.training.thin_parts(batch_size, num_samples, made.mesh_over([Chip(i) for i in range(chips)]))
+    assert found is None if thin is None else re.search(thin, found)
+    assert made.thin_parts is None, "on a CPU"
+
+
+@pytest.mark.parametrize("platform, form", [("cpu", "scan"), ("tpu", "unroll"), ("cuda", "vmap")])
+def test_the_form_of_samples_is_that_of_the_platform_it_is_compiled_for(platform, form):
+    assert build.training.form("auto", platform) == form and build.training.form("vmap", platform) == "vmap"
+
+
 def test_the_table_of_what_does_not_fit():
     program = {"fits": False, "reason": "RESOURCE_EXHAUSTED: Used 20G of 16G hbm"}
-    facts = {name: "x" for name in ("subspace", "network", "dataset", "dtype", "device_kind", "topology")}
-    facts |= {"batch_size": 8, "num_samples": 1, "num_devices": 4, "hbm": 2**34, "passes": {}}
+    facts = {name: "x" for name in ("title", "device_kind", "topology")}
+    facts |= {"num_devices": 4, "hbm": 2**34, "passes": {}}
     text = compile.table(facts | {"programs": {"step": program}})
     assert "step        does not fit: RESOURCE_EXHAUSTED" in text and "training does not fit" in text

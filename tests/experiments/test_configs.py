@@ -7,19 +7,35 @@ import pathlib
 import jax
 import numpy as np
 import pytest
+from matplotlib import image
 
 from configs import variants
 from launch import app
-from subspaces_jax import checkpoints, records
+from subspaces_jax import checkpoints, records, trees
 from subspaces_jax.data import corruption
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import build, evaluate, fields, plot, train
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
+SMALL = "outside_module:Small"  # a convolution, BatchNorm and dropout, quick to compile
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "base", "variants"))
 SWEEPS = [name for name in NAMES if name.startswith("sweep")]
 CONFIGS = [name for name in NAMES if name not in (*SWEEPS, "analyze")]
 FAMILIES = ["cifar10", "fashion_mnist", "imagenet", "tiny_imagenet"]
+
+
+def assert_drawn(paths, names):
+    """Figures of these names, each as PDF and PNG, with lines in several colours on white."""
+    paths = [pathlib.Path(path) for path in paths]
+    assert {path.stem for path in paths} == names and len(paths) == 2 * len(names)
+    for path in paths:
+        if path.suffix == ".png":
+            pixels = image.imread(path)[..., :3]
+            ink = (pixels < 0.98).any(-1)
+            colourful = ink & (np.ptp(pixels, axis=-1) > 0.2)
+            assert 0.005 < ink.mean() < 0.5 and colourful.any(), path
+        else:
+            assert path.read_bytes().startswith(b"%PDF") and path.read_bytes().rstrip().endswith(b"%%EOF")
 
 
 def module_of(name):
@@ -35,6 +51,8 @@ def load(name, form="tiny", **fields):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_runs_tiny_from_training_to_figures(name, tmp_path):
     config = load(name, num_epochs=1)
+    if "digits" not in name:  # what the others have of networks is made below
+        config["network"] = SMALL
     last = train.run(config, tmp_path)
     assert last["step"] == 1437 // config["batch_size"] and np.isfinite(last["loss"])
     facts = evaluate.run(None, tmp_path)
@@ -44,15 +62,18 @@ def test_every_config_runs_tiny_from_training_to_figures(name, tmp_path):
     arrays, read_back = records.load_results(tmp_path, evaluate.RESULTS)
     assert read_back["scores"] == facts["scores"] and arrays["logits"].shape == (num_points, 360, 10)
     figures = plot.run(None, tmp_path)["figures"]
-    assert figures and all(pathlib.Path(figure).stat().st_size > 1000 for figure in figures)
-    assert json.loads((tmp_path / "config.json").read_text()) == config
+    assert_drawn(figures, {"training", "profile"} if num_points > 1 else {"training"})
+    stored = json.loads((tmp_path / "config.json").read_text())
+    assert stored["config"] == config and stored["kind"] == "train" and stored["format"] == 2
+    assert stored["facts"]["steps_per_epoch"] == stored["facts"]["num_steps"] == last["step"]
     assert checkpoints.restore(tmp_path).config == config
     assert list((tmp_path / "events").iterdir())
 
 
 @pytest.mark.parametrize("name", [*CONFIGS, "base"])
 def test_every_config_has_the_fields_that_are_known_and_says_how_to_run_it(name):
-    assert build.check(app.to_dict(module_of(name).get_config())).keys() == fields.FIELDS.keys()
+    made = build.experiment(app.to_dict(module_of(name).get_config()), without_data=True)
+    assert made.config.keys() == fields.FIELDS.keys() and trees.num_parameters(made.stack_shapes) > 10_000
     assert name == "base" or f"--config=configs/{name}.py" in module_of(name).__doc__
 
 
@@ -99,14 +120,16 @@ def test_every_variant_of_every_family_is_a_good_config(variant):
     "variant", [name for name in variants.VARIANTS if not name.startswith(("simplex_3", "simplex_4", "simplex_5"))]
 )
 def test_every_variant_runs_tiny_from_training_to_figures(variant, tmp_path):
-    network = "cifar_resnet_8_2" if variant == "dropout" else "mlp_16"
+    network = SMALL if variant == "dropout" else "mlp_16"
     config = load("fashion_mnist", f"{variant},tiny", network=network)
     last = train.run(config, tmp_path)
     assert np.isfinite(last["loss"])
     facts = evaluate.run(None, tmp_path)
     assert np.isfinite(facts["scores"]["nll"]).all()
     assert ("ensembles" in facts) == (variant in ("ensemble", "swa_constant", "swa_cyclic", "snapshots"))
-    assert plot.run(None, tmp_path)["figures"]
+    is_curve = any(name.startswith("pair_") for name in facts["scores"])
+    assert_drawn(plot.run(None, tmp_path)["figures"], {"training", "profile"} if is_curve else {"training"})
+    assert is_curve == (config["subspace"] in ("line", "bezier"))
 
 
 def test_variants_go_together_and_unknown_ones_are_named():
@@ -126,28 +149,47 @@ def test_variants_go_together_and_unknown_ones_are_named():
         ({"beta": -1.0}, "config.beta is -1.0: it takes float, coefficient"),
         ({"learning_rate": float("nan")}, "config.learning_rate is nan"),
         ({"momentum": 1.0}, "config.momentum is 1.0: it takes float, in \\[0, 1\\)"),
-        ({"schedule": "cosin"}, "config.schedule is 'cosin': it takes str, one of cosine"),
+        ({"schedule": "cosin"}, "config.schedule is 'cosin': it takes one of cosine, .*; did you mean cosine"),
+        ({"schedule": "cosine(every_ste=True)"}, "its option 'every_ste' is unknown: did you mean every_step"),
+        ({"schedule": "cosine(peak=0.3)"}, "its option 'peak' is unknown"),
+        ({"task": "regression(p=0.5)"}, "config.task 'regression\\(p=0.5\\)': p is a finite number of at least 1"),
+        ({"optimizer": "sgd(momentum=1.5)"}, "momentum is in \\[0, 1\\), got 1.5"),
+        ({"augmentation": "crop(padding=-1)|flip"}, "padding is a whole number from 0 up, got -1"),
+        ({"normalisation": "given(mean=0.5, std=0)"}, "std is positive"),
+        ({"normalisation": "given(mean=(0.5, 0.5), std=(1, 1))"}, "as many numbers as 1 channels"),
+        ({"frozen_endpoints": "2"}, "config.frozen_endpoints: there is no endpoint 2: the stack has 0 to 1"),
+        ({"seed": 2**32}, "config.seed is 4294967296: it takes int, a whole number from 0 up, below 2\\^32"),
+        ({"seed": 2**32 - 1, "num_members": 2, "subspace": "none", "beta": 0.0}, "last member's seed is to be below"),
+        ({"log_every": 2**31}, "config.log_every is 2147483648: it takes int"),
+        ({"learning_rate": float("inf")}, "config.learning_rate is inf"),
         ({"dataset": "digit"}, "config.dataset: data set 'digit' is unknown: did you mean digits"),
         ({"network": "resnet_20"}, "config.network is 'resnet_20': write resnet_18"),
         ({"network": "cifar_resnet_21"}, "needs a depth of 6n \\+ 2 .* got 21"),
-        ({"network": "cifar_resnet"}, "write cifar_resnet_20 or cifar_resnet_20_16"),
+        ({"network": "cifar_resnet(dept=8)"}, "its option 'dept' is unknown: did you mean depth"),
+        ({"network": "cifar_resnet(depth=9)"}, "needs a depth of 6n"),
+        ({"network": "resnet(depth=20)"}, "there is no such size: write resnet_18"),
         ({"network": "cifar_resnet_8_0"}, "config.network is 'cifar_resnet_8_0', did you mean cifar_resnet"),
         ({"network": "mlp_8", "dropout": 0.1}, "which has no dropout"),
         ({"network": "outside_module:OutsideNet", "dropout": 0.1}, "which takes no dropout: it cannot be 0.1"),
         ({"network": "outside_module:OutsideNet", "dtype": "bfloat16"}, "which takes no dtype"),
-        ({"network": "vision_transformer_3_32_3_4"}, "cannot be trained on images of shape \\(8, 8, 1\\) "),
-        ({"network": "vision_transformer_2_32_3_5"}, "cannot be trained on images of shape"),
-        ({"network": "outside_module:Noisy"}, "cannot be trained on images .*noise"),
-        ({"network": "outside_module:Constant"}, "cannot be trained on images .*constants"),
+        (
+            {"network": "vision_transformer_3_32_3_4"},
+            "'vision_transformer_3_32_3_4' fails in .*patches of 3 do not divide",
+        ),
+        ({"network": "vision_transformer_2_32_3_5"}, "fails in .*5 heads do not divide"),
+        ({"network": "outside_module:Noisy"}, "outside_module:Noisy' .*noise"),
+        ({"network": "outside_module:Constant"}, "outside_module:Constant' .*constants"),
         ({"schedule": "swa_cyclic", "swa_start": 0.5, "warmup_epochs": 1}, "raise swa_start"),
         ({"subspace": "none", "beta": 0.0, "capture": True, "swa_start": 0.3}, "swa_start 0.3 of 2 epochs is before"),
-        ({"keep_steps": "1,x"}, "config.keep_steps is '1,x': it takes str, steps, separated by commas"),
+        ({"keep_steps": "1,x"}, "config.keep_steps is '1,x': it takes str, steps, from 0 on"),
+        ({"keep_steps": "1,99"}, "config.keep_steps has 99, and the run has steps 0 to 22"),
         ({"num_members": 2}, "config.num_members trains single networks"),
         ({"capture": True}, "config.capture keeps checkpoints of one network"),
         ({"feature_diversity": 1.0}, "feature_diversity compares two samples"),
         ({"label_noise": 1.5}, "config.label_noise is 1.5: it takes float"),
         ({"num_train_examples": 5000}, "num_train_examples is 5000, but digits has 1437"),
-        ({"subspace": "lines"}, "config.subspace is 'lines'"),
+        ({"subspace": "lines"}, "config.subspace is 'lines': it takes one of .*did you mean line"),
+        ({"subspace": "bezier(3)", "num_endpoints": 4}, "num_endpoints is 4 but subspace 'bezier\\(3\\)' has 3"),
         ({"num_endpoints": 3}, "config.num_endpoints is 3 but subspace 'line' has 2"),
         ({"subspace": "bezier", "num_endpoints": 1}, "Bezier needs an integer num_endpoints of at least 2, got 1"),
         ({"subspace": "none"}, "beta and config.layerwise need a subspace"),
@@ -162,11 +204,11 @@ def test_a_wrong_field_is_named(changed, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_missing_field_is_named():
-    config = load("line_digits")
-    del config["beta"], config["seed"]
-    with pytest.raises(ConfigError, match="config fields are missing: beta, seed"):
-        build.check(config)
+def test_a_field_that_is_left_out_has_its_default():
+    config = load("line_digits") | {"beta": 0.25}
+    del config["momentum"], config["seed"]
+    assert build.check(config) == config | {"momentum": 0.9, "seed": 0}
+    assert build.check({}) == app.to_dict(module_of("base").get_config())
 
 
 def test_whole_numbers_are_taken_for_floats():
@@ -199,7 +241,9 @@ VARIANTS = {
     "chain": dict(subspace="chain", decay="point", label_smoothing=0.1),
     "mlp": dict(network="mlp_16", schedule="swa_cyclic", num_epochs=4, warmup_epochs=0, num_cycles=2),
     "lenet": dict(network="lenet", augmentation="crop_flip", log_every=3),
-    "bfloat16": dict(dtype="bfloat16", batch_norm="global", own_coordinates=True, test_every=1),
+    "bfloat16": dict(
+        network="cifar_resnet_8_4", dtype="bfloat16", batch_norm="global", own_coordinates=True, test_every=1
+    ),
 }
 
 
@@ -218,13 +262,14 @@ def test_any_flax_module_trains_as_a_line_with_no_change(tmp_path):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_variants_run(name, tmp_path):
-    config = load("line_digits") | {"num_epochs": 1, "num_points": 3} | VARIANTS[name]
+    config = load("line_digits") | {"num_epochs": 1, "num_points": 3, "network": SMALL} | VARIANTS[name]
     last = train.run(config, tmp_path)
     assert np.isfinite(last["loss"]) and np.isfinite(last["distance"])
     assert ("test_accuracy" in last) == (config["test_every"] > 0)
     scores = evaluate.run(None, tmp_path)["scores"]
     assert np.isfinite(scores["nll"]).all()
-    plot.run(None, tmp_path)
+    is_curve = config["subspace"] != "simplex"
+    assert_drawn(plot.run(None, tmp_path)["figures"], {"training", "profile"} if is_curve else {"training"})
 
 
 def test_a_module_that_must_be_told_whether_it_trains(tmp_path):
@@ -237,10 +282,11 @@ def test_pixels_are_shuffled_after_augmentation():
     """Training images become crops and mirror images first, so that one order holds for them and the test images."""
     config = load("fashion_mnist", pixel_shuffle=True, corruption_seed=3, augmentation="crop_flip")
     plain = config | {"pixel_shuffle": False}
-    images, keys = build.data(config, "train").images[:8], jax.random.split(jax.random.key(0), 8)
-    np.testing.assert_array_equal(images, build.data(plain, "train").images[:8])
-    augmented, shuffled = (np.asarray(build.model(of).augment(keys, images)) for of in (plain, config))
+    both = build.experiment(plain), build.experiment(config)
+    images, keys = both[1].train.images[:8], jax.random.split(jax.random.key(0), 8)
+    np.testing.assert_array_equal(images, both[0].train.images[:8])
+    augmented, shuffled = (np.asarray(of.model.augment(keys, images)) for of in both)
     np.testing.assert_array_equal(shuffled, corruption.pixel_shuffle(augmented, 3))
     assert (shuffled != augmented).any()
-    tests = [build.data(of, "test").images for of in (plain, config)]
+    tests = [of.test.images for of in both]
     np.testing.assert_array_equal(tests[1], corruption.pixel_shuffle(tests[0], 3))

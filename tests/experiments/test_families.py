@@ -1,6 +1,7 @@
 """Several runs together: members in one program, captures, sweeps, analyses, their figures and tables."""
 
 import csv
+import json
 import pathlib
 import shutil
 
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from scipy.special import logsumexp
-from test_configs import load, module_of
+from test_configs import SMALL, assert_drawn, load, module_of
 from test_runs import launch, rows
 
 from launch import app
@@ -108,7 +109,7 @@ def test_the_midpoint_of_captures_is_their_mean(trained):
 
 def test_folders_that_are_no_runs_are_named(trained, tmp_path):
     analyze.run(analysis(trained, "ensemble", ["line_0"]), tmp_path / "analysis")
-    records.write_config(tmp_path, {"config": "configs/fashion_mnist.py", "fields": ""})
+    records.write_header(tmp_path, "sweep", {"config": "configs/fashion_mnist.py", "fields": ""})
     for folder, kind in ((tmp_path, "a sweep"), (tmp_path / "analysis", "an analysis")):
         with pytest.raises(RunDirectoryError, match=f"is the folder of {kind}: name the directory of a run"):
             evaluate.run(None, folder)
@@ -138,7 +139,7 @@ def test_a_run_starts_from_trained_networks(trained, tmp_path):
 
 def test_another_test_set_is_scored_with_statistics_from_the_runs_own(tmp_path, monkeypatch):
     """Stands for ImageNet-C: the same classes and image shape, other images, no training split that is read."""
-    config = load("fashion_mnist", "plain,tiny", network="cifar_resnet_8_2", num_epochs=1)
+    config = load("fashion_mnist", "plain,tiny", network=SMALL, num_epochs=1)
     train.run(config, tmp_path / "run")
     load_own, shapes = sources.load, catalogue.info("digits")
     monkeypatch.setitem(catalogue.DATASETS, "mnist", shapes)
@@ -151,7 +152,7 @@ def test_another_test_set_is_scored_with_statistics_from_the_runs_own(tmp_path, 
     monkeypatch.setattr(sources, "load", load_other)
     facts = analyze.run(analysis(tmp_path, "ensemble", ["run"], test_dataset="mnist"), tmp_path / "other")
 
-    model, checkpoint = build.model(config), checkpoints.restore(tmp_path / "run")
+    model, checkpoint = build.experiment(config).model, checkpoints.restore(tmp_path / "run")
     variables = {"params": jax.tree.map(lambda leaf: leaf[0], checkpoint.params), "batch_stats": checkpoint.batch_stats}
     nll = {}
     for name, train_images in (("own", load_own("digits", "train").images), ("other", None)):
@@ -224,9 +225,7 @@ def test_steps_choose_checkpoints(trained):
 @pytest.mark.parametrize("form, names", [("line", ["line_0", "line_1"]), ("ensemble", ["line_0", "line_1"])])
 def test_an_analysis_is_drawn_from_its_files(form, names, trained):
     analyze.run(analysis(trained, form, names, num_points=3), trained / f"drawn_{form}")
-    figures = [pathlib.Path(path) for path in plot.run(None, trained / f"drawn_{form}")["figures"]]
-    assert [path.name for path in figures] == [f"{form}.pdf", f"{form}.png"]
-    assert all(path.stat().st_size > 100 for path in figures)
+    assert_drawn(plot.run(None, trained / f"drawn_{form}")["figures"], {form})
 
 
 @pytest.mark.parametrize(
@@ -262,7 +261,13 @@ def test_an_analysis_is_drawn_from_its_files(form, names, trained):
         ("line", ["line_0"], {}, ConfigError, "give 1 networks, an analysis 'line' takes exactly two"),
         ("mean", ["line_0"], {}, ConfigError, "give 1 networks, an analysis 'average' takes at least two"),
         ("mean", ["line_0"], {"members": "captures"}, ConfigError, "line_0 captured none"),
-        ("median", ["line_0"], {}, ConfigError, "config.average is 'median': it takes str, one of mean"),
+        (
+            "mean",
+            ["line_0"],
+            {"average": "median"},
+            ConfigError,
+            "config.average is 'median': it takes str, one of mean",
+        ),
         ("line", [], {"runs": ""}, ConfigError, "config.runs names no run directory"),
         (
             "ensemble",
@@ -362,25 +367,27 @@ def test_a_wrong_sweep_is_named(fields, message, tmp_path):
 def test_a_sweep_goes_over_values_of_fields():
     config = app.to_dict(module_of("sweep").get_config()) | {
         "config": "configs/fashion_mnist.py",
-        "variants": ("plain,tiny,beta=0.5", "beta=1"),
+        "variants": ("line,tiny,beta=0.5", "subspace=bezier(4)"),
         "seeds": (4,),
     }
     first, second = sweep.jobs(config, pathlib.Path("runs"))
-    assert first.name == "plain+tiny+beta=0.5_4" and first.command[3:] == [
-        "--config=configs/fashion_mnist.py:plain,tiny",
-        "--workdir=runs/plain+tiny+beta=0.5_4",
-        "--config.seed=4",
-        "--config.beta=0.5",
-    ]
-    assert second.command[3] == "--config=configs/fashion_mnist.py" and second.command[-1] == "--config.beta=1"
+    assert first == sweep.Job(
+        "line+tiny+beta=0.5_4",
+        "configs/fashion_mnist.py",
+        "line,tiny",
+        {"variant": "line,tiny,beta=0.5", "seed": "4", "beta": "0.5"},
+        pathlib.Path("runs/line+tiny+beta=0.5_4"),
+    )
+    assert second.form == "" and sweep.config_of(second)["subspace"] == "bezier(4)"
+    found = sweep.config_of(first)
+    assert found["beta"] == 0.5 and found["seed"] == 4 and found["subspace"] == "line" and found["dataset"] == "digits"
 
 
 @pytest.mark.parametrize("name", ["sweep_cifar10", "sweep_fashion_mnist", "sweep_tiny_imagenet"])
 def test_sweeps_name_variants_that_exist(name):
     config = module_of(name).get_config()
     for job in sweep.jobs(app.to_dict(config), pathlib.Path("runs")):
-        path, _, form = job.command[3].removeprefix("--config=").partition(":")
-        module_of(pathlib.Path(path).stem).get_config(form)
+        assert sweep.config_of(job)["variant"] == job.fields["variant"]
 
 
 def invented_family():
@@ -462,7 +469,7 @@ def test_tables_hold_means_and_deviations(tmp_path):
         found = {row["variant"]: row for row in csv.DictReader(file)}
     midpoints = [100 * run["scores"]["accuracy"][2] for run in family["line"]]
     assert float(found["line"]["midpoint accuracy (%)"]) == pytest.approx(np.mean(midpoints))
-    assert float(found["line"]["midpoint accuracy (%) std"]) == pytest.approx(np.std(midpoints))
+    assert float(found["line"]["midpoint accuracy (%) std"]) == pytest.approx(np.std(midpoints, ddof=1))
     several = {
         "ensemble": [{"scores": {"accuracy": [0.8, 0.9]}, "midpoint": None, "ensembles": {"accuracy": [0.85, 0.95]}}]
     }
@@ -479,17 +486,32 @@ def test_tables_hold_means_and_deviations(tmp_path):
 def test_a_sweep_is_drawn_from_its_files(swept):
     folder, _, _ = swept
     figures = [pathlib.Path(path) for path in plot.run(None, folder)["figures"]]
-    assert {path.stem for path in figures} >= {"family", "profiles", "dynamics"}
-    assert all(path.stat().st_size > 100 for path in figures)
+    tables = [path for path in figures if path.stem == "family"]
+    assert [path.suffix for path in tables] == [".csv", ".tex"] and "line,tiny" in tables[0].read_text()
+    assert_drawn([path for path in figures if path not in tables], {"profiles", "dynamics"})
 
 
-def test_reliability_is_of_the_test_sets_of_all_seeds(swept, tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(families, "reliability", lambda bins, title: drawn.append(bins))
+def test_reliability_is_of_the_test_sets_of_all_seeds(swept, tmp_path):
+    """And of variants by the name that runs carry, whatever their folders are called."""
     shutil.copy(swept[0] / "config.json", tmp_path)
     for seed in (0, 1):
-        shutil.copytree(swept[0] / "plain+tiny_3", tmp_path / f"plain_{seed}")
-    plot.run(None, tmp_path)
-    logits = records.load_results(tmp_path / "plain_0", "points")[0]["logits"][0]
+        copy = tmp_path / f"renamed-{seed}"
+        shutil.copytree(swept[0] / "plain+tiny_3", copy)
+        rename(copy / "config.json", {"variant": "plain"})
+        rename(copy / "results" / "points.json", {"config": {"seed": seed}})
+    facts = sweep.gather(tmp_path)
+    assert list(facts["family"]) == ["plain"] and len(facts["standard"]) == 2 and len(facts["pair"]) == 1
+    arrays, _ = records.load_results(tmp_path, "family")
+    logits = records.load_results(tmp_path / "renamed-0", "points")[0]["logits"][0]
     confidence = np.exp(logits - logsumexp(logits, -1, keepdims=True)).max(-1)
-    np.testing.assert_array_equal(drawn[0]["plain"]["count"], 2 * np.histogram(confidence, 20, (0, 1))[0])
+    np.testing.assert_array_equal(arrays["reliability/plain/count"], 2 * np.histogram(confidence, 20, (0, 1))[0])
+    figures = {pathlib.Path(path).stem for path in plot.run(None, tmp_path)["figures"]}
+    assert figures == {"family", "reliability"}
+
+
+def rename(path, changes):
+    """Other values in a JSON file, one level deep."""
+    content = json.loads(path.read_text())
+    for name, value in changes.items():
+        content[name] = content[name] | value if isinstance(value, dict) else value
+    path.write_text(json.dumps(content))

@@ -13,7 +13,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from test_configs import load
+from test_configs import SMALL, load
 
 from subspaces_jax import checkpoints, records
 from subspaces_jax.data import sources
@@ -89,7 +89,7 @@ def interrupt_at(monkeypatch, step):
 
 
 def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(config, tmp_path, monkeypatch):
-    config |= {"network": "cifar_resnet_8_2", "num_epochs": 3}
+    config |= {"network": SMALL, "num_epochs": 3}
     train.run(config, tmp_path / "whole")
     with monkeypatch.context() as context, pytest.raises(Interrupted):
         interrupt_at(context, 30)  # after the first checkpoint at 22, with rows beyond it
@@ -182,7 +182,7 @@ def test_checkpoints_are_kept_whether_or_not_they_are_due(config, tmp_path):
     assert [checkpoints.restore(tmp_path, step).step for step in (5, 44, 70, 88)] == [5, 44, 70, 88]
     with pytest.raises(CheckpointError, match=r"there are \[5, 44, 70, 88\]"):
         checkpoints.restore(tmp_path, 22)
-    with pytest.raises(ConfigError, match="config.keep_steps has 89, and the run has steps 1 to 88"):
+    with pytest.raises(ConfigError, match="config.keep_steps has 89, and the run has steps 0 to 88"):
         train.run(config | {"keep_steps": "89"}, tmp_path / "refused")
 
 
@@ -313,8 +313,11 @@ def test_a_full_disk_is_one_line_and_loses_nothing(most_bytes, config, tmp_path)
 
 def test_two_processes_train_like_one(tmp_path):
     """Two real processes of one device each, BatchNorm over both, against one process of one device."""
-    fields = dict(network="cifar_resnet_8_2", batch_norm="global", num_epochs=1, num_devices=0, batch_size=128)
-    environment = os.environ | {"XLA_FLAGS": ""}
+    fields = dict(network=SMALL, batch_norm="global", num_epochs=1, num_devices=0, batch_size=128)
+    environment = os.environ | {
+        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=1"),
+        "PYTHONPATH": str(pathlib.Path(__file__).parent),
+    }
     port = 20_000 + os.getpid() % 20_000
     commands = [
         [sys.executable, "-m", "launch.train", *flags(tmp_path / "two", **fields)]
