@@ -1,6 +1,7 @@
 """The package without its checkout: from a wheel, with fields that differ from the defaults; and every field read."""
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -62,7 +63,11 @@ print(len(plot.run(None, "run")["figures"]), len(plot.run(None, "study")["figure
 
 
 def test_the_library_works_from_a_wheel_in_another_folder(tmp_path, data_dir):
-    build_it = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT]
+    source = tmp_path / "source"  # a build leaves files beside what it builds
+    shutil.copytree(ROOT / "subspaces_jax", source / "subspaces_jax", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, source)
+    build_it = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, source]
     subprocess.run(build_it, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("subspaces_jax-*.whl")
     installed = tmp_path / "installed"
