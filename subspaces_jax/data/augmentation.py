@@ -27,8 +27,8 @@ def random_crop(keys: jax.Array, images: jax.Array, padding: int = 4) -> jax.Arr
     padded = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     rows = offsets[:, :1] + jnp.arange(height)[None]
     columns = offsets[:, 1:] + jnp.arange(width)[None]
-    batch = jnp.arange(images.shape[0])[:, None, None]
-    return padded[batch, rows[:, :, None], columns[:, None, :]]
+    # image by image, so that a batch which is split over devices stays split
+    return jax.vmap(lambda image, row, column: image[row[:, None], column[None, :]])(padded, rows, columns)
 
 
 def random_flip(keys: jax.Array, images: jax.Array) -> jax.Array:

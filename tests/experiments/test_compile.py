@@ -76,6 +76,17 @@ def test_members_are_lowered_over_their_groups_of_devices():
     assert compile.lower(compile.training_step(made, mesh)).nr_devices == 4
 
 
+@pytest.mark.parametrize("augmentation", ["none", "crop_flip", "crop(padding=1)|flip"])
+def test_each_device_computes_its_share_of_every_pass(augmentation):
+    """A batch that came together again, by a gather over its rows say, would be computed whole on each."""
+    made = experiment(network="outside_module:Small", augmentation=augmentation, eval_batch_size=64)
+    found = [compile.programs(made, on_host(made, devices)) for devices in (1, 4)]
+    for name in ("refresh", "predict"):
+        one, four = (compile.costs(programs[name]) for programs in found)
+        assert four["flops"] < 0.4 * one["flops"], name
+        assert set(four["collectives"]) <= {"all-reduce"}, name
+
+
 def test_costs_are_counted_for_devices_that_are_here():
     """The data set is 1,437 images of 64 bytes, of which 128 are read through as many int32."""
     made = experiment()
