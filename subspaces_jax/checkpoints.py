@@ -407,11 +407,18 @@ def _without_tracebacks() -> Iterator[None]:
             try:
                 yield
             except BaseException:
-                _CLOSED_LOOPS.stay()  # a write that nobody waits for may end long after
+                _CLOSED_LOOPS.stay()  # a write that nobody waits for may end long after, and so may a task of one
+                logging.getLogger("asyncio").addFilter(_not_a_task_of_orbax)
                 _await_threads(before)
                 raise
     finally:
         logger.removeFilter(of_others)
+
+
+def _not_a_task_of_orbax(record: logging.LogRecord) -> bool:
+    """A filter of what asyncio says of failed writes that nobody asked for: Orbax raises the first of several."""
+    text, error = record.getMessage(), record.exc_info[1] if record.exc_info else None
+    return "was never retrieved" not in text or not (isinstance(error, OSError) or f"{os.sep}orbax{os.sep}" in text)
 
 
 def _await_threads(before: set[threading.Thread]) -> None:

@@ -379,6 +379,7 @@ def test_damage_that_is_read_while_another_error_is_handled_is_damage(run):
 def script(code, *arguments):
     """Runs code in a process of its own, with the helpers of this file."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
+    environment["JAX_COMPILATION_CACHE_DIR"] = ""  # JAX warns where a full disk keeps it from writing there
     return subprocess.run(
         [sys.executable, "-c", "import sys, pathlib\nfrom test_checkpoints import *\n" + code, *map(str, arguments)],
         env=environment, capture_output=True, text=True, timeout=120,
