@@ -294,7 +294,7 @@ def along(
             apply, variables, images, labels, measures, targets=targets, batch_size=batch_size, mesh=mesh,
             keep_outputs=keep_outputs or with_pairs, finite=finite, where=f"point {t} of {num}",
         )  # fmt: skip
-        rows[t] = _fetched(found + [_jitted(of)(variables["params"]) for of in _named(of_params)])
+        rows[t] = _fetched(found + [{name: _of_params(of, variables["params"])} for name, of in of_params.items()])
         other = num - 1 - t
         if with_pairs and rows[other]:
             pair = pair_scores(task, outputs[t], outputs[other], labels, images, targets)
@@ -320,24 +320,6 @@ def _variables_at(params_at, tree, points, t, batch_stats):
     return {"params": params_at(tree, point), "batch_stats": batch_stats}
 
 
-def _named(of_params: Mapping[str, Callable[[PyTree], Any]]) -> list[Callable[[PyTree], dict[str, Any]]]:
-    return [_Named(name, of) for name, of in of_params.items()]
-
-
-class _Named(NamedTuple):
-    """A measure of parameters under its name; equal where both are, so that it is compiled once."""
-
-    name: str
-    of: Callable[[PyTree], Any]
-
-    def __call__(self, params: PyTree) -> dict[str, Any]:
-        return {self.name: self.of(params)}
-
-
-def _jitted(of: _Named) -> Callable[[PyTree], dict[str, Any]]:
-    return partial(_of_params, of)
-
-
 @partial(jax.jit, static_argnums=0)
 def _of_params(of, params):
     return of(params)
@@ -348,8 +330,8 @@ def _fetched(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for one in found:
         for name, value in jax.device_get(dict(one)).items():
-            flat = value if isinstance(value, Mapping) else None
-            row |= {f"{name}/{inner}": leaf for inner, leaf in flat.items()} if flat is not None else {name: value}
+            is_tree = isinstance(value, Mapping)
+            row |= {f"{name}/{inner}": leaf for inner, leaf in value.items()} if is_tree else {name: value}
     return row
 
 

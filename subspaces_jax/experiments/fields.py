@@ -178,7 +178,6 @@ FIELDS: dict[str, Field] = {
     "num_refresh_batches": Field(0, _at_least(0), "of a stream, to refresh BatchNorm statistics; 0 for one pass"),
     "eval_batch_size": Field(500, _at_least(1), "at least 1"),
 }
-LABELS = ("variant",)  # fields that name a run and change nothing: runs that differ in them alone are the same
 
 SWEEP_FIELDS: dict[str, Field] = {
     "config": Field("", _any, "a config file that takes variants after a colon; empty for the defaults"),

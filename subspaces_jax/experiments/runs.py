@@ -18,7 +18,6 @@ from subspaces_jax.experiments.build import Experiment, Plan
 PyTree = Any
 WHICH = ("midpoint", "endpoints", "random", "captures", "snapshots", "knots")
 KINDS = {"sweep": "a sweep", "study": "an analysis"}
-TRAINED = ("train", "connect")  # kinds of runs with checkpoints
 
 
 class Run(NamedTuple):

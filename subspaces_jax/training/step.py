@@ -131,8 +131,8 @@ def make_step(
             (_, aux), grads = gradient(params, *pair, batch_stats)
             return jax.tree.map(jnp.add, total, grads), aux[:2]
 
-        unroll = num_samples if over_samples == "unroll" else 1
-        total, (record, stats) = _fold(add_pair, jax.tree.map(jnp.zeros_like, params), pairs, unroll)
+        zeros, unroll = jax.tree.map(jnp.zeros_like, params), over_samples == "unroll"
+        total, (record, stats) = lax.scan(add_pair, zeros, pairs, unroll=unroll)
         return jax.tree.map(lambda g: g / num_samples, total), _joined(record), _mean_over_first(stats)
 
     def step(state, data, indices):
@@ -199,10 +199,7 @@ def mapped(function: Callable[[Any], Any], items: PyTree, how: str) -> Any:
     """`function` of each row of a tree: at once ("vmap"), in a loop ("scan"), or one after another ("unroll")."""
     if how == "vmap":
         return jax.vmap(function)(items)
-    if how == "scan":
-        return lax.map(function, items)
-    size = jax.tree.leaves(items)[0].shape[0]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(function(_row(items, n)) for n in range(size)))
+    return lax.scan(lambda carry, item: (carry, function(item)), (), items, unroll=how == "unroll")[1]
 
 
 def make_advance(step: Step, statistics: Callable[[State], Scalars] | None = None) -> Callable[..., Any]:
@@ -270,17 +267,6 @@ def _example_keys(key: jax.Array, shape: tuple[int, int], device: jax.Array) -> 
     per_sample = size * lax.axis_size(AXIS)
     places = jnp.arange(samples)[:, None] * per_sample + device * size + jnp.arange(size)[None, :]
     return jax.vmap(jax.vmap(lambda place: jax.random.fold_in(key, place)))(places)
-
-
-def _fold(function: Callable, start: Any, items: PyTree, unroll: int) -> tuple[Any, Any]:
-    """`lax.scan`; with as many steps unrolled as there are, none of it is a loop."""
-    if unroll == 1:
-        return lax.scan(function, start, items)
-    outputs = []
-    for n in range(unroll):
-        start, output = function(start, _row(items, n))
-        outputs.append(output)
-    return start, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
 
 
 def _row(tree: PyTree, n: int) -> PyTree:

@@ -45,7 +45,7 @@ def check(config: Config) -> dict[str, Any]:
     except DataError as error:
         raise ConfigError(f"config.dataset: {error}") from None
     several = build_training.subspace(
-        config["subspace"], config["num_endpoints"], "both" if config["beta"] or config["layerwise"] else None
+        config["subspace"], config["num_endpoints"], needs_several=config["beta"] > 0 or config["layerwise"]
     )
     if config["num_members"] > 1 and (several.num_endpoints > 1 or config["capture"]):
         raise ConfigError(

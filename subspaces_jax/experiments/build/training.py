@@ -77,13 +77,13 @@ def task(text: str, label_smoothing: float) -> Task:
     return choices.make("task", text, tasks.TASKS, usual={"label_smoothing": label_smoothing})
 
 
-def subspace(text: str, num_endpoints: int, one_only: str | None = None) -> Any:
+def subspace(text: str, num_endpoints: int, needs_several: bool = False) -> Any:
     """The subspace without its layerwise form, which needs parameters.
 
     Args:
         text: a call of SUBSPACES.
         num_endpoints: of the config, 0 for the usual number or the call's own.
-        one_only: what of the config needs more than one endpoint, for the message; None for nothing.
+        needs_several: whether a penalty or layerwise draws, of beta or layerwise, need more than one endpoint.
     """
     usual = {"num_endpoints": num_endpoints} if num_endpoints else {}
     made = choices.make("subspace", text, SUBSPACES, usual=usual)
@@ -92,7 +92,7 @@ def subspace(text: str, num_endpoints: int, one_only: str | None = None) -> Any:
             f"config.num_endpoints is {num_endpoints} but subspace {text!r} has {made.num_endpoints}: set 0 or "
             f"{made.num_endpoints}"
         )
-    if one_only and made.num_endpoints < 2:
+    if needs_several and made.num_endpoints < 2:
         raise ConfigError(
             f"config.beta and config.layerwise need a subspace, got {text!r}: set beta=0 and layerwise=False"
         )
