@@ -418,7 +418,8 @@ def _without_tracebacks() -> Iterator[None]:
 def _not_a_task_of_orbax(record: logging.LogRecord) -> bool:
     """A filter of what asyncio says of failed writes that nobody asked for: Orbax raises the first of several."""
     text, error = record.getMessage(), record.exc_info[1] if record.exc_info else None
-    return "was never retrieved" not in text or not (isinstance(error, OSError) or f"{os.sep}orbax{os.sep}" in text)
+    is_a_write = isinstance(error, OSError) or f"{os.sep}orbax{os.sep}" in text or _os_error(str(error)) is not None
+    return "was never retrieved" not in text or not is_a_write
 
 
 def _await_threads(before: set[threading.Thread]) -> None:

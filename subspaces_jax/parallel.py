@@ -3,39 +3,26 @@
 `pmapped` is what `jax.pmap` is in current JAX, `jit` of `shard_map` over a mesh, called directly: the step sees
 one device's share and uses `lax.pmean` over AXIS, and the state has no leading device axis. `check_vma=False` keeps
 pmap's rules of differentiation, under which `pmean(grad(loss))` is the gradient of the mean loss.
-
-Several processes watch one another: where one dies, collectives of the others wait for ever or fail with what is no
-fault of theirs, and XLA's own service notices after minutes and aborts. Each process holds a connection to process 0,
-which the system closes however a process ends; one that closes without a word of farewell tells of a death.
 """
 
 import atexit
-import contextlib
 import math
 import os
-import secrets
-import socket
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax._src import distributed  # whose client of the key-value store has no public name
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from subspaces_jax.errors import ConfigError
+from subspaces_jax.processes import PATIENCE, Watch, relay
 
 PyTree = Any
 AXIS, MEMBERS, COPIES = "batch", "members", "copies"
-WATCH = "subspaces_jax/watch"  # key of the port and the password of process 0
-SILENCE = 30  # seconds without an answer of the other machine's system after which a connection is lost
-SETTLE, PATIENCE = (
-    1.0,
-    5.0,
-)  # seconds that a failing process waits for news of others, and others for an error of theirs
+SETTLE = 1.0  # seconds that a failing process waits for news of others
 
 
 def device_mesh(
@@ -168,7 +155,7 @@ def initialize(
 ) -> None:
     """Joins this process to others, before anything else touches a device. On CPU they talk through Gloo.
 
-    From here on the death of one ends all, within a second (of a machine: SILENCE). A program calls `finish` at its
+    From here on the death of one ends all, within a second (of a machine: half a minute). A program calls `finish` at its
     end, or `failed` where it stops for an error.
 
     Args:
@@ -190,8 +177,8 @@ def initialize(
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # which takes SIGTERM for itself
     try:
-        jax.distributed.initialize(_relay(host, int(port)) if process_id else coordinator, num_processes, process_id)
-        _WATCHES.append(_Watch(host, num_processes, process_id, on_loss or _end))
+        jax.distributed.initialize(relay(host, int(port)) if process_id else coordinator, num_processes, process_id)
+        _WATCHES.append(Watch(host, num_processes, process_id, on_loss or _end))
     except (RuntimeError, ValueError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigError(
@@ -237,7 +224,7 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
-_WATCHES: list["_Watch"] = []  # of this process, none or one, as jax.distributed has one state
+_WATCHES: list[Watch] = []  # of this process, none or one, as jax.distributed has one state
 
 
 def _leave() -> None:
@@ -249,139 +236,3 @@ def _leave() -> None:
 def _end(line: str) -> None:
     os.write(2, f"error: {line}\n".encode())
     os._exit(2)
-
-
-class _Watch:
-    """The connections of one process: of process 0 to all others, of the others to process 0, a thread for each.
-
-    Lines that go over them: "bye i", process i has finished; "failed i", it ends for an error; "died i", it is gone.
-    Process 0 passes on what it hears; its own "bye 0" says that all have finished.
-    """
-
-    def __init__(self, host: str, num_processes: int, process_id: int, on_loss: Callable[[str], None]):
-        self.process_id, self._num, self._on_loss = process_id, num_processes, on_loss
-        self._finished, self._changed, self._over = {process_id}, threading.Condition(), False
-        self.has_losses = False
-        self._links = _accepted(num_processes) if process_id == 0 else {0: _connected(host, process_id)}
-        for peer, link in self._links.items():
-            threading.Thread(target=self._listen, args=(peer, link), daemon=True).start()
-
-    def finish(self) -> None:
-        """Says farewell and waits for that of the others."""
-        if self.process_id:
-            self.send(f"bye {self.process_id}")
-        expected = set(range(self._num)) if self.process_id == 0 else {0}
-        with self._changed:
-            self._changed.wait_for(lambda: expected <= self._finished)
-            self._over = True
-        if self.process_id == 0:
-            self.send("bye 0")
-
-    def send(self, line: str, but: int | None = None) -> None:
-        """Sends a line to all that this process has a connection to."""
-        for peer, link in self._links.items():
-            if peer != but:
-                with contextlib.suppress(OSError):  # of one that is gone, which its own thread sees
-                    link.sendall(f"{line}\n".encode())
-
-    def _listen(self, peer: int, link: socket.socket) -> None:
-        was_told = False
-        with contextlib.suppress(OSError):
-            for line in link.makefile():
-                word, who = line.split()
-                if word == "bye":
-                    with self._changed:
-                        self._finished.add(int(who))
-                        self._over = self._over or who == "0"
-                        self._changed.notify_all()
-                else:
-                    was_told = True  # and an end of this connection is of the same cause
-                    threading.Thread(target=self._lose, args=(word, int(who), peer), daemon=True).start()
-        if not self._over and not was_told:
-            self._lose("died", peer, peer)
-
-    def _lose(self, word: str, who: int, told_by: int) -> None:
-        self.has_losses = True
-        if self.process_id == 0:
-            self.send(f"{word} {who}", but=told_by)
-        if word == "failed":
-            time.sleep(PATIENCE)  # an error that all have is each one's own to tell
-        what = "ended with an error" if word == "failed" else "died or cannot be reached"
-        self._on_loss(
-            f"process {who} of {self._num} {what}; start all processes again with the same command, training goes on "
-            "from the last checkpoint"
-        )
-
-
-def _accepted(num_processes: int) -> dict[int, socket.socket]:
-    """Process 0's connections by process; others than ours, which do not know the password, are hung up on."""
-    dual = socket.has_dualstack_ipv6()
-    server = socket.create_server(
-        ("", 0), family=socket.AF_INET6 if dual else socket.AF_INET, dualstack_ipv6=dual, backlog=num_processes
-    )
-    password, links = secrets.token_hex(), {}
-    _store().key_value_set(WATCH, f"{server.getsockname()[1]} {password}")
-    server.settimeout(SILENCE)
-    while len(links) < num_processes - 1:
-        link, _ = server.accept()
-        link.settimeout(SILENCE)
-        said, _, who = link.makefile().readline().strip().partition(" ")
-        if secrets.compare_digest(said, password):
-            links[int(who)] = _kept(link)
-        else:
-            link.close()
-    server.close()
-    return links
-
-
-def _connected(host: str, process_id: int) -> socket.socket:
-    port, password = _store().blocking_key_value_get(WATCH, SILENCE * 1000).split()
-    link = socket.create_connection((host, int(port)), SILENCE)
-    link.sendall(f"{password} {process_id}\n".encode())
-    return _kept(link)
-
-
-def _store() -> Any:
-    return distributed.global_state.client
-
-
-def _kept(link: socket.socket) -> socket.socket:
-    """A connection that closes when the other machine is silent for SILENCE seconds; the systems answer, not Python."""
-    link.settimeout(None)
-    link.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in {"TCP_KEEPIDLE": SILENCE // 3, "TCP_KEEPINTVL": SILENCE // 6, "TCP_KEEPCNT": 4}.items():
-        if hasattr(socket, name):
-            link.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-    return link
-
-
-def _relay(host: str, port: int) -> str:
-    """An address of this machine whose connections go on to process 0, and stay open when that dies.
-
-    XLA's client aborts the process, with a dump, as soon as its connection closes: sooner than Python could say why.
-    """
-    server = socket.create_server(("127.0.0.1", 0))
-
-    def serve() -> None:
-        while True:
-            near, _ = server.accept()
-            try:
-                far = socket.create_connection((host, port), SILENCE)
-            except OSError:  # process 0 is not there yet: the client tries again
-                near.close()
-                continue
-            far.settimeout(None)
-            threading.Thread(target=_pump, args=(near, far, True), daemon=True).start()
-            threading.Thread(target=_pump, args=(far, near, False), daemon=True).start()
-
-    threading.Thread(target=serve, daemon=True).start()
-    return f"127.0.0.1:{server.getsockname()[1]}"
-
-
-def _pump(source: socket.socket, sink: socket.socket, closes: bool) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(1 << 16):
-            sink.sendall(data)
-    if closes:
-        with contextlib.suppress(OSError):
-            sink.shutdown(socket.SHUT_WR)
