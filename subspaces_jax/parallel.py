@@ -155,8 +155,8 @@ def initialize(
 ) -> None:
     """Joins this process to others, before anything else touches a device. On CPU they talk through Gloo.
 
-    From here on the death of one ends all, within a second (of a machine: half a minute). A program calls `finish` at its
-    end, or `failed` where it stops for an error.
+    From here on the death of one ends all, within a second (of a machine: half a minute). A program calls `finish` at
+    its end, or `failed` where it stops for an error.
 
     Args:
         coordinator: host:port of process 0.

@@ -1,5 +1,6 @@
 """The watch over processes, one process of it played by hand."""
 
+import contextlib
 import socket
 import threading
 
@@ -25,10 +26,9 @@ def joined(monkeypatch):
     store, losses = Store(), []
     monkeypatch.setattr(processes, "_store", lambda: store)
     monkeypatch.setattr(processes, "PATIENCE", 0.0)
-    opened = []
+    opened, made = [], []
 
     def join(words):
-        made = []
         make = threading.Thread(target=lambda: made.append(processes.Watch("localhost", 2, 0, losses.append)))
         make.start()
         assert store.is_there.wait(10)
@@ -42,6 +42,18 @@ def joined(monkeypatch):
     yield join
     for link in opened:
         link.close()
+    for watch in made:
+        close(watch)
+
+
+def close(watch):
+    """The connections of a watch, which the system closes for a process that ends."""
+    watch._over = True
+    for link in watch._links.values():
+        with contextlib.suppress(OSError):
+            link.socket.shutdown(socket.SHUT_RDWR)
+        link.socket.close()
+        link.lines.close()
 
 
 def finished(watch):
@@ -90,3 +102,4 @@ def test_strangers_are_hung_up_on(monkeypatch):
         link.sendall(f"{password} 1\nbye 1\n".encode())
         make.join(10)
         assert finished(made[0])
+    close(made[0])
