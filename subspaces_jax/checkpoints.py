@@ -149,7 +149,7 @@ def resume(
     return None
 
 
-def _resume_step(manager: ocp.CheckpointManager, step: int, like: Resumable, run_id: str) -> Resumable:
+def _resume_step(manager: ocp.CheckpointManager, step: int, like: Resumable, run_id: str | None) -> Resumable:
     wanted = {"params": like.params, "optimizer": {"opt_state": like.opt_state, "key": like.key}}
     if with_stats := bool(jax.tree.leaves(like.batch_stats)):
         wanted["batch_stats"] = like.batch_stats
@@ -215,6 +215,31 @@ def restore(workdir: str | os.PathLike, step: int | None = None, like: PyTree = 
                 problems.append(f"checkpoint {candidate} is damaged ({error})")
                 logging.getLogger(__name__).warning("%s, trying an older one", problems[-1])
     raise CheckpointError(f"{'; '.join(problems)} in {folder}: restore another step or train again")
+
+
+def restore_state(workdir: str | os.PathLike, step: int, like: Resumable) -> Resumable:
+    """All of one checkpoint of a run, for another one that goes on from it.
+
+    Args:
+        workdir: a run directory.
+        step: the training step.
+        like: as `resume` takes it.
+
+    Raises:
+        CheckpointError: no such checkpoint, a damaged one, another architecture or optimizer.
+        OSError, MemoryError, ...: a reason outside the run.
+    """
+    folder = records.resolve(workdir) / FOLDER
+    if step not in (there := steps(workdir)):
+        raise CheckpointError(f"no checkpoint of step {step} in {folder}: there are {there}")
+    with _without_tracebacks(), _manager(folder, read_only=True) as manager:
+        try:
+            return _resume_step(manager, step, like, _run_id(folder.parent))
+        except _Damage as error:
+            raise CheckpointError(
+                f"checkpoint {step} in {folder} cannot be gone on from ({error}): it is damaged, or of another "
+                "optimizer than the config"
+            ) from None
 
 
 def restore_stack(workdirs: Sequence[str | pathlib.Path], step: int | Sequence[int | None] | None = None) -> Checkpoint:

@@ -17,7 +17,14 @@ ROOMS = [  # in their order: a module imports only from rooms before its own, an
     *("errors", "logs", "rngs", "trees", "losses", "metrics", "tasks", "pvariation", "geometry", "networks", "data"),
     *("events", "records", "processes", "parallel", "checkpoints", "batch_stats", "evaluation"),
     *("training", "connecting", "analysis", "plots"),
-    *("experiments.choices", "experiments.fields", "experiments.build", "experiments.runs", "experiments.train"),
+    *(
+        "experiments.choices",
+        "experiments.fields",
+        "experiments.build",
+        "experiments.runs",
+        "experiments.starts",
+        "experiments.train",
+    ),
     *("experiments.compile", "experiments.evaluate", "experiments.studies", "experiments.analyze", "experiments.plot"),
     *("experiments.sweep", "experiments.benchmarks"),
 ]

@@ -21,6 +21,16 @@ TYPES: dict[type, tuple[type, ...]] = {int: (int,), float: (int, float), str: (s
 Table = Mapping[str, Callable[..., Any]]
 
 
+RANDOM = "random"  # in the place of a run directory: a network of random weights
+
+
+class Source(NamedTuple):
+    """A run directory and a step of it, None for the last."""
+
+    folder: str
+    step: int | None = None
+
+
 class Call(NamedTuple):
     """A name with literal arguments, by place and by name."""
 
@@ -68,6 +78,12 @@ def parse(text: str) -> list[Call]:
     if not calls:
         raise ConfigError("an empty text is no choice")
     return calls
+
+
+def source(text: str) -> Source:
+    """ "runs/a@200" as its folder and step."""
+    folder, at, step = text.rpartition("@")
+    return Source(folder, int(step)) if at and step.isdigit() else Source(text)
 
 
 def check(field: str, text: str, table: Table, given: Iterable[str] = (), pipeline: bool = False) -> None:

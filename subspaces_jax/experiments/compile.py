@@ -51,6 +51,8 @@ PLAIN = {  # one network trained on whole batches: what a subspace is compared w
     "own_coordinates": False,
     "num_members": 1,
     "initial": "",
+    "fork": "",
+    "frozen_endpoints": "",
 }
 COLLECTIVES = (
     "all-reduce",

@@ -21,6 +21,8 @@ from subspaces_jax.training import optimizers
 
 Config = Mapping[str, Any]
 LARGEST = 2**31 - 1  # of whole numbers: steps and indices are int32
+ENDS = "ends"  # the first and the last endpoint of a curve
+INNER = ("linear", "fresh")
 SEEDS = 2**32  # what a PRNG key tells apart
 
 
@@ -57,6 +59,10 @@ def _fraction(value: float) -> bool:
 
 def _whole_numbers(value: str) -> bool:
     return all(part.isdigit() and int(part) <= LARGEST for part in choices.split(value))
+
+
+def _endpoints(value: str) -> bool:
+    return all(part == ENDS for part in choices.split(value)) or _whole_numbers(value)
 
 
 def _one_of(*names: str) -> Callable[[Any], bool]:
@@ -143,14 +149,21 @@ FIELDS: dict[str, Field] = {
     "initial": Field(
         "",
         _any,
-        "run directories, separated by commas, whose networks (of one run: whose endpoints) the endpoints start from; "
-        "empty for random weights",
+        "run directories, separated by commas, whose networks (of one run: whose endpoints) the endpoints start from, "
+        "runs/a@200 for its step 200, random for a network of random weights; two are the ends of a curve; empty for "
+        "random weights",
+    ),
+    "inner_endpoints": Field(
+        "linear", _one_of(*INNER), "how those between two initial ends start: on the line between them, or fresh"
+    ),
+    "fork": Field(
+        "", _any, "runs/a@200: a run that training goes on from at that step, with this config's seed; empty for none"
     ),
     # the subspace
     "subspace": _call("line", SUBSPACES, "what is trained"),
     "num_endpoints": Field(0, _at_least(0), "K of bezier, chain and simplex, 0 for the subspace's usual number"),
     "frozen_endpoints": Field(
-        "", _whole_numbers, "endpoints that stay as they are, separated by commas; empty for none"
+        "", _endpoints, "endpoints that stay as they are, separated by commas, or ends; empty for none"
     ),
     "layerwise": Field(False, _any, "whether every module draws its own point"),
     "beta": Field(1.0, _at_least(0.0), "coefficient of the cosine penalty, at least 0; 0 for one network"),

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
 
-from subspaces_jax import batch_stats, checkpoints, evaluation, geometry, parallel, records, rngs, trees
-from subspaces_jax.errors import CheckpointError, ConfigError
-from subspaces_jax.experiments import build, runs
+from subspaces_jax import batch_stats, checkpoints, evaluation, geometry, parallel, records, rngs
+from subspaces_jax.errors import ConfigError
+from subspaces_jax.experiments import build, runs, starts
 from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.build.model import flat
 from subspaces_jax.experiments.build.training import of_members
@@ -34,19 +34,18 @@ def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         workdir: the run directory, made if need be.
 
     Returns:
-        The last row of metrics, with "step", "seconds" (of this call) and "resumed_from" (a step, 0 for a new run).
+        The last row of metrics, with "step", "seconds" (of this call) and "resumed_from" (a step; of a new run 0, or
+        the step of its fork).
 
     Raises:
         ConfigError, DataError, CheckpointError, RunDirectoryError, NonFiniteLossError: see `errors`.
     """
     clock, made = time.perf_counter(), build.experiment(config)
-    folder, mesh = records.resolve(workdir), made.mesh
-    plan, state = made.plan, made.initial_state()
+    folder = records.resolve(workdir)
+    plan = made.plan
     if thin := made.thin_parts:
         log.warning(thin)
-    if made.initial and not checkpoints.steps(folder):
-        state = _started(made, state)
-    state = parallel.replicate(state, mesh, of_members(made.num_members))
+    state = starts.start(made, new=not checkpoints.steps(folder))
 
     with contextlib.ExitStack() as stack:
         run_id = stack.enter_context(_held(made, folder))
@@ -79,7 +78,7 @@ def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
             save_every=made.save_every,
             read=lambda report: row_of(report, made.task.read),
             record=record,
-            save=lambda step, state: checkpoints.save(manager, step, _resumable(state), made.config, run_id),
+            save=lambda step, state: checkpoints.save(manager, step, starts.resumable(state), made.config, run_id),
             save_at=plan.kept_steps,
             evaluate_every=made.test_every,
             evaluate=_midpoint_test(made) if made.test_every else None,
@@ -100,28 +99,6 @@ def _held(made: Experiment, folder: pathlib.Path) -> Iterator[str]:
             header = records.write_header(folder, "train", made.config, facts, made.variant, runs.complete)
             run_id = header.run_id
         yield parallel.from_main(run_id)
-
-
-def _started(made: Experiment, state: State) -> State:
-    """The state with the networks of the runs that config.initial names; the statistics are the first one's."""
-    opened = [runs.open_run(folder) for folder in made.initial]
-    num_endpoints, parts = made.space.num_endpoints, []
-    for run_of in opened:
-        whole = run_of.experiment.num_members > 1 or (len(opened) == 1 and run_of.experiment.num_rows == num_endpoints)
-        parts.append(runs.networks(run_of, "endpoints" if whole else "midpoint"))
-    given = sum(len(part.names) for part in parts)
-    if given != num_endpoints:
-        raise ConfigError(
-            f"config.initial gives {given} networks, and subspace {made.subspace_text!r} has {num_endpoints} "
-            "endpoints: name one run for each, or one with as many"
-        )
-    found = runs.stacked(parts, opened)
-    if difference := trees.describe_mismatch(found.stack, state.params):
-        raise CheckpointError(
-            f"config.initial {', '.join(made.initial)} is of another architecture than the config: {difference}"
-        )
-    stats = jax.tree.map(jnp.asarray, found.batch_stats)
-    return state._replace(params=jax.tree.map(jnp.asarray, found.stack), batch_stats=stats)
 
 
 @contextlib.contextmanager
@@ -202,19 +179,13 @@ def _midpoint_test(made: Experiment) -> Callable[[State], dict[str, float]]:
     return evaluate
 
 
-def _resumable(state: State) -> checkpoints.Resumable:
-    """Members are stored as the endpoints of one stack: they are trained with one endpoint each."""
-    params = jax.tree.map(lambda leaf: leaf[:, 0], state.params) if state.step.ndim else state.params
-    return checkpoints.Resumable(params, state.batch_stats, state.opt_state, jax.random.key_data(state.key))
-
-
 def _resume(manager: Any, state: State, run_id: str) -> tuple[State, int]:
     like = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), _resumable(state)
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), starts.resumable(state)
     )
     found = checkpoints.resume(manager, like, run_id)
     if found is None:
-        return state, 0
+        return state, step_of(state)
     loaded, step, notes = found
     for note in notes:
         log.warning("%s; moved to the folder damaged, going on from checkpoint %d", note, step)

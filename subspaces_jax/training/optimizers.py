@@ -65,6 +65,28 @@ def swa_constant(peak: float, num_epochs: int, warmup: int = 0, swa_rate: float 
     return _warmed_up(peak, warmup, lambda e: peak + (swa_rate - peak) * down(e))
 
 
+def plateau(peak: float, num_epochs: int, warmup: int = 0, low: float = 0.01) -> Policy:
+    """The peak while a = (e+1) / E is at most 1/2, linearly down to `low` times the peak at a = 0.9, then that.
+
+    Reference: Garipov et al., Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs, 2018, arXiv:1802.10026.
+    """
+    down = lambda e: jnp.clip(((e + 1.0) / num_epochs - 0.5) / 0.4, 0.0, 1.0)
+    return _warmed_up(peak, warmup, lambda e: peak * (1.0 - (1.0 - low) * down(e)))
+
+
+def fge(peak: float, num_epochs: int, warmup: int = 0, low: float = 1e-4, cycle: int = 4) -> Policy:
+    """A triangle every step: from the peak to `low` in the first half of each `cycle` of epochs, then back.
+
+    Reference: Garipov et al., Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs, 2018, arXiv:1802.10026.
+
+    Raises:
+        ValueError: a cycle that is odd or longer than the run.
+    """
+    fge_knots(num_epochs, cycle)
+    towards = lambda e: 1.0 - jnp.abs(2.0 * jnp.mod(e, cycle) / cycle - 1.0)
+    return fractional(_warmed_up(peak, warmup, lambda e: peak + (low - peak) * towards(e)))
+
+
 def swa_cyclic(
     peak: float,
     num_epochs: int,
@@ -102,6 +124,17 @@ def swa_knots(num_epochs: int, num_models: int, swa_start: float = 0.75) -> tupl
     return (*(start + i * step for i in range(num_models - 1)), num_epochs)
 
 
+def fge_knots(num_epochs: int, cycle: int = 4) -> tuple[int, ...]:
+    """Epochs, counted from 1, after which the rate of `fge` is at its minimum.
+
+    >>> fge_knots(20, 4)
+    (2, 6, 10, 14, 18)
+    """
+    if cycle < 2 or cycle % 2 or cycle > num_epochs:
+        raise ValueError(f"cycle is an even number of epochs, at least 2 and at most {num_epochs}, got {cycle}")
+    return tuple(range(cycle // 2, num_epochs + 1, cycle))
+
+
 def snapshot_knots(num_epochs: int, num_models: int, warmup: int = 0) -> tuple[int, ...]:
     """Beginnings of M cycles of equal whole length after the warm-up, and the end of the last.
 
@@ -120,6 +153,8 @@ POLICIES: dict[str, Callable[..., Policy]] = {
     "linear": linear,
     "piecewise": piecewise,
     "multistep": multistep,
+    "plateau": plateau,
+    "fge": fge,
     "swa_constant": swa_constant,
     "swa_cyclic": swa_cyclic,
     "snapshot_cyclic": snapshot_cyclic,

@@ -23,7 +23,7 @@ from subspaces_jax.experiments.build import data as build_data
 from subspaces_jax.experiments.build import model as build_model
 from subspaces_jax.experiments.build import training as build_training
 from subspaces_jax.experiments.build.model import Model
-from subspaces_jax.experiments.fields import CALLS, FIELDS, SEEDS, Config, checked
+from subspaces_jax.experiments.fields import CALLS, ENDS, FIELDS, SEEDS, Config, checked
 from subspaces_jax.tasks import Task
 from subspaces_jax.training import step as training_step
 from subspaces_jax.training.state import State
@@ -60,6 +60,10 @@ def check(config: Config) -> dict[str, Any]:
         raise ConfigError("config.capture keeps checkpoints of one network: set subspace='none', or capture=False")
     if config["initial"] and config["num_members"] > 1:
         raise ConfigError("config.initial is for one training: set num_members=1, or initial='' for random weights")
+    if config["fork"] and (config["initial"] or choices.source(config["fork"]).step is None):
+        raise ConfigError(
+            f"config.fork is {config['fork']!r}: it takes a run and its step, as in runs/a@200, and initial='' with it"
+        )
     if config["feature_diversity"] and config["num_samples"] < 2:
         raise ConfigError("config.feature_diversity compares two samples of a batch: set num_samples=2 or more")
     return config
@@ -140,9 +144,29 @@ class Experiment:
         return self.config["dataset"]
 
     @property
-    def initial(self) -> list[str]:
-        """Run directories whose networks the endpoints start from."""
-        return choices.split(self.config["initial"])
+    def initial(self) -> list[choices.Source]:
+        """Whose networks the endpoints start from: run directories, or RANDOM."""
+        return [choices.source(text) for text in choices.split(self.config["initial"])]
+
+    @property
+    def initial_text(self) -> str:
+        """The field, for messages."""
+        return self.config["initial"]
+
+    @property
+    def inner_endpoints(self) -> str:
+        """How those between two initial ends start, of fields.INNER."""
+        return self.config["inner_endpoints"]
+
+    @property
+    def fork(self) -> choices.Source | None:
+        """The run and its step that training goes on from."""
+        return choices.source(self.config["fork"]) if self.config["fork"] else None
+
+    @property
+    def alone(self) -> "Experiment":
+        """The experiment of one member."""
+        return dataclasses.replace(self, config=self.config | {"num_members": 1})
 
     @property
     def captures(self) -> bool:
@@ -299,10 +323,16 @@ class Experiment:
     # training
 
     @property
+    def frozen_endpoints(self) -> tuple[int, ...]:
+        """Endpoints that stay as they are."""
+        named, ends = choices.split(self.config["frozen_endpoints"]), (0, self.space.num_endpoints - 1)
+        return tuple(sorted({k for name in named for k in (ends if name == ENDS else (int(name),))}))
+
+    @property
     def optimizer_settings(self) -> build_training.OptimizerSettings:
         config = self.config
         return build_training.OptimizerSettings(
-            frozen=tuple(sorted({int(k) for k in choices.split(config["frozen_endpoints"])})),
+            frozen=self.frozen_endpoints,
             weight_decay=config["weight_decay"] if config["decay"] == "endpoints" else 0.0,
             **{
                 name: config[name]
@@ -310,6 +340,11 @@ class Experiment:
                 if name in config and name != "weight_decay"
             },
         )
+
+    @property
+    def weight_decay(self) -> float:
+        """The coefficient of |w|^2 / 2, whatever it is that decays."""
+        return self.config["weight_decay"]
 
     @property
     def schedule(self) -> optax.Schedule:

@@ -286,6 +286,8 @@ def capture_steps(settings: OptimizerSettings, steps_per_epoch: int) -> tuple[in
     try:
         if name == "snapshot_cyclic":
             knots = optimizers.snapshot_knots(num_epochs, of_schedule["num_models"], settings.warmup_epochs)[1:]
+        elif name == "fge":
+            knots = optimizers.fge_knots(num_epochs, of_schedule.get("cycle", 4))
         else:
             knots = optimizers.swa_knots(num_epochs, of_schedule["num_models"], of_schedule["swa_start"])
     except ValueError as error:

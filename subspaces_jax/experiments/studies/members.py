@@ -58,7 +58,7 @@ def open_all(settings: Any) -> list[Run]:
 
 def gathered(settings: Any, opened: Sequence[Run], key: Any) -> Networks:
     """The members of all runs as one stack."""
-    steps = _steps(settings, len(opened))
+    steps = steps_of(settings, len(opened))
     parts = [
         runs.networks(run, settings.members, step, jax.random.fold_in(key, i), settings.num_draws)
         for i, (run, step) in enumerate(zip(opened, steps))
@@ -147,13 +147,13 @@ def _check_alike(opened: Sequence[Run], test_dataset: str) -> None:
                 )
 
 
-def _steps(settings: Any, num_runs: int) -> list[int | None]:
+def steps_of(settings: Any, num_runs: int) -> list[int | None]:
     """The checkpoint of each run, None for the last."""
     steps = choices.split(settings.steps)
     if not steps:
         return [None] * num_runs
     if len(steps) != num_runs or not all(step.isdigit() for step in steps):
         raise ConfigError(f"config.steps is {settings.steps!r}: it takes {num_runs} whole numbers, one a run")
-    if settings.members in ("captures", "snapshots"):
+    if getattr(settings, "members", "") in ("captures", "snapshots"):
         raise ConfigError(f"config.steps chooses single checkpoints: leave it empty for members={settings.members!r}")
     return [int(step) for step in steps]

@@ -1,0 +1,113 @@
+"""Where a training starts: at random weights, at networks of other runs, or where another run was at a step."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from subspaces_jax import checkpoints, geometry, parallel, trees
+from subspaces_jax.errors import CheckpointError, ConfigError
+from subspaces_jax.experiments import choices, runs
+from subspaces_jax.experiments.build import Experiment
+from subspaces_jax.experiments.build.training import of_members
+from subspaces_jax.training.state import State
+
+PyTree = Any
+
+
+def start(made: Experiment, new: bool = True) -> State:
+    """The state that an experiment begins with, on its devices; where it is not `new`, one of the same form.
+
+    Raises:
+        ConfigError: config.initial gives another number of networks than the subspace takes.
+        CheckpointError, RunDirectoryError: what it starts from is missing, damaged or of another architecture.
+    """
+    state = made.initial_state()
+    if made.initial and new:
+        state = _of_networks(made, state)
+    if made.fork is not None and new:
+        state = _of_fork(made, state)
+    return parallel.replicate(state, made.mesh, of_members(made.num_members))
+
+
+def resumable(state: State) -> checkpoints.Resumable:
+    """What a checkpoint holds; members are the endpoints of one stack: they are trained with one endpoint each."""
+    params = jax.tree.map(lambda leaf: leaf[:, 0], state.params) if state.step.ndim else state.params
+    return checkpoints.Resumable(params, state.batch_stats, state.opt_state, jax.random.key_data(state.key))
+
+
+def _of_networks(made: Experiment, state: State) -> State:
+    """With the networks that config.initial names as endpoints; the statistics are the first one's."""
+    named, num = made.initial, made.space.num_endpoints
+    opened = {i: runs.open_run(source.folder) for i, source in enumerate(named) if source.folder != choices.RANDOM}
+    _check_data({run.experiment.dataset: run.folder for run in opened.values()}, made)
+    whole = lambda run: run.experiment.num_members > 1 or (len(named) == 1 and run.experiment.num_rows == num)
+    parts = {
+        i: runs.networks(run, "endpoints" if whole(run) else "midpoint", named[i].step) for i, run in opened.items()
+    }
+    given = sum(len(parts[i].names) if i in parts else 1 for i in range(len(named)))
+    is_curve = given == 2 and made.is_curve and num > 2
+    if given != num and not is_curve:
+        raise ConfigError(
+            f"config.initial gives {given} networks, and subspace {made.subspace_text!r} has {num} endpoints: name one "
+            "run for each, one with as many, or of a curve two for its ends; random stands for a network of random "
+            "weights"
+        )
+    fresh, rows = geometry.unstack(state.params), []
+    for i in range(len(named)):
+        place = num - 1 if is_curve and rows else len(rows)
+        rows += geometry.unstack(parts[i].stack) if i in parts else [fresh[place]]
+    _check_alike(rows, fresh[0], made)
+    if is_curve:
+        rows = [rows[0], *_inner(made, rows, fresh), rows[1]]
+    stats = next((parts[i].batch_stats for i in parts), state.batch_stats)
+    params, stats = jax.tree.map(jnp.asarray, (geometry.stack(rows), stats))
+    return state._replace(params=params, batch_stats=stats)
+
+
+def _inner(made: Experiment, ends: list[PyTree], fresh: list[PyTree]) -> list[PyTree]:
+    """Those between two ends: equally spaced on the line between them, or of random weights."""
+    if made.inner_endpoints == "fresh":
+        return fresh[1:-1]
+    line, num = geometry.stack(ends), made.space.num_endpoints
+    return [geometry.contract(line, point) for point in geometry.Line().grid(num)[1:-1]]
+
+
+def _check_data(folders: dict[str, Any], made: Experiment) -> None:
+    """Refuses networks of several data sets, which have nothing to connect, and of another one than the config's."""
+    if others := {name: folder for name, folder in folders.items() if name != made.dataset}:
+        name, folder = next(iter(others.items()))
+        raise ConfigError(
+            f"config.initial: {folder} was trained on {name}, and config.dataset is {made.dataset}: name runs of one "
+            "data set, the config's"
+        )
+
+
+def _check_alike(rows: list[PyTree], expected: PyTree, made: Experiment) -> None:
+    for row in rows:
+        if difference := trees.describe_mismatch(row, expected):
+            raise CheckpointError(
+                f"config.initial {made.initial_text} is of another architecture than the config: {difference}"
+            )
+
+
+def _of_fork(made: Experiment, state: State) -> State:
+    """As the run that config.fork names was at its step, but with this run's seed: of members each one so."""
+    source = made.fork
+    run = runs.open_run(source.folder)
+    epoch, own = made.plan.steps_per_epoch, run.plan.steps_per_epoch
+    if epoch != own:
+        raise ConfigError(
+            f"config.fork {made.fork_text} has {own} steps an epoch and this run {epoch}: keep its data and batch_size"
+        )
+    if source.step > made.plan.num_steps:
+        raise ConfigError(f"config.fork {made.fork_text} is after the end of this run, {made.plan.num_steps} steps")
+    whole = NamedSharding(made.mesh, PartitionSpec())
+    placed = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole)
+    like = jax.tree.map(placed, jax.eval_shape(resumable, made.alone.state_shapes))
+    found = checkpoints.restore_state(run.folder, source.step, like)
+    forked = (jnp.int32(source.step), found.params, found.batch_stats, found.opt_state)
+    if made.num_members > 1:
+        forked = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (made.num_members, *leaf.shape)), forked)
+    return State(*forked, state.key)

@@ -1,0 +1,143 @@
+"""What studies of paths and planes share: scores of points on both splits, under the names of the field.
+
+Arrays are named as in Garipov et al. 2018 (arXiv:1802.10026): "tr_" and "te_" with loss, nll, acc, err of a
+classification, accuracies and errors in percent, the loss with the L2 term weight_decay |w|^2 / 2; of other tasks the
+names of their scores. Training images are scored as they are, without augmentation.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from subspaces_jax import evaluation, geometry
+from subspaces_jax.analysis import paths
+from subspaces_jax.evaluation import Measure
+from subspaces_jax.experiments.build import Experiment
+from subspaces_jax.experiments.build.model import flat
+from subspaces_jax.experiments.evaluate import passes
+from subspaces_jax.experiments.fields import LARGEST, Field
+from subspaces_jax.experiments.runs import Networks, Run
+from subspaces_jax.experiments.studies import members
+
+FIELDS: dict[str, Field] = members.FIELDS | {
+    "num_points": Field(61, lambda value: 2 <= value <= LARGEST, "of a path, at least 2"),
+    "splits": Field(
+        "both", lambda value: value in ("both", "test"), "both, or test to leave the training split's scores out"
+    ),
+}
+PREFIXES = {"te": "test", "tr": "training"}
+Arrays = dict[str, np.ndarray]
+
+
+def scored(
+    settings: Any,
+    opened: Sequence[Run],
+    networks: Networks,
+    points: Any,
+    params_at: Callable = geometry.contract,
+    label: str = "points",
+    measures: Sequence[Measure] = (),
+    also: Callable[[int, Any], None] = lambda t, variables: None,
+    **options: Any,
+) -> Arrays:
+    """Scores of points of a stack on the test and the training split, BatchNorm refreshed once at each.
+
+    Args:
+        settings, opened, networks, points, params_at: as `members.scored` takes them.
+        label: of the progress line.
+        measures: of outputs on the test split, beside the task's scores.
+        also: called with (t, variables) of each point.
+        options: of `evaluation.along`.
+
+    Returns:
+        {"te_<name>", "tr_<name>": [T]}, "l2" [T], the L2 term, and what the measures read, [T, ...].
+    """
+    made, of_train = opened[0].experiment, {}
+    task, mesh, size = made.task, made.mesh, settings.eval_batch_size
+    train = evaluation.on_device((flat(made.train.images), made.train.labels), mesh)
+    of_task, shared = Measure(task.scores, task.read), passes(made)
+
+    def visit(t: int, variables: Any) -> None:
+        also(t, variables)
+        if settings.splits == "test":
+            return
+        (found,), _ = evaluation.measure(
+            made.model.apply, variables, *train, (of_task,), targets=made.model.targets, batch_size=size, mesh=mesh,
+            where=f"point {t}",
+        )  # fmt: skip
+        of_train[t] = found
+
+    shared |= {"batch_size": size, "keep_outputs": False, "with_pairs": False, "measures": measures} | options
+    num = jax.tree.leaves(points)[0].shape[0]
+    along = evaluation.along(
+        networks.stack,
+        points,
+        params_at,
+        batch_stats=networks.batch_stats,
+        of_params={"l2": _squared_norm},
+        visit=visit,
+        progress=members.progress(num, label).over,
+        **shared,
+    )
+    l2 = 0.5 * made.weight_decay * along.pop("l2")
+    names = _names(made)
+    arrays = _named("te", {name: along.pop(name) for name in names}, l2, made)
+    if of_train:
+        rows = {name: np.array([float(of_train[t][name]) for t in range(num)]) for name in names}
+        arrays |= _named("tr", rows, l2, made)
+    return arrays | {"l2": l2} | along
+
+
+def statistics(lengths: np.ndarray, arrays: Arrays) -> Arrays:
+    """{"<name>_min", "_max", "_avg", "_int"} of every "tr_" and "te_" of `arrays`, see `analysis.paths`."""
+    found = {}
+    for name, values in arrays.items():
+        if name[:3] in ("tr_", "te_") and values.ndim == 1:
+            found |= {f"{name}_{of}": np.float64(value)
+                      for of, value in paths.path_statistics(lengths, values).items()}  # fmt: skip
+    return found
+
+
+def barriers(arrays: Arrays, made: Experiment) -> dict[str, float]:
+    """The barrier of the first and the last score that are shown, on each split, in the units of the arrays."""
+    names = dict.fromkeys(name for name, *_ in (columns(made)[0], columns(made)[-1]))
+    shown = [f"{prefix}_{name}" for name in names for prefix in PREFIXES]
+    return {name: float(paths.barrier(arrays[name])) for name in shown if name in arrays}
+
+
+def columns(made: Experiment) -> list[list[Any]]:
+    """The scores that tables and figures show, as (name, title, unit, factor) without the split's prefix."""
+    if made.task.name == "classification":
+        return [["loss", "loss", "nats", 1.0], ["nll", "nll", "nats", 1.0], ["err", "error", "%", 1.0]]
+    return [list(column) for column in made.task.columns]
+
+
+def _squared_norm(params: Any) -> Any:
+    return optax.tree.norm(params, squared=True)
+
+
+def _names(made: Experiment) -> list[str]:
+    """What the task reads."""
+    info, task = made.info, made.task
+
+    def of_zeros():
+        labels = jnp.zeros(1, jnp.int32) if info.label == "class" else jnp.zeros((1, *info.label_shape))
+        outputs = jnp.zeros((1, *task.output_shape(info.image_shape, info.num_classes)))
+        wanted = made.model.targets(jnp.zeros((1, *info.image_shape)), labels)
+        return task.read(task.scores(outputs, wanted, jnp.ones(1)))
+
+    return list(jax.eval_shape(of_zeros))
+
+
+def _named(prefix: str, scores: Arrays, l2: np.ndarray, made: Experiment) -> Arrays:
+    """Scores under the names of the field."""
+    if made.task.name != "classification":
+        return {f"{prefix}_{name}": np.asarray(values, np.float64) for name, values in scores.items()}
+    scores = {name: np.asarray(values, np.float64) for name, values in scores.items()}
+    accuracy = 100.0 * scores.pop("accuracy")
+    named = {"loss": scores["nll"] + l2, "acc": accuracy, "err": 100.0 - accuracy} | scores
+    return {f"{prefix}_{name}": values for name, values in named.items()}
