@@ -1,4 +1,4 @@
-"""The plane through three networks, with coordinates in units of distance in weight space."""
+"""Planes through three networks or along two directions, with coordinates in units of distance in weight space."""
 
 import dataclasses
 from typing import Any
@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from subspaces_jax.geometry.contraction import stack
+from subspaces_jax import trees
+from subspaces_jax.geometry.contraction import num_endpoints, stack
 
 PyTree = Any
 
@@ -33,14 +34,44 @@ class Plane:
         x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
         c = y / self.height
         b = (x - c * self.offset) / self.length
-        return jnp.stack([1.0 - b - c, b, c], axis=-1)
+        return jnp.stack([self._of_origin(b, c), b, c], axis=-1)
+
+    @property
+    def corners(self) -> np.ndarray:
+        """x and y of a, b and c, [3, 2]."""
+        return np.array([(0.0, 0.0), (self.length, 0.0), (self.offset, self.height)])
 
     def project(self, params: PyTree) -> tuple[float, float]:
         """The coordinates (x, y) of the point of the plane that is nearest to `params`."""
-        to_b, to_c = _difference(self.endpoints, 1), _difference(self.endpoints, 2)
+        to_b, to_c = self._axes()
         to_params = jax.tree.map(lambda leaf, ends: leaf - ends[0], params, self.endpoints)
         x = _dot(to_params, to_b) / self.length
         return x, (_dot(to_params, to_c) - x * self.offset) / self.height
+
+    def _axes(self) -> tuple[PyTree, PyTree]:
+        return _difference(self.endpoints, 1), _difference(self.endpoints, 2)
+
+    def _of_origin(self, b: jax.Array, c: jax.Array) -> jax.Array:
+        return 1.0 - b - c
+
+
+@dataclasses.dataclass(frozen=True)
+class DirectedPlane(Plane):
+    """The plane along two directions, not necessarily orthogonal: x axis along the first, y axis towards the second's
+    side; made by `plane_along`.
+
+    Attributes:
+        endpoints: stack of (origin, first direction, second direction), leaves [3, ...]. Its coordinates are those of a
+            sum, (1, b, c), so that a small step from the origin loses no digits; they do not sum to 1.
+        length: the L2 norm of the first direction.
+        offset, height: the x and y components of the second.
+    """
+
+    def _axes(self) -> tuple[PyTree, PyTree]:
+        return tuple(jax.tree.map(lambda leaf: leaf[k], self.endpoints) for k in (1, 2))
+
+    def _of_origin(self, b: jax.Array, c: jax.Array) -> jax.Array:
+        return jnp.ones_like(b)
 
 
 def plane_through(params_a: PyTree, params_b: PyTree, params_c: PyTree) -> Plane:
@@ -53,13 +84,43 @@ def plane_through(params_a: PyTree, params_b: PyTree, params_c: PyTree) -> Plane
     figure 1.
     """
     endpoints = stack([params_a, params_b, params_c])
-    to_b, to_c = _difference(endpoints, 1), _difference(endpoints, 2)
+    frame = _frame(_difference(endpoints, 1), _difference(endpoints, 2))
+    if frame is None:
+        raise ValueError("the three networks lie on one line and span no plane; take three that do not")
+    return Plane(endpoints, *frame)
+
+
+def plane_along(origin: PyTree, directions: PyTree) -> DirectedPlane:
+    """The plane through a network along two directions, of any lengths and at any angle.
+
+    Args:
+        origin: the network at (0, 0).
+        directions: a stack of two, leaves [2, ...], as of `random_directions` and `principal_directions`.
+
+    Raises:
+        ValueError: not two directions, another architecture than the origin's, or parallel directions.
+
+    Reference: Li et al., Visualizing the Loss Landscape of Neural Nets, 2018, arXiv:1712.09913, section 4.
+    """
+    if (found := num_endpoints(directions)) != 2:
+        raise ValueError(f"a plane has 2 directions, got {found}")
+    first, second = (jax.tree.map(lambda leaf: leaf[k], directions) for k in (0, 1))
+    if difference := trees.describe_mismatch(first, origin):
+        raise ValueError(f"the directions are of another architecture than the origin: {difference}")
+    frame = _frame(first, second)
+    if frame is None:
+        raise ValueError("the two directions are parallel, or one is zero, and span no plane; take two that do")
+    return DirectedPlane(stack([origin, first, second]), *frame)
+
+
+def _frame(to_b: PyTree, to_c: PyTree) -> tuple[float, float, float] | None:
+    """Length, offset and height of a plane, or None where the two span none."""
     length = np.sqrt(_dot(to_b, to_b))
     offset = _dot(to_b, to_c) / length if length else 0.0
     height = np.sqrt(max(_dot(to_c, to_c) - offset**2, 0.0))
     if not length or height <= 1e-5 * max(length, abs(offset)):
-        raise ValueError("the three networks lie on one line and span no plane; take three that do not")
-    return Plane(endpoints, float(length), float(offset), float(height))
+        return None
+    return float(length), float(offset), float(height)
 
 
 def _difference(endpoints: PyTree, k: int) -> PyTree:

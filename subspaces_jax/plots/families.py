@@ -75,7 +75,7 @@ def profiles(
             for style_of_line, text in (("-", "ensemble of $t$ and $1-t$"), ("--", "network at $t$")):
                 axis.plot([], [], color="black", linestyle=style_of_line, label=text)
             axis.set(xlabel="$t$", ylabel=label, xlim=(0.0, 1.0))
-        return _finished(figure, axes[0], title)
+        return style.finished(figure, axes[0], title)
 
 
 def simplex_sizes(family: Family, standard: Sequence[Facts] = (), title: str = "") -> Figure | None:
@@ -96,14 +96,14 @@ def simplex_sizes(family: Family, standard: Sequence[Facts] = (), title: str = "
                 sizes = sorted(by_size)
                 values = [[100 * at_midpoint(run, score) for run in by_size[n]] for n in sizes]
                 text, colour, marker = kinds[layerwise]
-                bars = [spread(v) for v in values]
+                bars = [style.spread(v) for v in values]
                 axis.errorbar(
                     sizes, [np.mean(v) for v in values], bars, color=colour, marker=marker, label=text, capsize=2
                 )
             if standard:
                 _level(axis, [run["scores"][score][0] for run in standard], "--", "standard training")
             axis.set(xlabel="vertices $n$", ylabel=label, xticks=sorted(set(found[False]) | set(found[True])))
-        return _finished(figure, axes[0], title)
+        return style.finished(figure, axes[0], title)
 
 
 def ensemble_sizes(by_size: dict[str, Sequence[float]], title: str = "") -> Figure:
@@ -119,7 +119,7 @@ def ensemble_sizes(by_size: dict[str, Sequence[float]], title: str = "") -> Figu
             values, bars = (100 * np.asarray(by_size[name]) for name in (score, f"{score}_std"))
             axis.errorbar(sizes, values, bars, color=style.COLOURS["single"], marker="o", label="ensemble", capsize=2)
             axis.set(xlabel="members", ylabel=label, xticks=sizes)
-        return _finished(figure, axes[0], title)
+        return style.finished(figure, axes[0], title)
 
 
 def label_noise(family: Family, best_epochs: Family | None = None, title: str = "") -> Figure | None:
@@ -146,10 +146,10 @@ def label_noise(family: Family, best_epochs: Family | None = None, title: str = 
         for method, (text, colour, marker) in looks(shown).items():
             by_noise = shown[method]
             levels = sorted(by_noise)
-            means, bars = zip(*((100 * np.mean(by_noise[x]), 100 * spread(by_noise[x])) for x in levels))
+            means, bars = zip(*((100 * np.mean(by_noise[x]), 100 * style.spread(by_noise[x])) for x in levels))
             axis.errorbar(levels, means, bars, color=colour, marker=marker or ".", label=text, capsize=2)
         axis.set(xlabel="labels drawn anew (%)", ylabel="test accuracy (%)")
-        return _finished(figure, axis, title)
+        return style.finished(figure, axis, title)
 
 
 def reliability(bins: dict[str, dict[str, np.ndarray]], title: str = "") -> Figure:
@@ -167,7 +167,7 @@ def reliability(bins: dict[str, dict[str, np.ndarray]], title: str = "") -> Figu
             confidence, accuracy = (100 * np.asarray(result[name])[full] for name in ("confidence", "accuracy"))
             axis.plot(confidence, accuracy - confidence, color=colour, marker=marker or ".", label=text)
         axis.set(xlabel="confidence (%)", ylabel="accuracy $-$ confidence (points)")
-        return _finished(figure, axis, title)
+        return style.finished(figure, axis, title)
 
 
 def dynamics(rows: dict[str, list[list[dict[str, float]]]], title: str = "") -> Figure | None:
@@ -194,7 +194,7 @@ def dynamics(rows: dict[str, list[list[dict[str, float]]]], title: str = "") -> 
                 epochs = [row["epoch"] for row in runs[0][:length]]
                 _band(axis, epochs, values, scale=1.0, color=colour, label=text)
             axis.set(xlabel="epoch", ylabel=label, yscale=scale)
-        return _finished(figure, axes[0], title)
+        return style.finished(figure, axes[0], title)
 
 
 def at_midpoint(facts: Facts, score: str) -> float:
@@ -202,12 +202,6 @@ def at_midpoint(facts: Facts, score: str) -> float:
     own."""
     values = facts["scores"][score]
     return float(np.mean(values)) if facts["midpoint"] is None else values[facts["midpoint"]]
-
-
-def spread(values: Any) -> Any:
-    """The sample standard deviation (n - 1) over the first axis, 0 of one value."""
-    values = np.asarray(values, np.float64)
-    return values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros_like(values[0])
 
 
 def looks(variants: Iterable[str]) -> dict[str, tuple[str, str, str]]:
@@ -220,21 +214,10 @@ def looks(variants: Iterable[str]) -> dict[str, tuple[str, str, str]]:
 
 
 def _band(axis: Axes, x: Any, values: Any, scale: float = 100.0, **options: Any) -> None:
-    values = scale * np.asarray(values)
-    mean, width = values.mean(axis=0), spread(values)
-    (line,) = axis.plot(x, mean, **options)
-    axis.fill_between(x, mean - width, mean + width, color=line.get_color(), alpha=0.1, linewidth=0)
+    style.band(axis, x, scale * np.asarray(values), **options)
 
 
 def _level(axis: Axes, values: Sequence[float], linestyle: str, label: str) -> None:
-    mean, width, colour = 100 * np.mean(values), 100 * spread(values), style.COLOURS["reference"]
+    mean, width, colour = 100 * np.mean(values), 100 * style.spread(values), style.COLOURS["reference"]
     axis.axhline(mean, linestyle=linestyle, color=colour, label=label)
     axis.axhspan(mean - width, mean + width, color=colour, alpha=0.12, linewidth=0)
-
-
-def _finished(figure: Figure, axis: Axes, title: str) -> Figure:
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
-    if title:
-        figure.suptitle(title, fontsize=9)
-    return figure

@@ -5,8 +5,11 @@ import os
 import pathlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 WIDTH = 6.75  # inches, the text width of ICML's and NeurIPS' styles
@@ -30,11 +33,18 @@ _PARAMETERS = {
 
 
 @contextmanager
-def panels(num: int, height: float = 2.5) -> Iterator[tuple[Figure, list]]:
-    """A figure of the text's width with `num` panels side by side, in the house style."""
-    with _house():
+def panels(num: int, height: float = 2.5, rows: int = 1, **options: Any) -> Iterator[tuple[Figure, list]]:
+    """A figure of the text's width with `num` panels side by side in each row, in the house style.
+
+    Args:
+        num: panels a row.
+        height: of the figure, inches.
+        rows: of panels; they come row by row.
+        **options: of `Figure.add_subplot`, such as projection="3d".
+    """
+    with house():
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        yield figure, list(figure.subplots(1, num, squeeze=False)[0])
+        yield figure, list(figure.subplots(rows, num, squeeze=False, subplot_kw=options).ravel())
 
 
 def save(figure: Figure, folder: str | pathlib.Path, name: str) -> list[pathlib.Path]:
@@ -42,16 +52,26 @@ def save(figure: Figure, folder: str | pathlib.Path, name: str) -> list[pathlib.
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{ending}" for ending in ("pdf", "png")]
-    with _house():
+    with house():
         for path in paths:
             drawn = io.BytesIO()  # Matplotlib's writer of PDFs hides an OSError behind an AttributeError of its own
             figure.savefig(drawn, format=path.suffix[1:], dpi=200)
-            _write(path, drawn.getbuffer())
+            write(path, drawn.getbuffer())
     return paths
 
 
+def write(path: pathlib.Path, content: bytes | memoryview) -> None:
+    """Writes a file whole or not at all: beside its place, and then renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 @contextmanager
-def _house() -> Iterator[None]:
+def house() -> Iterator[None]:
     """The house style on Matplotlib's defaults, whatever the user's matplotlibrc or notebook has set."""
     with mpl.rc_context():
         mpl.rcdefaults()
@@ -59,13 +79,28 @@ def _house() -> Iterator[None]:
         yield
 
 
-def _write(path: pathlib.Path, content: bytes | memoryview) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def spread(values: Any) -> Any:
+    """The sample standard deviation (n - 1) over the first axis, 0 of one value."""
+    values = np.asarray(values, np.float64)
+    return values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros_like(values[0])
+
+
+def band(axis: Axes, x: Any, values: Any, **options: Any) -> None:
+    """The mean of values [seeds, T] over x [T] as a line, and `spread` around it; `options` are those of the line."""
+    values = np.asarray(values, np.float64)
+    mean, width = values.mean(axis=0), spread(values)
+    (line,) = axis.plot(x, mean, **options)
+    axis.fill_between(x, mean - width, mean + width, color=line.get_color(), alpha=0.1, linewidth=0)
+
+
+def finished(figure: Figure, axis: Axes, title: str = "", columns: int = 4) -> Figure:
+    """The figure with the legend of one of its panels below, in at most `columns` columns, and a title above."""
+    handles, labels = axis.get_legend_handles_labels()
+    if labels:
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), columns))
+    if title:
+        figure.suptitle(title, fontsize=9)
+    return figure
 
 
 def label(text: str, unit: str = "") -> str:

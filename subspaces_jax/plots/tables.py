@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from subspaces_jax.plots.families import Family, at_midpoint, spread
+from subspaces_jax.plots import style
+from subspaces_jax.plots.families import Family, at_midpoint
 
 COLUMNS = (  # title, score, point of the path (or the weights, or all members or captures), factor, decimals
     ("midpoint accuracy (%)", "accuracy", "midpoint", 100, 2),
@@ -38,7 +39,9 @@ def summary(family: Family) -> list[Row]:
         cells: list[tuple[float, float] | None] = []
         for _, score, place, factor, _ in COLUMNS:
             values = [_at(run, score, place) for run in runs]
-            cells.append(None if None in values else (factor * float(np.mean(values)), factor * float(spread(values))))
+            cells.append(
+                None if None in values else (factor * float(np.mean(values)), factor * float(style.spread(values)))
+            )
         rows.append(Row(name, len(runs), cells))
     return rows
 

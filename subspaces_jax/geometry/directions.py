@@ -1,0 +1,133 @@
+"""Directions in weight space that a plane may take: random ones at the scale of the weights, and principal ones."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from subspaces_jax import rngs, trees
+from subspaces_jax.geometry.contraction import num_endpoints
+
+PyTree = Any
+NORMALISATIONS = ("filter", "layer", "none")
+
+
+def random_directions(
+    params: PyTree, key: jax.Array, num: int = 2, normalise: str = "filter", ignore_one_dimensional: bool = True
+) -> PyTree:
+    """Independent Gaussian directions, each rescaled to the norms of the weights of one network.
+
+    A filter is a slice along the last axis of a kernel in Flax's layout (HWIO, [in, out]): the weights into one unit. A
+    filter of zeros has a direction of zeros. Of attention's queries, keys and values, [in, heads, units], a slice holds
+    one unit of every head.
+
+    The figures of the paper leave out biases and parameters of normalisations, which its code does with the option
+    "biasbn" alone. Without it, the code copies these weights into every direction in the place of random numbers, so
+    that the directions are not independent, and a step of -1 along one removes all biases; here they are random, one
+    filter a leaf. The code counts filters by the first axis, which is that of units in PyTorch's layout only.
+
+    Args:
+        params: one network.
+        key: a PRNG key; each leaf has a stream of its own, by name.
+        num: how many.
+        normalise: "filter": each filter has the L2 norm of the network's; "layer": each leaf; "none": standard normal.
+        ignore_one_dimensional: whether directions are zero in leaves of at most one axis and in those named "bias" or
+            "scale".
+
+    Returns:
+        A stack, leaves [num, ...].
+
+    Raises:
+        ValueError: an unknown `normalise`, `num` below 1, or no leaf that a direction may move.
+
+    Reference: Li et al., Visualizing the Loss Landscape of Neural Nets, 2018, arXiv:1712.09913, section 4.
+    """
+    if normalise not in NORMALISATIONS:
+        raise ValueError(f"normalise is one of {', '.join(NORMALISATIONS)}, got {normalise!r}")
+    if num < 1:
+        raise ValueError(f"expected at least 1 direction, got num = {num}")
+    named = trees.leaf_names(params)
+    if ignore_one_dimensional and all(_is_one_dimensional(name, leaf) for name, leaf in named.items()):
+        found = ", ".join(named) or "none"
+        raise ValueError(f"no leaf has two axes, so that all directions are zero; the leaves are {found}")
+
+    def direction(name, leaf):
+        leaf = jnp.asarray(leaf)
+        if ignore_one_dimensional and _is_one_dimensional(name, leaf):
+            return jnp.zeros((num, *leaf.shape), leaf.dtype)
+        draws = jax.random.normal(rngs.stream(key, name), (num, *leaf.shape), jnp.float32)
+        weights = leaf.astype(jnp.float32)[None]
+        if normalise != "none":
+            by_filter = normalise == "filter" and leaf.ndim > 1
+            axes = tuple(range(1, draws.ndim - by_filter))
+            norms = [jnp.linalg.vector_norm(of, axis=axes, keepdims=True) for of in (weights, draws)]
+            draws = draws * (norms[0] / jnp.maximum(norms[1], jnp.finfo(jnp.float32).tiny))
+        return draws.astype(leaf.dtype)
+
+    leaves = [direction(name, leaf) for name, leaf in named.items()]
+    return jax.tree.unflatten(jax.tree.structure(params), leaves)
+
+
+class Principal(NamedTuple):
+    """What `principal_directions` finds.
+
+    Attributes:
+        directions: a stack of orthogonal directions of unit L2 norm, leaves [num, ...], those that explain most first.
+        explained: [num], the fraction of the sum of squared distances from the origin, in [0, 1].
+        coordinates: [M, num] of the networks along the directions, L2 distances from the origin.
+    """
+
+    directions: PyTree
+    explained: np.ndarray
+    coordinates: np.ndarray
+
+
+def principal_directions(stacked: PyTree, num: int = 2, about: str = "last") -> Principal:
+    """The directions along which M networks, those of a training run for example, lie furthest from an origin.
+
+    The right singular vectors of the differences w_m - origin, [M, D]; found from their Gram matrix [M, M], in float64
+    on the host, so that D may be large. The sign of a direction makes its largest coordinate positive.
+
+    Args:
+        stacked: leaves [M, ...].
+        num: of directions, at most the number of independent differences.
+        about: the origin: "last", the last network, as in the paper; or "mean", that of all, which is the usual
+            principal component analysis and that of the paper's code (its library subtracts the mean again).
+
+    Raises:
+        ValueError: another `about`, or networks that span fewer than `num` directions.
+
+    Reference: Li et al., Visualizing the Loss Landscape of Neural Nets, 2018, arXiv:1712.09913, section 7.2.
+    """
+    if about not in ("last", "mean"):
+        raise ValueError(f"about is 'last' or 'mean', got {about!r}")
+    num_networks = num_endpoints(stacked)
+    gram = np.zeros((num_networks, num_networks))
+    for leaf in jax.tree.leaves(stacked):
+        rows = _about(leaf, about)
+        gram += rows @ rows.T
+    values, vectors = np.linalg.eigh(gram)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    smallest = num_networks * np.finfo(np.float64).eps * values[0]  # below it are rounding errors of the Gram matrix
+    rank = int(np.sum(values > smallest))
+    if not 1 <= num <= rank:
+        raise ValueError(f"{num_networks} networks span {rank} directions about their {about}, got num = {num}")
+    lengths, vectors = np.sqrt(values[:num]), vectors[:, :num]
+    vectors = vectors * np.sign(vectors[np.argmax(np.abs(vectors), axis=0), np.arange(num)])
+
+    def direction(leaf):
+        return jnp.asarray(((vectors / lengths).T @ _about(leaf, about)).reshape(num, *leaf.shape[1:]), leaf.dtype)
+
+    total = np.sum(values[values > smallest])
+    return Principal(jax.tree.map(direction, stacked), values[:num] / total, vectors * lengths)
+
+
+def _is_one_dimensional(name: str, leaf: Any) -> bool:
+    return np.ndim(leaf) < 2 or name.rsplit("/", 1)[-1] in ("bias", "scale")
+
+
+def _about(leaf: jax.Array, about: str) -> np.ndarray:
+    """[M, ...] -> differences from the origin, [M, D] float64."""
+    rows = np.asarray(leaf, np.float64).reshape(leaf.shape[0], -1)
+    return rows - (rows[-1] if about == "last" else np.mean(rows, axis=0))

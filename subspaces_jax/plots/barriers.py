@@ -1,0 +1,104 @@
+"""Figures of barriers: between every two of several networks, and between runs that were forked from one."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from subspaces_jax.plots import style
+
+MIDDLE_GREY = 0.5  # text is white on what is darker
+
+
+def matrix(
+    values: Any,
+    names: Sequence[str],
+    columns: Sequence[str] | None = None,
+    label: str = "barrier (nats)",
+    decimals: int = 2,
+    title: str = "",
+    colours: str = "viridis_r",
+) -> Figure:
+    """A heat map with its numbers written into it.
+
+    Args:
+        values: [R, C]; what is not finite is left blank, the diagonal for example.
+        names: of the R rows.
+        columns: names of the C columns; by default those of the rows.
+        label: of the colour bar, with unit.
+        decimals: of the numbers.
+        title: above the figure.
+        colours: name of a Matplotlib colour map, low values first.
+
+    Raises:
+        ValueError: names that do not fit the values.
+    """
+    values, columns = np.asarray(values, np.float64), names if columns is None else columns
+    if values.shape != (len(names), len(columns)):
+        raise ValueError(f"expected values [{len(names)}, {len(columns)}] for the names, got shape {values.shape}")
+    height = min(style.WIDTH, 0.75 * style.WIDTH * len(names) / len(columns) + 0.6)
+    with style.panels(1, height=height) as (figure, (axis,)):
+        shown = axis.imshow(np.ma.masked_invalid(values), cmap=mpl.colormaps[colours], interpolation="nearest")
+        for (i, j), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                red, green, blue, _ = shown.cmap(shown.norm(value))
+                dark = 0.299 * red + 0.587 * green + 0.114 * blue < MIDDLE_GREY
+                text = f"{value:.{decimals}f}"
+                axis.text(j, i, text, ha="center", va="center", color="white" if dark else "black", fontsize=8)
+        axis.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
+        axis.set_yticks(range(len(names)), names)
+        axis.grid(False)
+        figure.colorbar(shown, ax=axis, shrink=0.9).set_label(label)
+        return style.finished(figure, axis, title)
+
+
+def instability(
+    steps: Sequence[float],
+    barriers: Mapping[str, Any],
+    label: str = "error barrier (%)",
+    stable: float | None = None,
+    xlabel: str = "step of the fork",
+    title: str = "",
+) -> Figure:
+    """The barrier between two runs that were forked from one and saw different orders of data, by when they parted.
+
+    Args:
+        steps: [F], increasing, at least 0; more than a decade of them is shown on a logarithmic axis with its zero.
+        barriers: {"train": values, "test": values}; each [F], or [seeds, F], of which the mean is drawn and the sample
+            standard deviation as a band.
+        label: of the barrier, with unit.
+        stable: a dotted line; runs whose barrier is below it count as linearly connected (2 % of error in the paper).
+        xlabel: what steps count.
+        title: above the figure.
+
+    Raises:
+        ValueError: steps that do not increase from 0 or above, or barriers of another number of steps.
+
+    Reference: Frankle et al., Linear Mode Connectivity and the Lottery Ticket Hypothesis, 2020, arXiv:1912.05671,
+    figure 3.
+    """
+    steps = np.asarray(steps, np.float64)
+    if steps.ndim != 1 or not steps.size or np.any(np.diff(steps) <= 0) or steps[0] < 0:
+        raise ValueError(f"expected increasing steps of at least 0, got {steps.tolist()}")
+    with style.panels(1, height=2.8) as (figure, (axis,)):
+        looks = zip(style.COLOURS.values(), ("-", "--", "-.", ":"), "os^d")
+        for (split, values), (colour, line, marker) in zip(barriers.items(), looks):
+            values = np.atleast_2d(np.asarray(values, np.float64))
+            if values.shape[1:] != steps.shape:
+                raise ValueError(f"{split!r} has barriers of shape {values.shape} at {len(steps)} steps")
+            style.band(axis, steps, values, color=colour, linestyle=line, marker=marker, label=split)
+        if stable is not None:
+            axis.axhline(stable, linestyle=":", color=style.COLOURS["reference"], label="stable below")
+        _scale(axis, steps)
+        axis.set(xlabel=xlabel, ylabel=label)
+        return style.finished(figure, axis, title)
+
+
+def _scale(axis: Axes, steps: np.ndarray) -> None:
+    positive = steps[steps > 0]
+    if positive.size and positive[-1] > 10 * positive[0]:
+        axis.set_xscale("symlog", linthresh=positive[0], linscale=0.5)
+        axis.set_xlim(left=steps[0])
