@@ -52,7 +52,10 @@ def _of_study(folder: pathlib.Path, name: str) -> dict[str, Any]:
     if name == FAMILY:
         rows = family.summary(facts)
         written, text = tables.write(rows, folder / records.FIGURES, name), tables.text(rows)
-    return {"figures": [*map(str, written), *_saved(folder, study.figures(arrays, facts))], "table": text}
+    animations = getattr(study, "animations", lambda arrays, facts: {})(arrays, facts)
+    moving = [write(folder / records.FIGURES / f"{name}.gif") for name, write in animations.items()]
+    saved = _saved(folder, study.figures(arrays, facts))
+    return {"figures": [*map(str, [*written, *moving]), *saved], "table": text}
 
 
 def _saved(folder: pathlib.Path, figures: dict[str, Any]) -> list[str]:

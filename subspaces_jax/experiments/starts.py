@@ -101,8 +101,10 @@ def _of_fork(made: Experiment, state: State) -> State:
         raise ConfigError(
             f"config.fork {made.fork_text} has {own} steps an epoch and this run {epoch}: keep its data and batch_size"
         )
-    if source.step > made.plan.num_steps:
-        raise ConfigError(f"config.fork {made.fork_text} is after the end of this run, {made.plan.num_steps} steps")
+    if source.step >= made.plan.num_steps:
+        raise ConfigError(
+            f"config.fork {made.fork_text} leaves nothing to train: this run ends after {made.plan.num_steps} steps"
+        )
     whole = NamedSharding(made.mesh, PartitionSpec())
     placed = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole)
     like = jax.tree.map(placed, jax.eval_shape(resumable, made.alone.state_shapes))

@@ -164,6 +164,11 @@ class Experiment:
         return choices.source(self.config["fork"]) if self.config["fork"] else None
 
     @property
+    def fork_text(self) -> str:
+        """The field, for messages."""
+        return self.config["fork"]
+
+    @property
     def alone(self) -> "Experiment":
         """The experiment of one member."""
         return dataclasses.replace(self, config=self.config | {"num_members": 1})

@@ -5,12 +5,33 @@ Each has FIELDS, those of networks with `members.FIELDS` in them, and
     run(settings) -> (arrays, facts)            settings have the fields as attributes, "runs" among them
     table(facts) -> text
     figures(arrays, facts) -> {name: Figure}    from results alone
+    animations(arrays, facts) -> {name: path -> None}, where there are any, likewise
 
 Adding one is adding its module and its name here.
 """
 
 from types import ModuleType
 
-from subspaces_jax.experiments.studies import average, ensemble, family, line
+from subspaces_jax.experiments.studies import (
+    average,
+    barriers,
+    chain,
+    curve,
+    ensemble,
+    family,
+    instability,
+    line,
+    plane,
+)
 
-STUDIES: dict[str, ModuleType] = {"ensemble": ensemble, "average": average, "line": line, "family": family}
+STUDIES: dict[str, ModuleType] = {
+    "ensemble": ensemble,
+    "average": average,
+    "line": line,
+    "curve": curve,
+    "chain": chain,
+    "plane": plane,
+    "barriers": barriers,
+    "instability": instability,
+    "family": family,
+}

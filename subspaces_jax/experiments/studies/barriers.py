@@ -16,6 +16,7 @@ from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments.fields import LARGEST, Field
 from subspaces_jax.experiments.studies import members, profiles
 from subspaces_jax.plots import barriers as plots
+from subspaces_jax.plots import style
 
 FIELDS: dict[str, Field] = profiles.FIELDS | {
     "num_points": Field(11, lambda value: 3 <= value <= LARGEST, "of each segment, both ends included, at least 3"),
@@ -75,14 +76,14 @@ def table(facts: dict[str, Any]) -> str:
 
 
 def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, Figure]:
-    """A heat map of each score's barriers, splits side by side."""
-    drawn = {}
-    for name, title, unit, scale in facts["columns"]:
-        found = {split: scale * np.asarray(facts["barriers"][f"{prefix}_{name}_barrier"])
-                 for prefix, split in profiles.PREFIXES.items()
-                 if f"{prefix}_{name}_barrier" in facts["barriers"]}  # fmt: skip
-        if found:
-            drawn[f"barriers_{name}"] = plots.matrices(found, facts["members"], (title, unit), facts["title"])
+    """A heat map of the barriers of each score on each split."""
+    drawn, names = {}, [f"{m}" for m in range(len(facts["members"]))]
+    for (name, title, unit, scale), (prefix, split) in itertools.product(facts["columns"], profiles.PREFIXES.items()):
+        found = facts["barriers"].get(f"{prefix}_{name}_barrier")
+        if found is not None:
+            values, label = scale * np.asarray(found), style.label(f"barrier of the {split} {title}", unit)
+            np.fill_diagonal(values, np.nan)
+            drawn[f"barriers_{prefix}_{name}"] = plots.matrix(values, names, label=label, title=facts["title"])
     return drawn
 
 

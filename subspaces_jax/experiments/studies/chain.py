@@ -56,4 +56,5 @@ def table(facts: dict[str, Any]) -> str:
 
 def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, Figure]:
     """Scores along the chain."""
-    return {"chain": curves.profile({"chain": arrays}, facts["columns"], facts["title"])}
+    paths = {"chain": profiles.by_split(arrays, facts["columns"])}
+    return {"chain": curves.connection(paths, facts["columns"], arrays["ts"], facts["title"])}

@@ -120,17 +120,20 @@ def table(facts: dict[str, Any]) -> str:
             lines.append(f"end {end['run']} is not compared: {end['missing']}")
         else:
             same = "bit for bit the same" if end["same"] else f"at distance {end['distance']:.4g}"
-            lines.append(f"end {end['run']} step {end['step']}: {same}, outputs differ by {end['difference']:.2g} at most")
+            lines.append(
+                f"end {end['run']} step {end['step']}: {same}, outputs differ by {end['difference']:.2g} at most"
+            )
     return "\n".join(lines)
 
 
 def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, Figure]:
     """Curve and segment in one figure, and the grid of reconstructions."""
     both = paths_of(arrays)
-    drawn = {"curve": curves.profile(both, facts["columns"], facts["title"])}
+    shown = {name: profiles.by_split(of, facts["columns"]) for name, of in both.items()}
+    drawn = {"curve": curves.connection(shown, facts["columns"], title=facts["title"])}
     for name, of in both.items():
         if "images_dynamics" in of:
-            drawn[f"reconstructions_{name}"] = reconstructions.grid(
+            drawn[f"reconstructions_{name}"] = reconstructions.table(
                 of["images_dynamics"], of["ts"], arrays["originals"], of.get("lpips"), f"{name}, {facts['title']}"
             )
     return drawn

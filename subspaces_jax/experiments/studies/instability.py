@@ -17,6 +17,9 @@ from subspaces_jax.experiments import runs
 from subspaces_jax.experiments.fields import Field
 from subspaces_jax.experiments.studies import barriers, members, profiles
 from subspaces_jax.plots import barriers as plots
+from subspaces_jax.plots import style
+
+STABLE = 2.0  # percent of error below which the paper counts a network as stable
 
 FIELDS: dict[str, Field] = {name: field for name, field in barriers.FIELDS.items() if name != "members"} | {
     "ends": Field("mean", lambda value: value in paths.ENDS, "what a barrier rises above: mean of the ends, or line"),
@@ -62,10 +65,17 @@ def table(facts: dict[str, Any]) -> str:
 
 
 def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, Figure]:
-    """Barriers of loss and error against the step of the fork, mean and spread over forks of one step."""
-    drawn = {}
+    """Barriers against the step of the fork, mean and spread over its seeds where all steps have as many."""
+    drawn, steps = {}, np.unique(facts["steps"])
+    of_step = [np.flatnonzero(np.asarray(facts["steps"]) == step) for step in steps]
+    least = min(map(len, of_step))
+    rows = np.array([of[:least] for of in of_step]).T  # [seeds, F]
     for name, title, unit, scale in facts["columns"]:
-        found = {split: scale * np.asarray(facts["barriers"][f"{prefix}_{name}"])
-                 for prefix, split in profiles.PREFIXES.items() if f"{prefix}_{name}" in facts["barriers"]}  # fmt: skip
-        drawn[f"instability_{name}"] = plots.instability(facts["steps"], found, (title, unit), facts["title"])
+        found = {split: scale * np.asarray(facts["barriers"][f"{prefix}_{name}"])[rows]
+                 for prefix, split in reversed(profiles.PREFIXES.items())
+                 if f"{prefix}_{name}" in facts["barriers"]}  # fmt: skip
+        drawn[f"instability_{name}"] = plots.instability(
+            steps, found, style.label(f"{title} barrier", unit), stable=STABLE if name == "err" else None,
+            title=facts["title"],
+        )  # fmt: skip
     return drawn

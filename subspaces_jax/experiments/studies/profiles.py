@@ -109,6 +109,13 @@ def barriers(arrays: Arrays, made: Experiment) -> dict[str, float]:
     return {name: float(paths.barrier(arrays[name])) for name in shown if name in arrays}
 
 
+def by_split(arrays: Arrays, columns: Sequence[Sequence[Any]]) -> dict[str, dict[str, np.ndarray]]:
+    """{"training": {name: values}, "test": ...}: the scores that figures show, without prefixes."""
+    named = {split: {name: arrays[f"{prefix}_{name}"] for name, *_ in columns if f"{prefix}_{name}" in arrays}
+             for prefix, split in reversed(PREFIXES.items())}  # fmt: skip
+    return {split: of for split, of in named.items() if of}
+
+
 def columns(made: Experiment) -> list[list[Any]]:
     """The scores that tables and figures show, as (name, title, unit, factor) without the split's prefix."""
     if made.task.name == "classification":
