@@ -1,5 +1,6 @@
 """Directions in weight space that a plane may take: random ones at the scale of the weights, and principal ones."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -51,22 +52,8 @@ def random_directions(
     if ignore_one_dimensional and all(_is_one_dimensional(name, leaf) for name, leaf in named.items()):
         found = ", ".join(named) or "none"
         raise ValueError(f"no leaf has two axes, so that all directions are zero; the leaves are {found}")
-
-    def direction(name, leaf):
-        leaf = jnp.asarray(leaf)
-        if ignore_one_dimensional and _is_one_dimensional(name, leaf):
-            return jnp.zeros((num, *leaf.shape), leaf.dtype)
-        draws = jax.random.normal(rngs.stream(key, name), (num, *leaf.shape), jnp.float32)
-        weights = leaf.astype(jnp.float32)[None]
-        if normalise != "none":
-            by_filter = normalise == "filter" and leaf.ndim > 1
-            axes = tuple(range(1, draws.ndim - by_filter))
-            norms = [jnp.linalg.vector_norm(of, axis=axes, keepdims=True) for of in (weights, draws)]
-            draws = draws * (norms[0] / jnp.maximum(norms[1], jnp.finfo(jnp.float32).tiny))
-        return draws.astype(leaf.dtype)
-
-    leaves = [direction(name, leaf) for name, leaf in named.items()]
-    return jax.tree.unflatten(jax.tree.structure(params), leaves)
+    leaves = _drawn(named, key, num, normalise, ignore_one_dimensional)
+    return jax.tree.unflatten(jax.tree.structure(params), [leaves[name] for name in named])
 
 
 class Principal(NamedTuple):
@@ -121,6 +108,22 @@ def principal_directions(stacked: PyTree, num: int = 2, about: str = "last") -> 
 
     total = np.sum(values[values > smallest])
     return Principal(jax.tree.map(direction, stacked), values[:num] / total, vectors * lengths)
+
+
+@partial(jax.jit, static_argnums=(2, 3, 4))
+def _drawn(named, key, num, normalise, ignore_one_dimensional):
+    def direction(name, leaf):
+        if ignore_one_dimensional and _is_one_dimensional(name, leaf):
+            return jnp.zeros((num, *leaf.shape), leaf.dtype)
+        draws = jax.random.normal(rngs.stream(key, name), (num, *leaf.shape), jnp.float32)
+        if normalise != "none":
+            axes = tuple(range(1, draws.ndim - (normalise == "filter" and leaf.ndim > 1)))
+            norm = lambda of: jnp.linalg.vector_norm(of, axis=axes, keepdims=True)
+            weights = norm(leaf[None].astype(jnp.float32))
+            draws = draws * (weights / jnp.maximum(norm(draws), jnp.finfo(jnp.float32).tiny))
+        return draws.astype(leaf.dtype)
+
+    return {name: direction(name, leaf) for name, leaf in named.items()}
 
 
 def _is_one_dimensional(name: str, leaf: Any) -> bool:

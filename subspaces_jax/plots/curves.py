@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from subspaces_jax.plots import style
@@ -29,7 +30,7 @@ def connection(
         title: above the figure.
 
     Returns:
-        A figure in which the ends of each path are marked.
+        A figure in which the ends of each path are marked and the panels of a row have one scale.
 
     Raises:
         ValueError: no path or no column, or a path without one of the scores.
@@ -38,8 +39,7 @@ def connection(
         raise ValueError(f"expected at least one path and one column, got {len(paths)} and {len(columns)}")
     splits = list(next(iter(paths.values())))
     with style.panels(len(splits), height=2.2 * len(columns) + 0.4, rows=len(columns)) as (figure, axes):
-        panels = zip(axes, itertools.product(columns, splits))
-        for axis, ((name, text, unit, factor), split) in panels:
+        for axis, ((name, text, unit, factor), split) in zip(axes, itertools.product(columns, splits)):
             for (label, path), (colour, line) in zip(paths.items(), itertools.cycle(LOOKS)):
                 values = factor * _values(path, label, split, name)
                 t = np.linspace(0.0, 1.0, values.shape[1]) if ts is None or len(ts) != values.shape[1] else ts
@@ -48,7 +48,16 @@ def connection(
                 axis.plot([t[0], t[-1]], ends, "o", color=colour, markersize=4.5, clip_on=False, zorder=3)
             axis.plot([], [], "o", color="black", label="ends")
             axis.set(xlabel="$t$", ylabel=style.label(f"{split} {text}", unit), xlim=(t[0], t[-1]))
+        for first in range(0, len(axes), len(splits)):
+            _same_scale(axes[first : first + len(splits)])
         return style.finished(figure, axes[0], title)
+
+
+def _same_scale(axes: Sequence[Axes]) -> None:
+    """What the panels of a row show can be compared by eye."""
+    bottoms, tops = zip(*(axis.get_ylim() for axis in axes))
+    for axis in axes:
+        axis.set_ylim(min(bottoms), max(tops))
 
 
 def _values(path: Path, label: str, split: str, name: str) -> np.ndarray:

@@ -12,7 +12,6 @@ from PIL import Image
 
 from subspaces_jax.plots import style
 
-GAP = 2  # pixels of white between images
 NUM_ROWS = 7  # of a table, unless they are chosen
 
 
@@ -51,7 +50,7 @@ def table(
     with style.panels(1, height=height) as (figure, (axis,)):
         axis.imshow(mosaic, interpolation="nearest")
         size = frames.shape[2]
-        axis.set_yticks(np.arange(len(rows)) * (size + GAP) + 0.5 * (size - 1), captions, fontsize=8)
+        axis.set_yticks(np.arange(len(rows)) * (size + _gap(size)) + 0.5 * (size - 1), captions, fontsize=8)
         axis.tick_params(length=0)
         axis.set_xticks([])
         axis.grid(False)
@@ -115,11 +114,17 @@ def _drawn(mosaics: Sequence[np.ndarray], titles: Sequence[str]) -> list[np.ndar
 
 
 def _mosaic(images: np.ndarray) -> np.ndarray:
-    """[rows, n, H, W, 3] -> one image, [rows (H + GAP) - GAP, n (W + GAP) - GAP, 3], white between."""
+    """[rows, n, H, W, 3] -> one image, [rows (H + gap) - gap, n (W + gap) - gap, 3], white between."""
     rows, num, height, width, _ = images.shape
-    padded = np.pad(images, ((0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=1.0)
-    whole = padded.transpose(0, 2, 1, 3, 4).reshape(rows * (height + GAP), num * (width + GAP), 3)
-    return whole[:-GAP, :-GAP]
+    gap = _gap(height)
+    padded = np.pad(images, ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0)), constant_values=1.0)
+    whole = padded.transpose(0, 2, 1, 3, 4).reshape(rows * (height + gap), num * (width + gap), 3)
+    return whole[:-gap, :-gap]
+
+
+def _gap(size: int) -> int:
+    """Pixels between images of `size` pixels."""
+    return max(size // 16, 1)
 
 
 def _captions(ts: np.ndarray, lpips: np.ndarray | None, separator: str) -> list[str]:
@@ -131,7 +136,7 @@ def _captions(ts: np.ndarray, lpips: np.ndarray | None, separator: str) -> list[
     captions = [f"$t = {text}$" for text in texts]
     if lpips is None:
         return captions
-    return [f"{caption}{separator}LPIPS $= {value:.3f}$" for caption, value in zip(captions, lpips)]
+    return [f"{caption}{separator}LPIPS = {value:.3f}" for caption, value in zip(captions, lpips)]
 
 
 def _checked(frames: Any, ts: Any, originals: Any, lpips: Any) -> tuple[np.ndarray, np.ndarray, Any, Any]:

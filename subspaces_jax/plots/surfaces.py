@@ -94,7 +94,7 @@ def reliefs(
 
     Values above `Surface.vmax` are drawn at it, and the label says so. By default this is the highest value, or, where
     that stands out, 3 times the range of the lower nine tenths of values above these: one point that has diverged does
-    not flatten the rest. Faces with a corner that is not a number are left out.
+    not flatten the rest. What is not a number leaves a hole.
 
     Args:
         x, y, panels, title, axes, colours: as in `contours`.
