@@ -4,7 +4,10 @@ Each sows what the subspace paper calls features as "features" among its interme
 not asked for.
 """
 
+from subspaces_jax.networks.autoencoder import Autoencoder
 from subspaces_jax.networks.cifar_resnet import CifarResNet
+from subspaces_jax.networks.cifar_wide_resnet import CifarWideResNet
+from subspaces_jax.networks.conv_fc import ConvFC
 from subspaces_jax.networks.imagenet_resnet import (
     ImageNetResNet,
     ResNet18,
@@ -17,13 +20,20 @@ from subspaces_jax.networks.imagenet_resnet import (
 )
 from subspaces_jax.networks.lenet import LeNet
 from subspaces_jax.networks.mlp import MLP
+from subspaces_jax.networks.pre_resnet import PreResNet
+from subspaces_jax.networks.vgg import VGG
 from subspaces_jax.networks.vision_transformer import VisionTransformer
 
 __all__ = [
     "MLP",
+    "VGG",
+    "Autoencoder",
     "CifarResNet",
+    "CifarWideResNet",
+    "ConvFC",
     "ImageNetResNet",
     "LeNet",
+    "PreResNet",
     "ResNet101",
     "ResNet18",
     "ResNet50",

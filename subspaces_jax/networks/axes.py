@@ -15,7 +15,8 @@ side: a residual block's shortcut comes after its convolutions, of attention que
 A network sows its activations under the names of its units, as the layers that read them take them, after ReLU,
 pooling or LayerNorm, [B, ..., units]; a map that is flattened next is sown unflattened. One value a reading: a residual
 stream has one for every module of the network that reads it, in the table's order ("s0" for BasicBlock_0, BasicBlock_1,
-...; a block's shortcut shares its block's). Units that no kernel reads, queries and keys, are sown where they meet.
+...; a block's shortcut shares its block's). Where a shortcut takes something else than its block's branch does, the
+stream has one for every layer instead. Units that no kernel reads, queries and keys, are sown where they meet.
 Blocks sow their inner units in their own scope; `sown` finds all by name.
 """
 
@@ -79,17 +80,19 @@ def inputs(intermediates: Any, table: AxisTable) -> dict[str, jax.Array]:
         intermediates, table: as `sown` takes them.
 
     Raises:
-        ValueError: units that were not sown once for each module of the network that reads them.
+        ValueError: units that were not sown once for each module of the network that reads them, or for each layer.
     """
     values, of_layer = sown(intermediates, table), readers(table)
     found = {}
     for unit in values:
         reading = [layer for layer, axis in of_layer.items() if axis.removeprefix(FLATTENED) == unit]
-        parts = list(dict.fromkeys(layer.split("/")[0] for layer in reading))
-        if reading and len(parts) != len(values[unit]):
+        part_of = {layer: layer.split("/")[0] for layer in reading}
+        parts = list(dict.fromkeys(part_of.values()))
+        by_layer = len(values[unit]) == len(reading)
+        if reading and not by_layer and len(parts) != len(values[unit]):
             raise ValueError(f"{unit} is read by {', '.join(parts)} but was sown {len(values[unit])} times")
-        for layer in reading:
-            value = values[unit][parts.index(layer.split("/")[0])]
+        for number, layer in enumerate(reading):
+            value = values[unit][number if by_layer else parts.index(part_of[layer])]
             found[layer] = value.reshape(value.shape[0], -1) if of_layer[layer].startswith(FLATTENED) else value
     return {layer: found[layer] for layer in of_layer}
 

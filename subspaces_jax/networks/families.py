@@ -12,9 +12,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from subspaces_jax.networks import imagenet_resnet
+from subspaces_jax.networks.autoencoder import Autoencoder
 from subspaces_jax.networks.cifar_resnet import CifarResNet
+from subspaces_jax.networks.cifar_wide_resnet import CifarWideResNet
+from subspaces_jax.networks.conv_fc import ConvFC
 from subspaces_jax.networks.lenet import LeNet
 from subspaces_jax.networks.mlp import MLP
+from subspaces_jax.networks.pre_resnet import PreResNet
+from subspaces_jax.networks.vgg import BLOCKS, VGG
 from subspaces_jax.networks.vision_transformer import VisionTransformer
 
 
@@ -44,9 +49,25 @@ RESNET_OPTIONS = ("dtype", "axis_name")
 FAMILIES: dict[str, Family] = {
     "mlp": Family("mlp or mlp_256_256", lambda c, sizes, options: MLP(c, sizes or (256, 256), **options)),
     "lenet": Family("lenet", lambda c, sizes, options: None if sizes else LeNet(c, **options)),
+    "conv_fc": Family("conv_fc", lambda c, sizes, options: None if sizes else ConvFC(c, **options)),
+    "vgg": Family(
+        "vgg_16 or vgg_19",
+        lambda c, sizes, options: VGG(c, *sizes, **options) if len(sizes) == 1 and sizes[0] in BLOCKS else None,
+        (*RESNET_OPTIONS, "dropout"),
+    ),
     "cifar_resnet": Family(
         "cifar_resnet_20 or cifar_resnet_20_16",
         lambda c, sizes, options: CifarResNet(c, *sizes, **options) if 1 <= len(sizes) <= 2 else None,
+        (*RESNET_OPTIONS, "dropout"),
+    ),
+    "pre_resnet": Family(
+        "pre_resnet_110, pre_resnet_164 or pre_resnet_110_16",
+        lambda c, sizes, options: PreResNet(c, *sizes, **options) if 1 <= len(sizes) <= 2 else None,
+        RESNET_OPTIONS,
+    ),
+    "cifar_wide_resnet": Family(
+        "cifar_wide_resnet_28_10",
+        lambda c, sizes, options: CifarWideResNet(c, *sizes, **options) if len(sizes) == 2 else None,
         (*RESNET_OPTIONS, "dropout"),
     ),
     "tiny_imagenet_resnet": Family(
@@ -68,6 +89,11 @@ FAMILIES: dict[str, Family] = {
         "vision_transformer_4_64_4_4 (patch, width, depth, heads)",
         lambda c, sizes, options: VisionTransformer(c, *sizes, **options) if len(sizes) == 4 else None,
         ("dtype", "dropout"),
+    ),
+    "autoencoder": Family(
+        "autoencoder or autoencoder_64_128 (width, latent)",
+        lambda c, sizes, options: Autoencoder(c, *sizes, **options) if len(sizes) in (0, 2) else None,
+        (*RESNET_OPTIONS, "dropout"),
     ),
 }
 
@@ -101,11 +127,16 @@ def _listed(family: Family, num_classes: int, sizes: tuple[int, ...], options: d
 NETWORKS: dict[str, Callable[..., nn.Module]] = {  # name of a call -> constructor(num_classes, ...)
     "mlp": MLP,
     "lenet": LeNet,
+    "conv_fc": ConvFC,
+    "vgg": VGG,
     "cifar_resnet": CifarResNet,
+    "pre_resnet": PreResNet,
+    "cifar_wide_resnet": CifarWideResNet,
     "tiny_imagenet_resnet": tiny_imagenet_resnet,
     "resnet": resnet,
     "wide_resnet": wide_resnet,
     "vision_transformer": VisionTransformer,
+    "autoencoder": Autoencoder,
 }
 EVERY_NAME = f"{'; '.join(family.names for family in FAMILIES.values())}; or package.module:Name"
 

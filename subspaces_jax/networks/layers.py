@@ -27,6 +27,8 @@ from jax import lax
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 KAIMING_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # std sqrt(2 / (k k C_in)), untruncated
+FAN_OUT_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # std sqrt(2 / (k k C_out))
+TORCH_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # within +-1 / sqrt(k k C_in)
 NARROW = (8, 16)  # channels in and out up to which two columns are convolved as one: more work, but packed better
 
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -64,6 +66,25 @@ def convolution(
 
 Conv = partial(nn.Conv, use_bias=False, kernel_init=KAIMING_NORMAL, conv_general_dilated=convolution)
 """A bias-free, Kaiming-normal `nn.Conv` on `convolution`."""
+BatchNorm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
+"""An `nn.BatchNorm` that keeps 0.9 of its running statistics a step."""
+
+
+def uniform_dense(fan_in: int, features: int, **options: Any) -> nn.Dense:
+    """An `nn.Dense` whose weights and biases start uniform within +-1 / sqrt(fan_in), as PyTorch's do.
+
+    Args:
+        fan_in: columns of what it takes.
+        features, options: as `nn.Dense` takes them.
+    """
+    bound = fan_in**-0.5
+    bias = lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+    return nn.Dense(features, kernel_init=TORCH_UNIFORM, bias_init=bias, **options)
+
+
+def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
+    """[B, H, W, C] -> the greatest of each size x size window, unpadded; a window shrinks to a map that is smaller."""
+    return nn.max_pool(x, tuple(min(size, side) for side in x.shape[1:3]), (stride, stride))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))

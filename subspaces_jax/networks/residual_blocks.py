@@ -8,17 +8,16 @@ import flax.linen as nn
 import jax
 
 from subspaces_jax.networks.axes import AxisTable
-from subspaces_jax.networks.layers import Conv
+from subspaces_jax.networks.layers import KAIMING_NORMAL, BatchNorm, Conv
 
 
-def layers(dtype: Any, train: bool, axis_name: str | None) -> tuple[Callable[..., nn.Module], Callable[..., nn.Module]]:
-    """(conv, norm): conv(features, size, stride) padded by size // 2 on every side, and BatchNorm.
-
-    BatchNorm has epsilon 1e-5 and keeps 0.9 of its running statistics a step.
-    """
-    conv = lambda features, size, stride=1: Conv(features, (size, size), stride, padding=size // 2, dtype=dtype)
-    norm = partial(nn.BatchNorm, not train, momentum=0.9, epsilon=1e-5, dtype=dtype, axis_name=axis_name)
-    return conv, norm
+def layers(
+    dtype: Any, train: bool, axis_name: str | None, kernel_init: Any = KAIMING_NORMAL
+) -> tuple[Callable[..., nn.Module], Callable[..., nn.Module]]:
+    """(conv, norm): conv(features, size, stride) padded by size // 2 on every side, and `BatchNorm`."""
+    options = {"dtype": dtype, "kernel_init": kernel_init}
+    conv = lambda features, size, stride=1: Conv(features, (size, size), stride, padding=size // 2, **options)
+    return conv, partial(BatchNorm, not train, dtype=dtype, axis_name=axis_name)
 
 
 class BasicBlock(nn.Module):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy_layers import convolution, normalised, windows
 
 from subspaces_jax import trees
 from subspaces_jax.networks import (
@@ -31,19 +32,9 @@ PUBLISHED = {
 }
 
 
-def windows(x, size, stride, fill):
-    """[B, H, W, C] -> [B, H', W', C, size, size], padded by size // 2 on every side."""
-    pad = size // 2
-    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=fill)
-    return np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))[:, ::stride, ::stride]
-
-
 def conv_norm(x, tree, index, stride=1):
     """A convolution and BatchNorm with the batch's own statistics."""
-    kernel, norm = np.asarray(tree[f"Conv_{index}"]["kernel"], np.float64), tree[f"BatchNorm_{index}"]
-    y = np.einsum("bhwcij,ijco->bhwo", windows(x, kernel.shape[0], stride, 0.0), kernel)
-    mean, variance = y.mean((0, 1, 2), keepdims=True), y.var((0, 1, 2), keepdims=True)
-    return (y - mean) / np.sqrt(variance + 1e-5) * np.asarray(norm["scale"]) + np.asarray(norm["bias"])
+    return normalised(convolution(x, tree[f"Conv_{index}"], stride), tree[f"BatchNorm_{index}"])
 
 
 def forward(network, params, images):
@@ -52,7 +43,7 @@ def forward(network, params, images):
     name = "BottleneckBlock" if network.bottleneck else "BasicBlock"
     x = np.maximum(conv_norm(np.asarray(images, np.float64), params, 0, 1 if network.small_images else 2), 0)
     if not network.small_images:
-        x = windows(x, 3, 2, -np.inf).max((4, 5))
+        x = windows(x, 3, 2, 1, -np.inf).max((4, 5))
     firsts = np.cumsum([0, *network.stage_sizes])
     for index in range(firsts[-1]):
         block = params[f"{name}_{index}"]

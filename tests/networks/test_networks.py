@@ -9,9 +9,14 @@ import pytest
 from subspaces_jax import geometry, trees
 from subspaces_jax.networks import (
     MLP,
+    VGG,
+    Autoencoder,
     CifarResNet,
+    CifarWideResNet,
+    ConvFC,
     ImageNetResNet,
     LeNet,
+    PreResNet,
     ResNet50,
     TinyImageNetResNet18,
     TinyImageNetResNet50,
@@ -19,10 +24,18 @@ from subspaces_jax.networks import (
     WideResNet50,
     axes,
     families,
+    layers,
 )
 
 NETWORKS = {  # network, images it takes, number of parameters
     "mlp": (MLP(10, (32, 16)), (8, 8, 1), 64 * 32 + 32 + 32 * 16 + 16 + 16 * 10 + 10),
+    "mlp_no_bias": (MLP(10, (6,), bias=False, initialisation="uniform"), (8, 8, 1), 64 * 6 + 6 * 10),
+    "conv_fc": (ConvFC(10, (3, 4), (5,)), (8, 8, 1), 78 + 304 + 25 + 60),
+    "conv_fc_no_bias": (ConvFC(10, (4,), (), bias=False), (8, 8, 1), 100 + 36 * 10),
+    "vgg_11": (VGG(10, 11, True, width=4, hidden=6, dropout=0.3), (8, 8, 1), None),
+    "pre_resnet_11": (PreResNet(10, 11, 2, bottleneck=True), (8, 8, 1), None),
+    "cifar_wide_resnet_10": (CifarWideResNet(10, 10, 2, 0.3, width=2), (8, 8, 1), None),
+    "autoencoder": (Autoencoder(1024, 2, 3, "kaiming_normal"), (32, 32, 1), None),
     "lenet": (LeNet(10), (28, 28, 1), 156 + 2_416 + 120 * (16 * 7 * 7 + 1) + 84 * 121 + 10 * 85),
     "lenet8": (LeNet(10), (8, 8, 1), None),
     "cifar_resnet_8_4": (CifarResNet(10, 8, 4), (8, 8, 1), None),
@@ -126,6 +139,22 @@ def test_what_is_sown_is_what_the_layers_take(name, getkey):
         np.testing.assert_array_equal(found[layer], expected[layer], err_msg=layer)
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_convolutions_have_gradients_that_are_fast_on_cpu(name):
+    network, image, _ = NETWORKS[name]
+    found = []
+
+    def note(next_method, args, keywords, context):
+        if isinstance(context.module, nn.Conv):
+            found.append(context.module.conv_general_dilated)
+        return next_method(*args, **keywords)
+
+    with nn.intercept_methods(note):
+        params = shapes(name)["params"]
+    assert len(found) == sum(leaf.ndim == 4 for leaf in jax.tree.leaves(params))
+    assert all(function is layers.convolution for function in found)
+
+
 def cycle(num):
     """A random order that leaves none in its place."""
     around = np.random.default_rng(1).permutation(num)
@@ -206,14 +235,14 @@ def test_initial_values_and_outputs_are_those_of_before(name):
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_logits_and_dtypes(name, getkey):
-    network, variables, images = initialised(name, getkey)
-    assert jax.jit(network.apply)(variables, images).shape == (6, 10)
+def test_logits_and_dtypes(name):
+    network, image, _ = NETWORKS[name]
+    variables, images = shapes(name), jnp.zeros((6, *image))
+    outputs = jax.eval_shape(network.apply, variables, images)
+    assert outputs.shape[0] == 6 and outputs.size == 6 * network.num_classes
     half = network.clone(dtype=jnp.bfloat16)
-    train = jax.jit(
-        lambda key: half.apply(variables, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
-    )
-    logits, updated = train(getkey())
+    train = lambda v, key: half.apply(v, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
+    logits, updated = jax.eval_shape(train, variables, jax.random.key(0))
     assert logits.dtype == jnp.bfloat16
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(updated))
 
@@ -327,6 +356,12 @@ def test_every_family_has_names_that_it_takes():
         "mlp_3_4",
         "lenet",
         "cifar_resnet_8_2",
+        "conv_fc",
+        "vgg_19",
+        "pre_resnet_110",
+        "pre_resnet_20_8",
+        "cifar_wide_resnet_28_10",
+        "autoencoder_16_32",
         "tiny_imagenet_resnet_50",
         "resnet_101",
         "wide_resnet_50_2",
@@ -335,6 +370,8 @@ def test_every_family_has_names_that_it_takes():
         assert isinstance(
             families.by_name(name, 10, dtype=jnp.float32, axis_name=None, dropout=0.0), families.nn.Module
         )
+    network = families.by_name("vgg_16", 7, dtype=jnp.bfloat16, axis_name="batch", dropout=0.2)
+    assert network == VGG(7, 16, dropout=0.2, dtype=jnp.bfloat16, axis_name="batch")
     network = families.by_name("cifar_resnet_14_3", 7, dtype=jnp.bfloat16, axis_name="batch", dropout=0.2)
     assert network == CifarResNet(7, 14, 3, 0.2, jnp.bfloat16, "batch")
 
@@ -345,6 +382,8 @@ def test_every_family_has_names_that_it_takes():
         ("resnet_17", "write resnet_18"),
         ("cifar_resnt_20", "did you mean cifar_resnet"),
         ("lenet_5", "write lenet"),
+        ("vgg_12", "write vgg_16 or vgg_19"),
+        ("cifar_wide_resnet_28", "write cifar_wide_resnet_28_10"),
         ("mlp_0", "mlp_0"),
         ("nowhere.at_all:Net", "cannot be made .*nowhere"),
         ("json:loads", "cannot be made"),

@@ -1,0 +1,32 @@
+"""Layers in NumPy, float64, for forward passes that share no code with the networks."""
+
+import numpy as np
+
+
+def windows(x, size, stride, pad=0, fill=0.0):
+    """[B, H, W, C] -> [B, H', W', C, size, size]."""
+    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)), constant_values=fill)
+    return np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))[:, ::stride, ::stride]
+
+
+def convolution(x, tree, stride=1, pad=None):
+    """With what a Conv owns; padded by half the kernel unless `pad` says otherwise."""
+    kernel = np.asarray(tree["kernel"], np.float64)
+    size = kernel.shape[0]
+    y = np.einsum("bhwcij,ijco->bhwo", windows(x, size, stride, size // 2 if pad is None else pad), kernel)
+    return y + np.asarray(tree["bias"]) if "bias" in tree else y
+
+
+def normalised(x, tree):
+    """BatchNorm with the batch's own statistics."""
+    mean, variance = x.mean((0, 1, 2), keepdims=True), x.var((0, 1, 2), keepdims=True)
+    return (x - mean) / np.sqrt(variance + 1e-5) * np.asarray(tree["scale"]) + np.asarray(tree["bias"])
+
+
+def dense(x, tree):
+    y = x @ np.asarray(tree["kernel"], np.float64)
+    return y + np.asarray(tree["bias"]) if "bias" in tree else y
+
+
+def relu(x):
+    return np.maximum(x, 0)
