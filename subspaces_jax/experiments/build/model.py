@@ -73,9 +73,13 @@ def model(settings: Settings, info: DatasetInfo, task: Task) -> Model:
     """The model for a data set and a task.
 
     Raises:
-        ConfigError: a network that is unknown, or that does not give what the task scores (names both).
+        ConfigError: a network that is unknown, or that does not give what the task scores (names both), or a task that
+            the data set's inputs cannot have.
     """
-    shape = task.output_shape(info.image_shape, info.num_classes)
+    try:
+        shape = task.output_shape(info.image_shape, info.num_classes)
+    except ValueError as error:
+        raise ConfigError(f"config.task: {error}") from None
     make = partial(network, settings, int(np.prod(shape)))
     module, in_step = make(), make(parallel.AXIS if settings.batch_norm == "global" else None)
     traits = _checked(settings, module, info, shape)
