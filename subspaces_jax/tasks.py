@@ -135,32 +135,53 @@ def regression(p: float = 2.0) -> Task:
     )
 
 
-RECONSTRUCTION_LOSSES: dict[str, Callable[[jax.Array, jax.Array], jax.Array]] = {  # (images, images) -> [b]
-    "mae": lambda a, b: _mean_over_example(jnp.abs(a - b)),
-    "mse": lambda a, b: _mean_over_example(jnp.square(a - b)),
+RECONSTRUCTION_LOSSES: dict[str, Callable[..., jax.Array]] = {  # (images, images, levels, residual) -> [b]
+    "mae": lambda a, b, *of_pyramid: _mean_over_example(jnp.abs(a - b)),
+    "mse": lambda a, b, *of_pyramid: _mean_over_example(jnp.square(a - b)),
+    "laplacian": losses.laplacian_pyramid,
 }
 
 
-def reconstruction(loss: str = "mae") -> Task:
+def reconstruction(loss: str = "mae", levels: int = 5, residual: bool = False) -> Task:
     """Outputs are what the network was given, [b, ...]: inputs after augmentation, before normalisation and noise.
 
-    Scores, means over examples and entries: "loss", "mae", "mse". The ensemble's reconstruction is the mean of its
-    members'.
+    Scores, means over examples and entries: "loss", "mae", "mse", and "laplacian" of `losses.laplacian_pyramid` without
+    its residual, where the inputs are images that have a pyramid of that many levels. The ensemble's reconstruction is
+    the mean of its members'.
 
     Args:
         loss: a name of RECONSTRUCTION_LOSSES.
+        levels: of the pyramid, from 1 up; 5 is for images of 64x64 pixels.
+        residual: whether the laplacian loss counts what is left below its bands, without which it does not see
+            brightness and tint.
 
     Raises:
-        ValueError: another name.
+        ValueError: another name, levels below 1, a residual of another loss; from `output_shape`, a laplacian loss of a
+            pyramid too deep for the inputs.
     """
     if loss not in RECONSTRUCTION_LOSSES:
         raise ValueError(f"loss is one of {', '.join(RECONSTRUCTION_LOSSES)}, got {loss!r}")
+    if levels < 1:
+        raise ValueError(f"levels is a whole number from 1 up, got {levels}")
+    if residual and loss != "laplacian":
+        raise ValueError(f"residual belongs to the loss laplacian, got {loss!r}: leave it False")
+
+    def output_shape(shape, num_classes):
+        if loss == "laplacian":
+            losses.check_levels(levels, shape)
+        return shape
+
+    def of_images(outputs, targets):
+        has_pyramid = losses.max_levels(outputs.shape[1:]) >= levels
+        return {"laplacian": losses.laplacian_pyramid(outputs, targets, levels)} if has_pyramid else {}
+
     return _of_differences(
         "reconstruction",
-        lambda shape, num_classes: shape,
+        output_shape,
         lambda inputs, labels: inputs,
-        RECONSTRUCTION_LOSSES[loss],
+        lambda outputs, targets: RECONSTRUCTION_LOSSES[loss](outputs, targets, levels, residual),
         (Column("loss", "loss"), Column("mae", "MAE"), Column("mse", "MSE")),
+        of_images,
     )._replace(keeps_outputs=False)
 
 
@@ -171,8 +192,8 @@ TASKS: dict[str, Callable[..., Task]] = {
 }
 
 
-def _of_differences(name, output_shape, targets, loss, columns) -> Task:
-    """A task whose scores are norms of the difference between outputs and targets of one shape."""
+def _of_differences(name, output_shape, targets, loss, columns, more=lambda outputs, targets: {}) -> Task:
+    """A task whose scores are norms of the difference between outputs and targets of one shape, and `more`."""
 
     def scores(outputs, targets, mask):
         outputs = outputs.astype(jnp.float32)
@@ -182,7 +203,7 @@ def _of_differences(name, output_shape, targets, loss, columns) -> Task:
             "mae": _mean_over_example(jnp.abs(difference)),
             "mse": _mean_over_example(jnp.square(difference)),
         }
-        return _summed(values, mask)
+        return _summed(values | more(outputs, targets), mask)
 
     compare = lambda outputs, others, targets, mask: _summed(
         {"squared_difference": _mean_over_example(jnp.square(outputs - others))}, mask

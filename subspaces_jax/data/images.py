@@ -66,6 +66,17 @@ def decode(content: bytes, shape: tuple[int, int, int], where: str, remedy: str)
         return np.asarray(image).reshape(shape)
 
 
+def resized(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
+    """The pixels of an image of any size, uint8 [H, W, channels] of this shape.
+
+    Another size is resized by Pillow, bilinearly: over all pixels that a new one covers where it shrinks, and with
+    half-pixel centres where it grows. Channels are 1 or 3.
+    """
+    image = image if image.mode == _MODE[shape[2]] else image.convert(_MODE[shape[2]])
+    size = (shape[1], shape[0])
+    return np.asarray(image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)).reshape(shape)
+
+
 def in_colour(image: Image.Image) -> np.ndarray:
     """The pixels of an image, uint8 [H, W, 3]."""
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))

@@ -61,6 +61,15 @@ def _imagenet_c(name: str) -> tuple[Any, dict[str, Any]]:
     return ImagenetC, {"config": name.partition("/")[2]}
 
 
+def _celeba(name: str) -> tuple[Any, dict[str, Any]]:
+    import tensorflow_datasets as tfds
+
+    from subspaces_jax.data.builders.celeba import Celeba
+
+    config = name.partition("/")[2]
+    return Celeba, {"config": tfds.core.BuilderConfig(name=config, version=Celeba.VERSION)} if config else {}
+
+
 def _idx_files(name: str, root: pathlib.Path) -> str:
     return f"{_by_tfds(name, root)}; or set idx_dir to a folder of its IDX files"
 
@@ -75,6 +84,12 @@ def _imagenet_c_archive(name: str, root: pathlib.Path) -> str:
     from subspaces_jax.data.builders.imagenet_c import hint
 
     return hint(name.partition("/")[2])
+
+
+def _celeba_folder(name: str, root: pathlib.Path) -> str:
+    from subspaces_jax.data.builders.celeba import HINT
+
+    return HINT
 
 
 def _imagenet_archives(name: str, root: pathlib.Path) -> str:
@@ -99,6 +114,7 @@ RECIPES: dict[str, Recipe] = {
     "fashion_mnist": _IDX,
     "kmnist": _IDX,
     "tiny_imagenet": Recipe(_tiny_imagenet, "archive", _tiny_imagenet_archive),
+    "celeba": Recipe(_celeba, "archive", _celeba_folder),
     "imagenet_c": Recipe(_imagenet_c, "archive", _imagenet_c_archive),
     "imagenet2012": Recipe(remedy=_imagenet_archives),
 }

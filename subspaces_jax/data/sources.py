@@ -1,7 +1,7 @@
 """Data sets as arrays or image by image, all of them from TFDS, without TensorFlow, and never downloaded here.
 
-`digits`, IDX folders, Tiny ImageNet and ImageNet-C are prepared by our own builders when first asked for. Catalogue
-data sets (cifar10, imagenet2012 ...) are read where TFDS has prepared them in ArrayRecord format.
+`digits`, IDX folders, Tiny ImageNet, CelebA and ImageNet-C are prepared by our own builders when first asked for.
+Catalogue data sets (cifar10, imagenet2012 ...) are read where TFDS has prepared them in ArrayRecord format.
 """
 
 import contextlib
@@ -76,8 +76,8 @@ def load(
         data_dir: the TFDS data directory; None for TFDS's own default (TFDS_DATA_DIR, or tensorflow_datasets at home).
         idx_dir: a folder of MNIST-format IDX files, from which mnist, fashion_mnist or kmnist is prepared when it is
             first asked for.
-        archive: what tiny_imagenet (tiny-imagenet-200.zip or its folder) or imagenet_c (the folder that holds its
-            corruptions) is prepared from when it is first asked for.
+        archive: what tiny_imagenet (tiny-imagenet-200.zip or its folder), celeba (its folder img_align_celeba) or
+            imagenet_c (the folder that holds its corruptions) is prepared from when it is first asked for.
 
     Raises:
         DataError: unknown name or split, not prepared (the message has the command that prepares it), damaged, not of

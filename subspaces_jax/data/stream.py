@@ -26,8 +26,8 @@ Source = Sequence[tuple[bytes, Label]]  # encoded images and their labels, as of
 
 
 class Batch(NamedTuple):
-    """images: uint8 [B, H, W, 3]; labels: int32 [B], or float32 [B, ...] where they are real values, or () where there
-    are none; mask: bool [B], False where a last batch is filled up."""
+    """images: uint8 [B, H, W, channels]; labels: int32 [B], or float32 [B, ...] where they are real values, or () where
+    there are none; mask: bool [B], False where a last batch is filled up."""
 
     images: np.ndarray
     labels: np.ndarray | tuple[()]
@@ -104,6 +104,7 @@ def train_stream(
     batch_size: int,
     *,
     image_size: int = 224,
+    shape: tuple[int, int, int] | None = None,
     seed: int = 0,
     relabel: np.ndarray | None = None,
     pixel_seed: int | None = None,
@@ -121,6 +122,8 @@ def train_stream(
         source: encoded images and labels by index, all of them in each process.
         batch_size: B, of the whole batch.
         image_size: H and W of the batches, pixels.
+        shape: (H, W, channels) of images that are neither cropped nor mirrored, but resized where they are of another
+            size (see `images.resized`); in the place of image_size.
         seed: of order, crops and mirroring.
         relabel: int32 [N], as of `corruption.label_noise`: labels that replace the source's where not negative.
         pixel_seed: of `corruption.pixel_shuffle`, after all else; None leaves pixels where they are.
@@ -141,9 +144,13 @@ def train_stream(
         grain.MapDataset.source(source)
         .map_with_index(functools.partial(_indexed, len(source), relabel))
         .shuffle(_named_seed(seed, "order"))
-        .random_map(functools.partial(_train_example, image_size), seed=_named_seed(seed, "crops"))
     )
-    batch = _Batches(source, examples, batch_size, steps, _rows(batch_size, part), image_size, pixel_seed)
+    if shape:
+        examples = examples.map(functools.partial(_whole_example, shape))
+    else:
+        shape, crop = (image_size, image_size, 3), functools.partial(_train_example, image_size)
+        examples = examples.random_map(crop, seed=_named_seed(seed, "crops"))
+    batch = _Batches(source, examples, batch_size, steps, _rows(batch_size, part), shape, pixel_seed)
     return Stream(grain.MapDataset.range(sys.maxsize).map(batch), start_step, num_workers, num_threads)
 
 
@@ -153,6 +160,7 @@ def eval_stream(
     *,
     resize: int = 256,
     crop: int = 224,
+    shape: tuple[int, int, int] | None = None,
     pixel_seed: int | None = None,
     part: tuple[int, int] = (0, 1),
     num_workers: int = 0,
@@ -164,6 +172,7 @@ def eval_stream(
         source: encoded images and labels by index, all of them in each process.
         batch_size: B, of the whole batch; the last one is filled up with zeros, where its mask is False.
         resize, crop: pixels; equal ones leave images of that size as they are.
+        shape: of images that are not cropped, in the place of both, as in train_stream.
         pixel_seed, part: as in train_stream. A part of the last batch may be zeros alone.
         num_workers, num_threads: as in Stream.
 
@@ -176,11 +185,11 @@ def eval_stream(
     examples = (
         grain.MapDataset.source(source)
         .map_with_index(functools.partial(_indexed, len(source), None))
-        .map(functools.partial(_eval_example, resize, crop))
+        .map(functools.partial(_whole_example, shape) if shape else functools.partial(_eval_example, resize, crop))
     )
     rows = _rows(batch_size, part)
     steps = -(-len(source) // batch_size)
-    batch = _Batches(source, examples, batch_size, steps, rows, crop, pixel_seed)
+    batch = _Batches(source, examples, batch_size, steps, rows, shape or (crop, crop, 3), pixel_seed)
     return Stream(grain.MapDataset.range(steps).map(batch), 0, num_workers, num_threads)
 
 
@@ -193,7 +202,7 @@ class _Batches:
     batch_size: int
     steps: int  # an epoch
     rows: range  # of each batch, those that are read
-    size: int  # pixels
+    shape: tuple[int, int, int]  # of an image
     pixel_seed: int | None
 
     def __call__(self, step: int) -> Batch:
@@ -201,7 +210,7 @@ class _Batches:
         places = [step * self.batch_size + row for row in self.rows]
         # Grain counts on through the epochs: it draws order and crops by epoch * num + place
         found = [self.examples[epoch * num + place] for place in places if place < num]
-        pixels = np.zeros((len(places), self.size, self.size, 3), np.uint8)
+        pixels = np.zeros((len(places), *self.shape), np.uint8)
         for i, (image, _) in enumerate(found):
             pixels[i] = image
         if self.pixel_seed is not None:
@@ -252,6 +261,12 @@ def _eval_example(resize: int, crop: int, example: tuple[int, bytes, Label]) -> 
     index, content, label = example
     with _opened(index, content) as image:
         return crops.middle_crop(image, resize, crop), label
+
+
+def _whole_example(shape: tuple[int, int, int], example: tuple[int, bytes, Label]) -> tuple[np.ndarray, Label]:
+    index, content, label = example
+    with _opened(index, content) as image:
+        return images.resized(image, shape), label
 
 
 def _opened(index: int, content: bytes) -> contextlib.AbstractContextManager[Image.Image]:

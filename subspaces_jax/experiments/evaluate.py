@@ -29,6 +29,7 @@ FREE = (
     "data_dir",
     "idx_dir",
     "archive",
+    "stream",
 )
 COLUMNS = [list(column) for column in tasks.classification().columns]  # of results from before they were stored
 

@@ -129,7 +129,11 @@ FIELDS: dict[str, Field] = {
     "dataset": Field("cifar10", bool, "a name of data.catalogue.DATASETS"),
     "data_dir": Field("", _any, "the TFDS data directory, empty for TFDS's own default"),
     "idx_dir": Field("", _any, "a folder of MNIST-format IDX files to prepare from, or empty"),
-    "archive": Field("", _any, "what tiny_imagenet or imagenet_c is prepared from, or empty"),
+    "archive": Field("", _any, "what celeba, tiny_imagenet or imagenet_c is prepared from, or empty"),
+    "image_size": Field(
+        0, _at_least(0, 1025), "pixels, H and W to which images are resized bilinearly when they are read; 0 for none"
+    ),
+    "stream": Field(False, _any, "whether images of a data set that would fit on the device are streamed, too"),
     "num_workers": Field(0, _at_least(0, 1025), "processes that decode images of a stream, 0 for threads"),
     "augmentation": _call("none", AUGMENTATIONS, "of training images, several with | between them"),
     "normalisation": _call("dataset", NORMALISATIONS, "of inputs; dataset has the data set's own mean and deviation"),

@@ -167,7 +167,9 @@ def test_another_layout_is_refused_with_the_file(tmp_path, spoil, expected):
 def test_an_archive_is_refused_where_it_is_not_asked_for_or_another_one(tmp_path):
     write_archive(tmp_path / "a")
     data_dir, a, b = str(tmp_path / "data"), str(tmp_path / "a"), str(tmp_path / "b")
-    with pytest.raises(DataError, match="archive is for tiny_imagenet, imagenet_c, not for cifar10: leave it empty"):
+    with pytest.raises(
+        DataError, match="archive is for tiny_imagenet, celeba, imagenet_c, not for cifar10: leave it empty"
+    ):
         sources.load("cifar10", "train", archive=a)
     sources.load("tiny_imagenet", "test", data_dir=data_dir, archive=a)
     with pytest.raises(DataError, match=f"was prepared from {a}, but archive is {b}: leave archive empty"):

@@ -41,9 +41,16 @@ def check(config: Config) -> dict[str, Any]:
     for field, (table, given) in CALLS.items():
         choices.check(field, config[field], table, given, pipeline=field == "augmentation")
     try:
-        catalogue.info(config["dataset"])
+        known = catalogue.info(config["dataset"])
     except DataError as error:
         raise ConfigError(f"config.dataset: {error}") from None
+    for name in ("image_size", "stream"):
+        if config[name] and known.input_dtype != "uint8":
+            raise ConfigError(
+                f"config.{name} is for images, and {config['dataset']} has real inputs: leave it {FIELDS[name].default}"
+            )
+    if config["label_noise"] and known.label != "class":
+        raise ConfigError(f"config.label_noise is for classes, and {config['dataset']} has none: set it to 0")
     several = build_training.subspace(
         config["subspace"], config["num_endpoints"], needs_several=config["beta"] > 0 or config["layerwise"]
     )
@@ -278,8 +285,12 @@ class Experiment:
     def shuffles_pixels(self) -> bool:
         return self.config["pixel_shuffle"]
 
+    def info_of(self, dataset: str) -> catalogue.DatasetInfo:
+        """What is known of another data set, read as this one is."""
+        return self.data_settings._replace(dataset=dataset).info
+
     def test_of(self, dataset: str, archive: str) -> sources.Arrays:
-        """Another data set's test split."""
+        """Another data set's test split, read as this one's is."""
         other = self.data_settings._replace(dataset=dataset, archive=archive, idx_dir="")
         return build_data.load(other, "test", self.seed, _part())
 

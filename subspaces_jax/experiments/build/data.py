@@ -1,13 +1,15 @@
 """The data of an experiment: splits in memory or as streams, corrupted as the config says."""
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from subspaces_jax.data import catalogue, corruption, sources
+from subspaces_jax.data import catalogue, corruption, images, sources
 from subspaces_jax.errors import ConfigError
 
 
@@ -18,6 +20,8 @@ class Settings(NamedTuple):
     data_dir: str
     idx_dir: str
     archive: str
+    image_size: int
+    stream: bool
     num_train_examples: int
     label_noise: float
     pixel_shuffle: bool
@@ -28,8 +32,15 @@ class Settings(NamedTuple):
 
     @property
     def info(self) -> catalogue.DatasetInfo:
-        """What is known of the data set before it is read."""
-        return catalogue.info(self.dataset)
+        """What is known of the data set before it is read, its images being of `image_size`."""
+        known = catalogue.info(self.dataset)
+        size = (self.image_size, self.image_size, known.image_shape[-1]) if self.image_size else known.image_shape
+        return dataclasses.replace(known, image_shape=size, streams=known.streams or self.stream)
+
+    @property
+    def whole_shape(self) -> tuple[int, ...] | None:
+        """Of the images of a stream that are whole; None where they are crops, being of all sizes."""
+        return None if catalogue.info(self.dataset).streams else self.info.image_shape
 
     @property
     def folders(self) -> dict[str, str | None]:
@@ -57,21 +68,24 @@ def load(settings: Settings, split: str, seed: int, part: tuple[int, int] = (0, 
     """
     if settings.info.streams:
         return _streamed(settings, split, seed, part)
-    images, labels = sources.load(settings.dataset, split, **settings.folders)
+    inputs, labels = sources.load(settings.dataset, split, **settings.folders)
     if split == "train":
-        num = settings.num_train_examples or len(images)
-        if num > len(images):
+        num = settings.num_train_examples or len(inputs)
+        if num > len(inputs):
             raise ConfigError(
-                f"config.num_train_examples is {num}, but {settings.dataset} has {len(images)}: at most that"
+                f"config.num_train_examples is {num}, but {settings.dataset} has {len(inputs)}: at most that"
             )
-        images, labels = images[:num], labels[:num]
+        inputs, labels = inputs[:num], labels[:num]
+    if settings.image_size:
+        inputs = _resized(inputs, settings.info.image_shape)
+    if split == "train":
         if settings.label_noise:
             labels = corruption.noisy_labels(
                 labels, settings.label_noise, settings.info.num_classes, settings.corruption_seed
             )
     elif settings.pixel_shuffle:
-        images = corruption.pixel_shuffle(images, settings.corruption_seed)
-    return sources.Arrays(images, labels)
+        inputs = corruption.pixel_shuffle(inputs, settings.corruption_seed)
+    return sources.Arrays(inputs, labels)
 
 
 def train_stream(
@@ -94,6 +108,7 @@ def train_stream(
         source,
         batch_size,
         image_size=info.image_shape[0],
+        shape=settings.whole_shape,
         seed=seed,
         relabel=relabel,
         pixel_seed=settings.pixel_seed,
@@ -101,6 +116,14 @@ def train_stream(
         num_workers=settings.num_workers,
         part=part,
     )
+
+
+def _resized(pixels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Images uint8 [N, H, W, channels] in another (H, W), see `images.resized`."""
+    found = np.empty((len(pixels), *shape), np.uint8)
+    for i, image in enumerate(pixels):
+        found[i] = images.resized(Image.fromarray(image.squeeze(-1) if shape[-1] == 1 else image), shape)
+    return found
 
 
 def _source(settings: Settings, split: str) -> Any:
@@ -124,8 +147,11 @@ def _streamed(settings: Settings, split: str, seed: int, part: tuple[int, int]) 
     # ImageNet-C's files are such crops themselves
     resize = crop if settings.dataset.startswith("imagenet_c") else round(crop / 0.875)
     options = {"resize": resize, "crop": crop, "pixel_seed": settings.pixel_seed, "num_workers": settings.num_workers}
-    begin = partial(stream.eval_stream, source, size, part=part, **options)
-    return sources.Arrays(begin, np.array([label for _, label in source], np.int32))
+    begin = partial(stream.eval_stream, source, size, shape=settings.whole_shape, part=part, **options)
+    if settings.info.label == "none":
+        return sources.Arrays(begin, ())
+    dtype = np.int32 if settings.info.label == "class" else np.float32
+    return sources.Arrays(begin, np.array([label for _, label in source], dtype))
 
 
 def _some(settings: Settings, batch_size: int, seed: int, num_batches: int, part: tuple[int, int]) -> Iterator[Any]:

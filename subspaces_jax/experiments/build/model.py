@@ -25,6 +25,7 @@ from subspaces_jax.training import objective
 from subspaces_jax.training.objective import Objective
 
 PyTree = Any
+LABELS = {"classification": ("class",), "regression": ("class", "real")}  # DatasetInfo.label of tasks that need one
 KEPT = 32  # of each kind of made functions: more than one command uses, and what they hold is small
 
 
@@ -73,9 +74,10 @@ def model(settings: Settings, info: DatasetInfo, task: Task) -> Model:
     """The model for a data set and a task.
 
     Raises:
-        ConfigError: a network that is unknown, or that does not give what the task scores (names both).
+        ConfigError: a network that is unknown, or that does not give what the task scores (names both), or a task that
+            the data set's inputs cannot have.
     """
-    shape = task.output_shape(info.image_shape, info.num_classes)
+    shape = _output_shape(task, info)
     make = partial(network, settings, int(np.prod(shape)))
     module, in_step = make(), make(parallel.AXIS if settings.batch_norm == "global" else None)
     traits = _checked(settings, module, info, shape)
@@ -179,6 +181,19 @@ def flat(images: Any) -> Any:
 def floats(images: jax.Array) -> jax.Array:
     """Images as floats: those of bytes scaled to [0, 1], others as they are."""
     return images.astype(jnp.float32) / 255.0 if images.dtype == jnp.uint8 else images.astype(jnp.float32)
+
+
+def _output_shape(task: Task, info: DatasetInfo) -> tuple[int, ...]:
+    """The shape of an example's outputs, where the data set has what the task scores."""
+    if info.label not in LABELS.get(task.name, (info.label,)):
+        raise ConfigError(
+            f"config.task is {task.name}, which takes labels of the kind {' or '.join(LABELS[task.name])}, and the "
+            f"data set has {info.label!r}: choose another task or config.dataset"
+        )
+    try:
+        return task.output_shape(info.image_shape, info.num_classes)
+    except ValueError as error:
+        raise ConfigError(f"config.task: {error}") from None
 
 
 def _checked(settings: Settings, module: nn.Module, info: DatasetInfo, shape: tuple[int, ...]) -> checks.Traits:

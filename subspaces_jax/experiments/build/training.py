@@ -3,6 +3,7 @@
 Durations are epochs in a config and steps below. What is compiled is made once for the same arguments.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -226,8 +227,8 @@ def advance_on_batch(
 
     def one(state, batch):
         """One step on this device's share: its examples in order, split into samples, and before that into members."""
-        shape = batch["labels"].shape[: 1 + len(members)]
-        size = batch["labels"].size
+        shape = batch["images"].shape[: 1 + len(members)]
+        size = math.prod(shape)
         indices = jnp.arange(size, dtype=jnp.int32).reshape(1, *shape[:-1], num_samples, shape[-1] // num_samples)
         flat = jax.tree.map(lambda leaf: leaf.reshape(size, *leaf.shape[len(shape) :]), batch)
         return of_one(state, flat, indices, 1)

@@ -12,7 +12,7 @@ import numpy as np
 
 from subspaces_jax import evaluation, geometry, records, rngs
 from subspaces_jax.analysis import ensembles
-from subspaces_jax.data import catalogue, sources
+from subspaces_jax.data import sources
 from subspaces_jax.errors import CheckpointError, ConfigError
 from subspaces_jax.experiments import choices, runs
 from subspaces_jax.experiments.build.model import flat
@@ -39,7 +39,7 @@ FIELDS: dict[str, Field] = {
     "eval_batch_size": Field(500, lambda value: 1 <= value <= LARGEST, "at least 1"),
 }
 ALIKE = ("network", "task", "dataset", "pixel_shuffle", "augmentation", "normalisation", "num_train_examples",
-         "dropout", "dtype")  # fmt: skip
+         "image_size", "dropout", "dtype")  # fmt: skip
 
 
 def open_all(settings: Any) -> list[Run]:
@@ -132,7 +132,8 @@ def progress(num: int, label: str) -> records.Progress:
 
 def _check_alike(opened: Sequence[Run], test_dataset: str) -> None:
     first = opened[0]
-    own, other = (catalogue.info(name) for name in (first.experiment.dataset, test_dataset or first.experiment.dataset))
+    own = first.experiment.info
+    other = first.experiment.info_of(test_dataset) if test_dataset else own
     if (own.image_shape, own.num_classes) != (other.image_shape, other.num_classes):
         raise ConfigError(
             f"config.test_dataset {test_dataset!r} has {other.num_classes} classes and images of shape "
