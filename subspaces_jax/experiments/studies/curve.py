@@ -137,7 +137,11 @@ def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, F
     for name, of in both.items():
         if "images_dynamics" in of:
             drawn[f"reconstructions_{name}"] = reconstructions.table(
-                of["images_dynamics"], of["ts"], arrays["originals"], of.get("lpips"), f"{name}, {facts['title']}"
+                of["images_dynamics"],
+                of["ts"],
+                arrays["originals"],
+                of.get("lpips"),
+                title=f"{name}, {facts['title']}",
             )
     return drawn
 
