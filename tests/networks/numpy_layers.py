@@ -1,6 +1,29 @@
 """Layers in NumPy, float64, for forward passes that share no code with the networks."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+
+from subspaces_jax import trees
+
+
+def drawn(network, image, seed=0):
+    """Variables of a network from NumPy, which compiles nothing: kernels Kaiming-normal, other parameters up to 0.6
+    from where BatchNorm starts, statistics as it starts them."""
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image)))
+    rng = np.random.default_rng(seed)
+
+    def draw(name, leaf):
+        kind = name.rpartition("/")[2]
+        if kind in ("mean", "var"):
+            return jnp.full(leaf.shape, float(kind == "var"))
+        if kind == "kernel":
+            fan_in = np.prod(leaf.shape[:-1])
+            return jnp.asarray(rng.normal(0, np.sqrt(2 / fan_in), leaf.shape), jnp.float32)
+        return jnp.asarray(float(kind == "scale") + rng.uniform(-0.6, 0.6, leaf.shape), jnp.float32)
+
+    leaves, structure = jax.tree.flatten(shapes)
+    return jax.tree.unflatten(structure, map(draw, trees.leaf_names(shapes), leaves))
 
 
 def windows(x, size, stride, pad=0, fill=0.0):

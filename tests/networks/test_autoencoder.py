@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numpy_layers import convolution, dense, normalised
+from numpy_layers import convolution, dense, drawn, normalised
 from scipy import stats
 
 from subspaces_jax import tasks, trees
 from subspaces_jax.networks import Autoencoder, checks
+from subspaces_jax.networks.autoencoder import INITIALISATIONS
 
 
 def of_size_32(width, latent, channels):
@@ -71,11 +72,10 @@ def forward(params, images):
 def test_forward_pass_is_that_of_numpy(getkey):
     network = Autoencoder(3072, 2, 4, "kaiming_uniform", dropout=0.0)
     images = jax.random.uniform(getkey(), (3, 32, 32, 3))
-    variables = jax.jit(network.init)(getkey(), images)
-    params = jax.tree.map(lambda w: w + 0.3 * jax.random.normal(getkey(), w.shape) * (w.ndim == 1), variables["params"])
+    variables = drawn(network, images.shape[1:])
     run = jax.jit(lambda v: network.apply(v, images, train=True, mutable=["batch_stats", "intermediates"]))
-    outputs, kept = run(variables | {"params": params})
-    expected, latent = forward(params, np.asarray(images, np.float64))
+    outputs, kept = run(variables)
+    expected, latent = forward(variables["params"], np.asarray(images, np.float64))
     np.testing.assert_allclose(kept["intermediates"]["features"][0], latent, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(outputs, expected, rtol=1e-3, atol=1e-4)
 
@@ -86,14 +86,23 @@ DISTRIBUTIONS = {  # of a kernel's entries times the root of k k C_in, gain sqrt
 }
 
 
-@pytest.mark.parametrize("initialisation", ["normal", *DISTRIBUTIONS])
-def test_initial_values(initialisation, getkey):
-    variables = jax.jit(Autoencoder(3072, 8, 16, initialisation).init)(getkey(), jnp.zeros((1, 32, 32, 3)))
+def is_of(kernel, name):
+    """Whether a kernel's entries may have come from the distribution of that name."""
+    root = np.sqrt(kernel[..., 0].size)
+    distribution = DISTRIBUTIONS.get(name, stats.norm(0, 0.02 * root))
+    return stats.kstest(np.ravel(kernel) * root, distribution.cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("name", ["normal", *DISTRIBUTIONS])
+def test_initial_values_of_kernels(name, getkey):
+    kernel = INITIALISATIONS[name](getkey(), (4, 4, 8, 16))
+    assert [other for other in INITIALISATIONS if is_of(kernel, other)] == [name]
+
+
+def test_initial_values(getkey):
+    variables = jax.jit(Autoencoder(3072, 8, 16, "kaiming_uniform").init)(getkey(), jnp.zeros((1, 32, 32, 3)))
     leaves = {name: np.asarray(leaf) for name, leaf in trees.leaf_names(variables["params"]).items()}
-    for kernel in (leaf for leaf in leaves.values() if leaf.ndim == 4):
-        root = np.sqrt(kernel[..., 0].size)
-        values, distribution = kernel.ravel() * root, DISTRIBUTIONS.get(initialisation, stats.norm(0, 0.02 * root))
-        assert stats.kstest(values, distribution.cdf).pvalue > 1e-3
+    assert all(is_of(leaf, "kaiming_uniform") for leaf in leaves.values() if leaf.ndim == 4)
     scales = np.concatenate([leaf for name, leaf in leaves.items() if name.endswith("scale")])
     assert stats.kstest((scales - 1) / 0.02, "norm").pvalue > 1e-3
     assert not any(np.any(leaf) for name, leaf in leaves.items() if "BatchNorm" in name and name.endswith("bias"))

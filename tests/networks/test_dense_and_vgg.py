@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numpy_layers import convolution, dense, normalised, relu, windows
+from numpy_layers import convolution, dense, drawn, normalised, relu, windows
 from scipy import stats
 
 from subspaces_jax import trees
@@ -41,13 +41,6 @@ def test_numbers_of_parameters(name):
     assert trees.num_parameters(params) == number
 
 
-def noisy(network, image, getkey, batch=3):
-    """(parameters without a scale of 1 or a bias of 0, images)."""
-    images = jax.random.normal(getkey(), (batch, *image))
-    params = jax.jit(network.init)(getkey(), images)["params"]
-    return jax.tree.map(lambda w: w + 0.3 * jax.random.normal(getkey(), w.shape) * (w.ndim == 1), params), images
-
-
 @pytest.mark.parametrize(
     "network, image, maps",
     [
@@ -57,7 +50,7 @@ def noisy(network, image, getkey, batch=3):
     ids=["biases", "no biases"],
 )
 def test_conv_fc_is_that_of_numpy(network, image, maps, getkey):
-    params, images = noisy(network, image, getkey)
+    params, images = drawn(network, image)["params"], jax.random.normal(getkey(), (3, *image))
     x = np.asarray(images, np.float64)
     for i, size in enumerate(maps):
         x = relu(convolution(x, params[f"Conv_{i}"]))
@@ -74,7 +67,7 @@ def test_conv_fc_is_that_of_numpy(network, image, maps, getkey):
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_vgg_is_that_of_numpy(batch_norm, getkey):
     network = VGG(5, 11, batch_norm, width=2, hidden=6, dropout=0.0)
-    params, images = noisy(network, (19, 9, 2), getkey)
+    params, images = drawn(network, (19, 9, 2))["params"], jax.random.normal(getkey(), (3, 19, 9, 2))
     x, index = np.asarray(images, np.float64), 0
     for number, size in zip((1, 1, 2, 2, 2), [(9, 4), (4, 2), (2, 1), (1, 1), (1, 1)]):
         for _ in range(number):
@@ -95,17 +88,16 @@ def test_vgg_is_that_of_numpy(batch_norm, getkey):
 
 def test_dropout_of_vgg_is_before_both_hidden_layers(getkey):
     """At a rate near 1 nothing of the maps and nothing of the first hidden layer is left."""
-    network = VGG(5, 11, width=4, hidden=8, dropout=1 - 1e-7)
-    params, images = noisy(network, (8, 8, 1), getkey)
-    run = jax.jit(lambda key: network.apply({"params": params}, images, train=True, rngs={"dropout": key}))
+    network = VGG(5, 11, width=2, hidden=8, dropout=1 - 1e-7)
+    params, images = drawn(network, (8, 8, 1))["params"], jax.random.normal(getkey(), (3, 8, 8, 1))
+    options = {"train": True, "mutable": ["intermediates"], "rngs": {"dropout": getkey()}}
+    logits, kept = jax.jit(lambda p: network.apply({"params": p}, images, **options))(params)
+    kept = kept["intermediates"]
+    assert np.any(kept["c6"][0]) and not np.any(kept["c7"][0]) and not np.any(kept["h0"][0])
     hidden = relu(np.asarray(params["Dense_1"]["bias"]))
-    expected = hidden @ np.asarray(params["Dense_2"]["kernel"]) + np.asarray(params["Dense_2"]["bias"])
-    np.testing.assert_allclose(run(getkey()), np.broadcast_to(expected, (3, 5)), rtol=1e-5, atol=1e-6)
-    run = lambda key: network.apply(
-        {"params": params}, images, train=True, rngs={"dropout": key}, mutable="intermediates"
-    )
-    kept = jax.jit(run)(getkey())[1]["intermediates"]
-    assert not np.any(kept["c7"][0]) and not np.any(kept["h0"][0]) and np.any(kept["h1"][0])
+    assert np.any(hidden)
+    np.testing.assert_allclose(kept["h1"][0], np.broadcast_to(hidden, (3, 8)), rtol=1e-6)
+    np.testing.assert_allclose(logits, np.broadcast_to(dense(hidden, params["Dense_2"]), (3, 5)), rtol=1e-5, atol=1e-6)
 
 
 def uniform(leaves):

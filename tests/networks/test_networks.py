@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy_layers import drawn
 
 from subspaces_jax import geometry, trees
 from subspaces_jax.networks import (
@@ -70,7 +71,7 @@ def shapes(name):
 def initialised(name, getkey, batch=6):
     network, image, _ = NETWORKS[name]
     images = jax.random.normal(getkey(), (batch, *image))
-    return network, jax.jit(network.init)(getkey(), images[:1]), images
+    return network, drawn(network, image), images
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if NETWORKS[name][2]])

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from numpy_layers import convolution, dense, normalised, relu
+from numpy_layers import convolution, dense, drawn, normalised, relu
 from scipy import stats
 
 from subspaces_jax import trees
@@ -72,19 +72,18 @@ def forward(network, params, images, sides, shared):
 @pytest.mark.parametrize(
     "network, sides, shared",
     [
-        (PreResNet(5, 20, 2, bottleneck=True), (1, 3, 1), False),
+        (PreResNet(5, 11, 2, bottleneck=True), (1, 3, 1), False),
         (CifarWideResNet(5, 10, 2, width=2), (3, 3), True),
-        (PreResNet(5, 8, 2), (3, 3), False),
+        (PreResNet(5, 14, 2), (3, 3), False),
     ],
     ids=["bottlenecks", "wide", "basic"],
 )
 def test_forward_pass_is_that_of_numpy(network, sides, shared, getkey):
     images = jax.random.normal(getkey(), (3, 9, 7, 2))
-    variables = jax.jit(network.init)(getkey(), images)
-    params = jax.tree.map(lambda w: w + 0.3 * jax.random.normal(getkey(), w.shape) * (w.ndim == 1), variables["params"])
+    variables = drawn(network, images.shape[1:])
     run = jax.jit(lambda v: network.apply(v, images, train=True, mutable=["batch_stats", "intermediates"]))
-    logits, kept = run(variables | {"params": params})
-    expected, pooled = forward(network, params, images, sides, shared)
+    logits, kept = run(variables)
+    expected, pooled = forward(network, variables["params"], images, sides, shared)
     np.testing.assert_allclose(kept["intermediates"]["features"][0], pooled, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-3)
 
@@ -125,7 +124,7 @@ def test_dropout_is_between_the_convolutions_of_a_block(getkey):
     """At a rate near 1 all branches are 0: shortcuts alone are left."""
     network = CifarWideResNet(5, 10, 1, 1 - 1e-7, width=2)
     images = jax.random.normal(getkey(), (3, 8, 8, 1))
-    variables = jax.jit(network.init)(getkey(), images)
+    variables = drawn(network, images.shape[1:])
     run = lambda v, key: network.apply(v, images, train=True, mutable=["batch_stats"], rngs={"dropout": key})
     params = variables["params"]
     x = convolution(np.asarray(images, np.float64), params["Conv_0"])
