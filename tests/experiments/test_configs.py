@@ -52,15 +52,18 @@ def load(name, form="tiny", **fields):
 def test_every_config_runs_tiny_from_training_to_figures(name, tmp_path):
     config = load(name, num_epochs=1)
     if "digits" not in name:  # what the others have of networks is made below
-        config["network"] = SMALL
+        config["network"] = SMALL if config["task"] == "classification" else "mlp_8"
     last = train.run(config, tmp_path)
     assert last["step"] == 1437 // config["batch_size"] and np.isfinite(last["loss"])
     facts = evaluate.run(None, tmp_path)
     num_points = 1 if config["subspace"] == "none" else config["num_points"]
-    assert len(facts["scores"]["accuracy"]) == num_points
+    score = facts["columns"][0][0]
+    assert score == ("accuracy" if config["task"] == "classification" else "loss")
+    assert len(facts["scores"][score]) == num_points
     assert evaluate.table(facts).count("\n") == num_points + 1
     arrays, read_back = records.load_results(tmp_path, evaluate.RESULTS)
-    assert read_back["scores"] == facts["scores"] and arrays["logits"].shape == (num_points, 360, 10)
+    assert read_back["scores"] == facts["scores"]
+    assert score == "loss" or arrays["logits"].shape == (num_points, 360, 10)
     figures = plot.run(None, tmp_path)["figures"]
     assert_drawn(figures, {"training", "profile"} if num_points > 1 else {"training"})
     stored = json.loads((tmp_path / "config.json").read_text())
@@ -75,6 +78,24 @@ def test_every_config_has_the_fields_that_are_known_and_says_how_to_run_it(name)
     made = build.experiment(app.to_dict(module_of(name).get_config()), without_data=True)
     assert made.config.keys() == fields.FIELDS.keys() and trees.num_parameters(made.stack_shapes) > 10_000
     assert name == "base" or f"--config=configs/{name}.py" in module_of(name).__doc__
+
+
+@pytest.mark.parametrize(
+    "name, form, count, expected",
+    [
+        ("mode_connectivity", "vgg16", 15_245_130, {"num_epochs": 200, "learning_rate": 0.05, "weight_decay": 5e-4}),
+        ("mode_connectivity", "vgg16,chain,cifar100", 3 * 15_291_300, {"num_epochs": 600, "dataset": "cifar100"}),
+        ("mode_connectivity", "small,bezier", 3 * 19_800, {"frozen_endpoints": "ends", "decay": "point"}),
+        ("mode_connectivity", "small,fge", 19_800, {"capture": True, "schedule": "fge(low=0.005, cycle=4)"}),
+        ("autoencoders", "celeba,kaiming_uniform", 17_944_512, {"learning_rate": 1e-4, "weight_decay": 1e-6}),
+        ("autoencoders", "laplacian,bezier", 3 * 70_872, {"task": "reconstruction(loss=laplacian, levels=4)"}),
+    ],
+)
+def test_recipes_are_those_of_the_papers(name, form, count, expected):
+    """VGG16 with 100 classes has 90 rows of 512 weights and a bias more."""
+    config = app.to_dict(module_of(name).get_config(form))
+    assert config.items() >= expected.items() and config["variant"] == form
+    assert trees.num_parameters(build.experiment(config, without_data=True).stack_shapes) == count
 
 
 @pytest.mark.parametrize(
@@ -101,6 +122,9 @@ def test_variants_change_only_what_they_name(form, expected):
         *[(name, "simplex_3", "variant 'simplex_3' is unknown: there is tiny") for name in ("line_digits", "sweep")],
         ("plain_fashion_mnist", "tiney", "variant 'tiney' is unknown"),
         ("sweep_tiny_imagenet", "tiny,line", "variant 'tiny,line' is unknown"),
+        ("mode_connectivity", "vgg16,bezie", "variant 'bezie' is unknown: there are vgg16, "),
+        ("mode_connectivity", "ends,bezier", "variants ends and bezier contradict each other"),
+        ("autoencoders", "normal,kaiming_normal", "variants normal and kaiming_normal contradict each other"),
     ],
 )
 def test_forms_that_mean_nothing_are_refused(name, form, message):
