@@ -57,13 +57,13 @@ def make(names: list[str]):
     config.beta = 0.0
     config.subspace = "none"
     config.batch_size = 64
-    config.num_epochs = 100 if full else 20
+    config.num_epochs = 100 if full else 15
     config.learning_rate = 1e-4 if full else 1e-3
     config.weight_decay = 1e-6
     config.checkpoint_every = 5
     config.num_points = 61 if full else 21
     if not full:
-        config.num_train_examples = 10_000
+        config.num_train_examples = 4000
     if curve := next((name for name in names if name in CURVES), None):
         config.subspace, config.frozen_endpoints, config.decay = f"{curve}(3)", "ends", "point"
     return config
