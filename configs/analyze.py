@@ -1,9 +1,25 @@
-"""Trained networks together. The form names the analysis: ensemble, line, or a kind of average.
+"""Trained networks together. The form names the analysis, a module of studies, or a kind of average.
 
     python -m launch.analyze --config=configs/analyze.py:ensemble --config.runs=runs/a,runs/b --workdir=runs/a_and_b
     python -m launch.analyze --config=configs/analyze.py:swag \
         --config.runs=runs/swa --config.members=captures --workdir=runs/swag
     python -m launch.analyze --config=configs/analyze.py:line --config.runs=runs/a,runs/b --workdir=runs/between
+
+A trained curve beside its segment, a chain, the barriers of all pairs, forks of one run, surfaces:
+
+    python -m launch.analyze --config=configs/analyze.py:curve --config.runs=runs/bezier --workdir=runs/of_bezier
+    python -m launch.analyze --config=configs/analyze.py:chain --config.runs=runs/a,runs/b,runs/c --workdir=runs/chain
+    python -m launch.analyze --config=configs/analyze.py:barriers --config.runs=runs/a,runs/b --workdir=runs/barriers
+    python -m launch.analyze --config=configs/analyze.py:instability \
+        --config.runs=runs/fork_0,runs/fork_200 --workdir=runs/instability
+    python -m launch.analyze --config=configs/analyze.py:plane --config.runs=runs/bezier --workdir=runs/plane
+    python -m launch.analyze --config=configs/analyze.py:plane --config.through=random \
+        --config.runs=runs/a --workdir=runs/around_a
+
+A fork is a run that goes on from a kept step of another with noise of its own, two members of it in one program:
+
+    python -m launch.train --config=configs/mode_connectivity.py:small,ends --config.fork=runs/a@200 \
+        --config.num_members=2 --config.seed=10 --workdir=runs/fork_200
 
 ImageNet-C (BatchNorm statistics from clean training images):
 

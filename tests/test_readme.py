@@ -10,7 +10,7 @@ import pytest
 
 from configs import variants
 from subspaces_jax.experiments import analyze, fields
-from subspaces_jax.experiments.studies import average
+from subspaces_jax.experiments.studies import STUDIES, average
 
 ROOT = pathlib.Path(__file__).parents[1]
 KNOWN = fields.FIELDS | fields.SWEEP_FIELDS | analyze.FIELDS
@@ -55,7 +55,7 @@ def test_variants_that_are_named_exist():
     named = re.findall(r"`(?:configs/(?:cifar10|fashion_mnist)\.py)?:([\w,]+)`", README)
     assert len(named) > 9
     for variant in ",".join(named).split(","):
-        assert variant in variants.VARIANTS or variant in average.AVERAGES, variant
+        assert variant in variants.VARIANTS or variant in average.AVERAGES or variant in STUDIES, variant
 
 
 def test_the_example_runs():
