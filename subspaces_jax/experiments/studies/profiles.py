@@ -15,6 +15,8 @@ import optax
 
 from subspaces_jax import evaluation, geometry
 from subspaces_jax.analysis import paths
+from subspaces_jax.data.sources import Arrays
+from subspaces_jax.errors import ConfigError
 from subspaces_jax.evaluation import Measure
 from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.build.model import flat
@@ -28,9 +30,12 @@ FIELDS: dict[str, Field] = members.FIELDS | {
     "splits": Field(
         "both", lambda value: value in ("both", "test"), "both, or test to leave the training split's scores out"
     ),
+    "num_examples": Field(
+        0, lambda value: 0 <= value <= LARGEST, "of each split, the first ones, that are scored; 0 for all"
+    ),
 }
 PREFIXES = {"te": "test", "tr": "training"}
-Arrays = dict[str, np.ndarray]
+Scores = dict[str, np.ndarray]
 
 
 def scored(
@@ -43,7 +48,7 @@ def scored(
     measures: Sequence[Measure] = (),
     also: Callable[[int, Any], None] = lambda t, variables: None,
     **options: Any,
-) -> Arrays:
+) -> Scores:
     """Scores of points of a stack on the test and the training split, BatchNorm refreshed once at each.
 
     Args:
@@ -58,8 +63,10 @@ def scored(
     """
     made, of_train = opened[0].experiment, {}
     task, mesh, size = made.task, made.mesh, settings.eval_batch_size
-    train = evaluation.on_device((flat(made.train.images), made.train.labels), mesh)
+    train, test = (_first(split, settings.num_examples) for split in (made.train, made.test))
+    train = evaluation.on_device((flat(train.images), train.labels), mesh)
     of_task, shared = Measure(task.scores, task.read), passes(made)
+    shared |= {"images": flat(test.images), "labels": test.labels}
 
     def visit(t: int, variables: Any) -> None:
         also(t, variables)
@@ -92,7 +99,7 @@ def scored(
     return arrays | {"l2": l2} | along
 
 
-def statistics(lengths: np.ndarray, arrays: Arrays) -> Arrays:
+def statistics(lengths: np.ndarray, arrays: Scores) -> Scores:
     """{"<name>_min", "_max", "_avg", "_int"} of every "tr_" and "te_" of `arrays`, see `analysis.paths`."""
     found = {}
     for name, values in arrays.items():
@@ -102,14 +109,14 @@ def statistics(lengths: np.ndarray, arrays: Arrays) -> Arrays:
     return found
 
 
-def barriers(arrays: Arrays, made: Experiment) -> dict[str, float]:
+def barriers(arrays: Scores, made: Experiment) -> dict[str, float]:
     """The barrier of the first and the last score that are shown, on each split, in the units of the arrays."""
     names = dict.fromkeys(name for name, *_ in (columns(made)[0], columns(made)[-1]))
     shown = [f"{prefix}_{name}" for name in names for prefix in PREFIXES]
     return {name: float(paths.barrier(arrays[name])) for name in shown if name in arrays}
 
 
-def by_split(arrays: Arrays, columns: Sequence[Sequence[Any]]) -> dict[str, dict[str, np.ndarray]]:
+def by_split(arrays: Scores, columns: Sequence[Sequence[Any]]) -> dict[str, dict[str, np.ndarray]]:
     """{"training": {name: values}, "test": ...}: the scores that figures show, without prefixes."""
     named = {split: {name: arrays[f"{prefix}_{name}"] for name, *_ in columns if f"{prefix}_{name}" in arrays}
              for prefix, split in reversed(PREFIXES.items())}  # fmt: skip
@@ -121,6 +128,15 @@ def columns(made: Experiment) -> list[list[Any]]:
     if made.task.name == "classification":
         return [["loss", "loss", "nats", 1.0], ["nll", "nll", "nats", 1.0], ["err", "error", "%", 1.0]]
     return [list(column) for column in made.task.columns]
+
+
+def _first(split: Arrays, num: int) -> Arrays:
+    """The first examples of a split, 0 for all."""
+    if not num:
+        return split
+    if callable(split.images):
+        raise ConfigError("config.num_examples takes data in memory, and these stream: set it to 0")
+    return Arrays(*(part[:num] for part in split))
 
 
 def _squared_norm(params: Any) -> Any:
@@ -140,7 +156,7 @@ def _names(made: Experiment) -> list[str]:
     return list(jax.eval_shape(of_zeros))
 
 
-def _named(prefix: str, scores: Arrays, l2: np.ndarray, made: Experiment) -> Arrays:
+def _named(prefix: str, scores: Scores, l2: np.ndarray, made: Experiment) -> Scores:
     """Scores under the names of the field."""
     if made.task.name != "classification":
         return {f"{prefix}_{name}": np.asarray(values, np.float64) for name, values in scores.items()}
