@@ -60,7 +60,7 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     )  # fmt: skip
     if held:
         measured["images_dynamics"] = np.stack([held[t] for t in range(len(points))])
-    arrays, facts = {"ts": np.linspace(0.0, 1.0, num)}, {"lengths": {}, "barriers": {}}
+    arrays, facts = {"ts": np.linspace(0.0, 1.0, num)}, {"lengths": {}, "barriers": {}, "summary": {}}
     for prefix, rows in of_path.items():
         own = {name: values[rows] for name, values in measured.items()}
         own["dl"] = paths.point_distances(networks.stack, points[rows])
@@ -69,6 +69,7 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         name = "segment" if prefix else "curve"
         facts["lengths"][name] = float(np.sum(own["dl"]))
         facts["barriers"][name] = profiles.barriers(own, made)
+        facts["summary"][name] = profiles.summary(own, profiles.columns(made))
     if held:
         arrays["originals"] = _floats(made, settings.num_images)
     facts |= {"columns": profiles.columns(made), "ends": check_ends(opened[0], networks.stack)}
@@ -114,10 +115,9 @@ def check_ends(run: Run, stack: Any) -> list[dict[str, Any]]:
 
 
 def table(facts: dict[str, Any]) -> str:
-    """Barriers and lengths, and whether the ends are what the curve started from."""
-    lines = [f"{'':12}{'length':>10}" + "".join(f"{name:>22}" for name in facts["barriers"]["curve"])]
-    for path, length in facts["lengths"].items():
-        lines.append(f"{path:12}{length:10.3f}" + "".join(f"{v:22.4f}" for v in facts["barriers"][path].values()))
+    """Scores and lengths of both paths, and whether the ends are what the curve started from."""
+    lines = [profiles.summary_table(facts["summary"], facts["columns"])]
+    lines += [f"length of the {path}: {length:.3f}" for path, length in facts["lengths"].items()]
     for end in facts["ends"]:
         if "missing" in end:
             lines.append(f"end {end['run']} is not compared: {end['missing']}")

@@ -5,6 +5,7 @@ classification, accuracies and errors in percent, the loss with the L2 term weig
 names of their scores. Training images are scored as they are, without augmentation.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -107,6 +108,30 @@ def statistics(lengths: np.ndarray, arrays: Scores) -> Scores:
             found |= {f"{name}_{of}": np.float64(value)
                       for of, value in paths.path_statistics(lengths, values).items()}  # fmt: skip
     return found
+
+
+def summary(arrays: Scores, columns: Sequence[Sequence[Any]]) -> dict[str, dict[str, float]]:
+    """{"tr_loss": {"start", "end", "min", "max", "avg", "int", "barrier"}}: what is said of a path's scores."""
+    found = {}
+    for (name, *_), prefix in itertools.product(columns, reversed(PREFIXES)):
+        values = arrays.get(f"{prefix}_{name}")
+        if values is not None:
+            of_path = paths.path_statistics(arrays["dl"], values) | {"barrier": float(paths.barrier(values))}
+            found[f"{prefix}_{name}"] = {"start": float(values[0]), "end": float(values[-1])} | of_path
+    return found
+
+
+def summary_table(of_paths: dict[str, dict[str, dict[str, float]]], columns: Sequence[Sequence[Any]]) -> str:
+    """Summaries of several paths as text, in the units of the columns."""
+    named = {name: (title, unit, scale) for name, title, unit, scale in columns}
+    heads = list(next(iter(next(iter(of_paths.values())).values())))
+    lines = [f"{'':36}" + "".join(f"{head:>10}" for head in heads)]
+    for path, scores in of_paths.items():
+        for key, numbers in scores.items():
+            title, unit, scale = named[key[3:]]
+            head = f"{path}: {PREFIXES[key[:2]]} {title} {unit}".strip()
+            lines.append(f"{head:36}" + "".join(f"{scale * number:10.4f}" for number in numbers.values()))
+    return "\n".join(lines)
 
 
 def barriers(arrays: Scores, made: Experiment) -> dict[str, float]:
