@@ -1,0 +1,1 @@
+"""Connecting networks that were trained apart: permutations, matching, weight adjustment and paths between them."""
