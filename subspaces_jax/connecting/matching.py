@@ -68,6 +68,7 @@ def match_networks(
     table: AxisTable,
     rule: str = "weights",
     *,
+    start: Permutations | None = None,
     seed: int = 0,
     where: str | None = None,
 ) -> Permutations:
@@ -80,6 +81,8 @@ def match_networks(
             one axis after the other in a random order, each solved exactly, until none changes. "incoming" goes through
             the units once, in the order of the forward pass, and matches what they read, biases too; "full" adds what
             reads them, where the reader's own units are not matched yet in the order that b has.
+        start: what "weights" begins with; None for what "incoming" finds, where the paper begins with the identity: a
+            local maximum is then rarer, and a permuted copy is recovered at once.
         seed: of the order of axes.
         where: as in `products.inner_products`.
 
@@ -97,13 +100,14 @@ def match_networks(
     check_same(params_a, params_b)
     params_a, params_b = (jax.tree.map(np.asarray, params) for params in (params_a, params_b))
     permutations = identity(params_b, table)
-    if rule == "weights":
-        return _descend(params_a, params_b, table, permutations, seed, where)
+    if rule == "weights" and start is not None:
+        check(start, axes.units(table, params_b))
+        return _descend(params_a, params_b, table, permutations | start, seed, where)
     for axis in _in_forward_order(table):
         moved = permute(params_b, table, permutations)
         samples = [unit_vectors(params, table, axis, reads=rule == "full") for params in (params_a, moved)]
         permutations[axis] = permutations[axis][match(*samples, where)]
-    return permutations
+    return _descend(params_a, params_b, table, permutations, seed, where) if rule == "weights" else permutations
 
 
 def unit_vectors(params: PyTree, table: AxisTable, axis: str, reads: bool = True) -> np.ndarray:
