@@ -3,6 +3,7 @@
 `inputs(variables, images [B, ...]) -> {layer: values [B, ..., units]}` stands for a network here, as of `axes.inputs`.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,7 +21,8 @@ PyTree = Any
 PATCHES = ("coarse", "all")
 
 
-class LayerInputs(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class LayerInputs:
     """(params, images [B, ...]) -> {layer: values}, of a Flax module in eval mode; made by `layer_inputs`."""
 
     module: nn.Module
