@@ -111,11 +111,8 @@ class Piece:
 
     def params(self, s: float) -> PyTree:
         """The network at s in [0, 1]; a fit is solved anew."""
-        shapes = {name: leaf.shape for name, leaf in trees.leaf_names(self.start).items()}
-        found = dict(self.still)
-        for move, state in zip(self.moves, self.states):
-            found |= move.leaves(move.method.point(state, jnp.float32(s)), shapes)
-        params = with_leaves(self.start, found)
+        shapes = tuple((name, leaf.shape) for name, leaf in trees.leaf_names(self.start).items())
+        params = with_leaves(self.start, self.still | _moved(self.moves, shapes, self.states, np.float32(s)))
         return params if self.fit is None else with_leaves(params, {self.fit.leaf: self._fitted(params, s)})
 
     def _fitted(self, params: PyTree, s: float) -> jax.Array:
@@ -238,13 +235,21 @@ class ParamsAt:
         return lax.switch(piece, of_piece, tree, t - piece.astype(jnp.float32))
 
     def _in_piece(self, number: int, tree: PyTree, s: jax.Array) -> PyTree:
-        form, shapes = self.forms[number], dict(self.shapes)
+        form = self.forms[number]
         found = {name: tree["values"][name][place] for name, place in form.still}
-        for move, state in zip(form.moves, tree["states"][number]):
-            found |= move.leaves(move.method.point(state, s), shapes)
+        found |= _moved(form.moves, self.shapes, tree["states"][number], s)
         if form.fitted is not None:
             found[form.fitted] = _interpolated(tree["fits"][number], s)
-        return jax.tree.unflatten(self.structure, [jnp.asarray(found[name]) for name in shapes])
+        return jax.tree.unflatten(self.structure, [jnp.asarray(found[name]) for name, _ in self.shapes])
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _moved(moves, shapes, states, s):
+    """The leaves that moves give at s."""
+    found = {}
+    for move, state in zip(moves, states):
+        found |= move.leaves(move.method.point(state, s), dict(shapes))
+    return found
 
 
 def units_of_slot(leaf: jax.Array, dimension: int | None, num: int) -> np.ndarray:
