@@ -12,6 +12,7 @@ arXiv:2008.00741, section 3 (equations 5 and 6 for the line and the arc).
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -45,7 +46,7 @@ class Method(NamedTuple):
             raise ValueError(f"expected samples [n, d] of two networks, got shapes {shapes}")
         if not 0 <= t <= 1:
             raise ValueError(f"t lies in [0, 1], got {t}")
-        return self.point(self.state(samples_a, samples_b), t)
+        return _point(self, self.state(samples_a, samples_b), np.float32(t))
 
     def state(self, samples_a: jax.Array, samples_b: jax.Array) -> State:
         """What is known of two sets of samples before t is: with "a" and "b" themselves."""
@@ -69,6 +70,11 @@ class Method(NamedTuple):
         if num is not None and num < 1:
             raise ValueError(f"a method has at least 1 principal component, got {num}")
         return self._replace(options=(num,))
+
+
+@partial(jax.jit, static_argnums=0)
+def _point(method, state, t):
+    return method.point(state, t)
 
 
 def _no_state(a, b):

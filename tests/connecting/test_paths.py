@@ -209,11 +209,11 @@ def test_the_reference_never_moves_the_bias_of_a_convolutional_networks_outputs(
 
 
 def test_a_convolution_is_adjusted_to_patches():
-    (a, b), images = pair(CONV), IMAGES[CONV]
+    (a, b), images, inputs = pair(CONV), IMAGES[CONV], jax.jit(layer_inputs(CONV))
     features = FEATURES[CONV]._replace(patches="all", batch_size=25)
     path = connect("linear_butterfly", a, b, CONV.unit_axes(), features=features)
     found = np.asarray(path.params(1)["Conv_1"]["kernel"], np.float64).reshape(50, 3)
-    taken = [np.asarray(rows(layer_inputs(CONV)(params, images)["Conv_1"], (5, 5)), np.float64) for params in (a, b)]
+    taken = [np.asarray(rows(inputs(params, images)["Conv_1"], (5, 5)), np.float64) for params in (a, b)]
     expected = np.linalg.pinv(taken[1], rcond=1e-6) @ taken[0] @ a["Conv_1"]["kernel"].reshape(50, 3)
     np.testing.assert_allclose(found, expected, atol=1e-3)
 
@@ -241,8 +241,8 @@ def test_a_path_holds_each_array_once_and_paths_of_one_form_share_a_program():
     assert path_of("arc_butterfly", CONV).at([0.5]).params_at != params_at
 
 
-def test_paths_follow_one_another(small_stack):
-    a, b, c = (jax.tree.map(lambda leaf: leaf[k], small_stack(3)) for k in range(3))
+def test_paths_follow_one_another():
+    a, b, c = (made(SHALLOW, (8,), seed) for seed in range(3))
     path = connect("linear", a, b).then(connect("arc", b, c))
     assert path.num_pieces == 2
     equal(path.params(1), b)
