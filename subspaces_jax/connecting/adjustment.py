@@ -1,0 +1,147 @@
+"""Weight adjustment: kernels fitted to other features than those that they were trained on, by least squares.
+
+A layer that took features F (N examples) and is to take F' instead gets the kernel W' with F' W' ~ F W, of all that fit
+best the one of least norm. All it needs of the data are F'^T F' and F'^T F, gathered batch by batch.
+
+Reference: Anokhin and Yarotsky, Low-loss connection of weight vectors: distribution-based approaches, 2020,
+arXiv:2008.00741, section 3.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from subspaces_jax.connecting.products import inner_products
+
+FLOOR = 1e-12  # singular values of 1e-6 of the greatest: below them are rounding errors of float32 features
+
+
+class Grams(NamedTuple):
+    """Sums over examples, float64 on the host.
+
+    Attributes:
+        own: F'^T F', [in, in], of the features that are to be taken.
+        cross: F'^T F, [in, in], of those with the ones taken before.
+        sums, sums_before: of F' and F, [in].
+        count: N.
+    """
+
+    own: np.ndarray
+    cross: np.ndarray
+    sums: np.ndarray
+    sums_before: np.ndarray
+    count: int
+
+
+class Adjusted(NamedTuple):
+    """What `solve` finds.
+
+    Attributes:
+        kernel: of the shape of the old one.
+        bias: [out], None where none was given.
+        rank: of the features that are to be taken, at most `size`; where it is less, other kernels fit as well.
+        size: their number, 1 more with a bias.
+    """
+
+    kernel: jax.Array
+    bias: jax.Array | None
+    rank: int
+    size: int
+
+
+def grams(batches: Iterable[tuple[jax.Array, jax.Array]], where: str | None = None) -> Grams:
+    """What weight adjustment needs to know of the data.
+
+    Args:
+        batches: (features before [B, in], features to be taken [B, in]), float32; nothing else of them is kept.
+        where: as in `products.inner_products`.
+
+    Raises:
+        ValueError: no batch, batches of unlike shapes, or features that are not finite.
+    """
+    total = None
+    for before, taken in batches:
+        if np.shape(before) != np.shape(taken):
+            raise ValueError(f"features before and after are [B, in], got {np.shape(before)} and {np.shape(taken)}")
+        sums = (np.sum(np.asarray(features), axis=0, dtype=np.float64) for features in (taken, before))
+        found = Grams(inner_products(taken, taken, where), inner_products(taken, before, where), *sums, len(taken))
+        total = found if total is None else Grams(*(a + b for a, b in zip(total, found)))
+    if total is None:
+        raise ValueError("no batch of features was given to adjust weights on")
+    if not np.all(np.isfinite(total.own)) or not np.all(np.isfinite(total.cross)):
+        raise ValueError("features are not finite: one of the networks has diverged")
+    return total
+
+
+def solve(
+    found: Grams, kernel: jax.Array, bias: jax.Array | None = None, *, floor: float = FLOOR, ridge: float = 0.0
+) -> Adjusted:
+    """The kernel that does to the features to be taken what `kernel` did to those before.
+
+    Args:
+        found: of the features.
+        kernel: [in, out] or [..., out], whose axes before the last are the features'.
+        bias: [out]; where it is given, it is fitted too. Else it is left to the caller, and F' W' fits F W alone.
+        floor: eigenvalues of F'^T F' of at most this share of the greatest count as 0.
+        ridge: what is added to each eigenvalue, in units of their mean; 0 for plain least squares.
+
+    Raises:
+        ValueError: a kernel that does not take these features, or a negative floor or ridge.
+    """
+    size, out = len(found.own), kernel.shape[-1]
+    if int(np.prod(kernel.shape[:-1])) != size:
+        raise ValueError(f"a kernel of shape {tuple(kernel.shape)} does not take {size} features")
+    if floor < 0 or ridge < 0:
+        raise ValueError(f"floor and ridge are at least 0, got {floor} and {ridge}")
+    weights, own, cross = np.asarray(kernel, np.float64).reshape(size, out), found.own, found.cross
+    if bias is not None:
+        weights = np.concatenate([weights, np.asarray(bias, np.float64)[None]])
+        own = _bordered(own, found.sums, found.sums, found.count)
+        cross = _bordered(cross, found.sums, found.sums_before, found.count)
+    values, vectors = np.linalg.eigh(own)
+    kept = values > max(floor, len(values) * np.finfo(np.float64).eps) * values[-1]
+    inverse = np.where(kept, 1.0 / (np.where(kept, values, 1.0) + ridge * np.mean(values)), 0.0)
+    fitted = vectors @ (inverse[:, None] * (vectors.T @ (cross @ weights)))
+    new_kernel = jnp.asarray(fitted[:size].reshape(kernel.shape), kernel.dtype)
+    new_bias = None if bias is None else jnp.asarray(fitted[size], bias.dtype)
+    return Adjusted(new_kernel, new_bias, int(np.sum(kept)), len(values))
+
+
+def adjust_weights(
+    kernel: jax.Array,
+    features_from: jax.Array,
+    features_to: jax.Array,
+    bias: jax.Array | None = None,
+    *,
+    floor: float = FLOOR,
+    ridge: float = 0.0,
+    where: str | None = None,
+) -> jax.Array | tuple[jax.Array, jax.Array]:
+    """The kernel of least norm with features_to @ kernel' ~ features_from @ kernel, by least squares.
+
+    Args:
+        kernel: [in, out], or [..., out] of a convolution whose patches the features are.
+        features_from: [N, in], what the kernel takes.
+        features_to: [N, in], what it is to take.
+        bias: [out], fitted together with the kernel where it is given.
+        floor, ridge: as in `solve`.
+        where: as in `products.inner_products`.
+
+    Returns:
+        kernel' of the kernel's shape; with a bias (kernel', bias').
+
+    Raises:
+        ValueError: features or kernel of shapes that do not fit, or features that are not finite.
+    """
+    if np.ndim(features_from) != 2 or np.ndim(features_to) != 2:
+        raise ValueError(f"expected features [N, in], got {np.shape(features_from)} and {np.shape(features_to)}")
+    found = solve(grams([(features_from, features_to)], where), kernel, bias, floor=floor, ridge=ridge)
+    return found.kernel if bias is None else (found.kernel, found.bias)
+
+
+def _bordered(products: np.ndarray, column: np.ndarray, row: np.ndarray, corner: int) -> np.ndarray:
+    """The products of features with a column of ones after them."""
+    return np.block([[products, column[:, None]], [row[None], np.full((1, 1), float(corner))]])

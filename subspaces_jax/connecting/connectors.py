@@ -1,0 +1,72 @@
+"""Connectors by name: general names, those of the paper's tables and those of its code."""
+
+import difflib
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from subspaces_jax.connecting.butterfly import butterfly, weight_adjusted
+from subspaces_jax.connecting.paths import Path
+from subspaces_jax.connecting.simultaneous import simultaneous, transported, whole_neurons
+from subspaces_jax.networks.axes import AxisTable
+
+PyTree = Any
+arc = {"interpolation": "arc"}
+
+CONNECTORS: dict[str, Callable[..., Path]] = {  # name -> constructor(params_a, params_b, table, ...)
+    "simultaneous": simultaneous,
+    "one_hidden_layer": whole_neurons,
+    "ot": transported,
+    "wa": weight_adjusted,
+    "ot_wa": partial(weight_adjusted, transport=True),
+    "butterfly": butterfly,
+    "ot_butterfly": partial(butterfly, transport=True),
+    # of the paper's tables
+    "linear": simultaneous,
+    "arc": partial(simultaneous, **arc),
+    "linear_wa": weight_adjusted,
+    "arc_wa": partial(weight_adjusted, **arc),
+    "linear_butterfly": butterfly,
+    "arc_butterfly": partial(butterfly, **arc),
+    # of its code
+    "PointFinderSimultaneous": simultaneous,
+    "PointFinderWithBias": whole_neurons,
+    "PointFinderTransportation": transported,
+    "PointFinderInverseWithBias": weight_adjusted,
+    "PointFinderInverseWithBiasOT": partial(weight_adjusted, transport=True),
+    "PointFinderStepWiseButterfly": butterfly,
+    "PointFinderStepWiseInverse": weight_adjusted,
+    "PointFinderStepWiseTransportation": partial(butterfly, transport=True),
+    "PointFinderStepWiseInverseOT": partial(weight_adjusted, transport=True),
+    "PointFinderStepWiseButterflyConvWBias": butterfly,
+    "PointFinderStepWiseButterflyConvWBiasWA": weight_adjusted,
+    "PointFinderStepWiseButterflyConvWBiasOT": partial(butterfly, transport=True),
+    "PointFinderStepWiseButterflyConvWBiasOTWA": partial(weight_adjusted, transport=True),
+}
+
+
+def connect(method: str, params_a: PyTree, params_b: PyTree, table: AxisTable | None = None, **options: Any) -> Path:
+    """The path of a connector between two networks that were trained apart.
+
+    Args:
+        method: a name of CONNECTORS.
+        params_a, params_b: two networks of one architecture.
+        table: their axis table, which all but "linear", "arc" and "simultaneous" need.
+        options: of the connector: `interpolation` and `num_components` of all, `rule` and `seed` of "ot", and what
+            `butterfly.StepWise` has of those that go layer by layer, of which they need `features`.
+
+    Raises:
+        ValueError: an unknown name, networks that differ, or what the connector refuses.
+
+    >>> path = connect("arc", {"w": np.array([1.0, 0.0])}, {"w": np.array([0.0, 1.0])})
+    >>> path.num_pieces, path.params(1.0)
+    (1, {'w': Array([0., 1.], dtype=float32)})
+    """
+    if method not in CONNECTORS:
+        near = difflib.get_close_matches(method, CONNECTORS, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"one of {', '.join(CONNECTORS)}"
+        raise ValueError(f"there is no connector {method!r}: {hint}")
+    connector = CONNECTORS[method]
+    if table is None and getattr(connector, "func", connector) is not simultaneous:
+        raise ValueError(f"{method} needs the axis table of the networks: pass module.unit_axes()")
+    return connector(params_a, params_b, table, **options)
