@@ -30,7 +30,7 @@ from ml_collections import ConfigDict, config_flags
 
 from subspaces_jax import parallel, records
 from subspaces_jax.errors import ConfigError, SubspacesError
-from subspaces_jax.experiments import analyze, fields
+from subspaces_jax.experiments import analyze, connect, fields
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 GRACE = 5.0  # seconds that an interrupted run has to close its files
@@ -39,7 +39,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "configs/NAME.py, or configs/NAME.py:tiny for a run of seconds"
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "the run directory; the same command goes on with a run that was ended")
-_KNOWN = fields.FIELDS | fields.SWEEP_FIELDS | analyze.FIELDS
+_KNOWN = fields.FIELDS | fields.SWEEP_FIELDS | analyze.FIELDS | connect.FIELDS
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, to train in several processes")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "how many processes train together")
 _PROCESS_ID = flags.DEFINE_integer("process_id", 0, "which of them this is")

@@ -25,7 +25,14 @@ ROOMS = [  # in their order: a module imports only from rooms before its own, an
         "experiments.starts",
         "experiments.train",
     ),
-    *("experiments.compile", "experiments.evaluate", "experiments.studies", "experiments.analyze", "experiments.plot"),
+    *(
+        "experiments.compile",
+        "experiments.evaluate",
+        "experiments.studies",
+        "experiments.connect",
+        "experiments.analyze",
+        "experiments.plot",
+    ),
     *("experiments.sweep", "experiments.benchmarks"),
 ]
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem != "__init__")

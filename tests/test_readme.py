@@ -9,11 +9,11 @@ import sys
 import pytest
 
 from configs import variants
-from subspaces_jax.experiments import analyze, fields
+from subspaces_jax.experiments import analyze, connect, fields
 from subspaces_jax.experiments.studies import STUDIES, average
 
 ROOT = pathlib.Path(__file__).parents[1]
-KNOWN = fields.FIELDS | fields.SWEEP_FIELDS | analyze.FIELDS
+KNOWN = fields.FIELDS | fields.SWEEP_FIELDS | analyze.FIELDS | connect.FIELDS
 README = (ROOT / "README.md").read_text()
 LAB_BOOK = (ROOT / "configs" / "README.md").read_text()
 COMMANDS = [

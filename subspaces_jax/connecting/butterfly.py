@@ -191,11 +191,39 @@ class StepWise:
         return any(len(shape) > 2 for shape in self._shapes.values())
 
 
-def butterfly(params_a: PyTree, params_b: PyTree, table: AxisTable, **options: Any) -> Path:
+def butterfly(
+    params_a: PyTree,
+    params_b: PyTree,
+    table: AxisTable,
+    *,
+    features: Features | None = None,
+    interpolation: str = "linear",
+    num_components: int | None = None,
+    transport: bool = False,
+    reference: bool = False,
+    floor: float = adjustment.FLOOR,
+    ridge: float = 0.0,
+) -> Path:
     """The butterfly path; with transport that of matched units. Arguments as of `StepWise`."""
-    return StepWise(params_a, params_b, table, **options).butterfly()
+    return StepWise(
+        params_a, params_b, table, features, interpolation, num_components, transport, reference, floor, ridge
+    ).butterfly()
 
 
-def weight_adjusted(params_a: PyTree, params_b: PyTree, table: AxisTable, **options: Any) -> Path:
+def weight_adjusted(
+    params_a: PyTree,
+    params_b: PyTree,
+    table: AxisTable,
+    *,
+    features: Features | None = None,
+    interpolation: str = "linear",
+    num_components: int | None = None,
+    transport: bool = False,
+    reference: bool = False,
+    floor: float = adjustment.FLOOR,
+    ridge: float = 0.0,
+) -> Path:
     """The path of weights adjusted at every point; with transport that of matched units. Arguments as of `StepWise`."""
-    return StepWise(params_a, params_b, table, **options).weight_adjusted()
+    return StepWise(
+        params_a, params_b, table, features, interpolation, num_components, transport, reference, floor, ridge
+    ).weight_adjusted()

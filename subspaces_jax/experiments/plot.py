@@ -5,7 +5,7 @@ from typing import Any
 
 from subspaces_jax import records
 from subspaces_jax.errors import RunDirectoryError
-from subspaces_jax.experiments import analyze, evaluate
+from subspaces_jax.experiments import analyze, connect, evaluate
 from subspaces_jax.experiments.studies import STUDIES, family
 from subspaces_jax.plots import style, tables, training
 
@@ -15,8 +15,9 @@ FAMILY = "family"
 def run(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
     """Draws what the results of a run, an analysis or a sweep hold, into its folder figures.
 
-    Of a run: training dynamics, and the profile of a path where it was evaluated. Of an analysis and of a sweep (the
-    study "family"): what `studies` draws of it; of a family its table as CSV and LaTeX, too.
+    Of a run: training dynamics, and the profile of a path where it was evaluated. Of a connected path: its scores. Of
+    an analysis and of a sweep (the study "family"): what `studies` draws of it; of a family its table as CSV and LaTeX,
+    too.
 
     Args:
         config: not needed and not read; every experiment takes (config, workdir).
@@ -31,6 +32,8 @@ def run(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
     header, folder = records.read_header(workdir), records.resolve(workdir)
     if header.kind == "study":
         return _of_study(folder, analyze.complete(header.config)["analysis"])
+    if header.kind == "connect":
+        return {"figures": _saved(folder, connect.figures(*records.load_results(folder, connect.RESULTS))), "table": ""}
     return _of_study(folder, FAMILY) if header.kind == "sweep" else _of_run(folder)
 
 

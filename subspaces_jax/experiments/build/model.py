@@ -43,6 +43,7 @@ class Model(NamedTuple):
         targets: (images, labels) -> the task's targets.
         features: eval mode, (variables, images) -> [B, ...]; None where the network sows none.
         augment: (keys [B], images) -> images as in training; None changes nothing.
+        inputs: images as the data set holds them -> inputs of the network.
     """
 
     network: nn.Module
@@ -53,6 +54,7 @@ class Model(NamedTuple):
     targets: Callable[[jax.Array, PyTree], PyTree]
     features: Callable[[PyTree, jax.Array], jax.Array] | None
     augment: Callable[[jax.Array, jax.Array], jax.Array] | None
+    inputs: Callable[[jax.Array], jax.Array]
 
 
 class Settings(NamedTuple):
@@ -136,6 +138,7 @@ def model(settings: Settings, info: DatasetInfo, task: Task) -> Model:
         _targets(task, info),
         features if traits.sows_features else None,
         augment,
+        lambda images: normalise(as_images(images)),
     )
 
 

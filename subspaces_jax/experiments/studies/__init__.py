@@ -16,6 +16,7 @@ from subspaces_jax.experiments.studies import (
     average,
     barriers,
     chain,
+    connections,
     curve,
     ensemble,
     family,
@@ -32,6 +33,7 @@ STUDIES: dict[str, ModuleType] = {
     "chain": chain,
     "plane": plane,
     "barriers": barriers,
+    "connections": connections,
     "instability": instability,
     "family": family,
 }

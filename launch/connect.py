@@ -1,0 +1,19 @@
+"""Connects two trained networks:
+
+python -m launch.connect --config=configs/connect.py:arc --config.runs=runs/a,runs/b --workdir=runs/path
+"""
+
+from launch import app
+from subspaces_jax import parallel
+from subspaces_jax.experiments import connect, plot
+
+
+def run(config, workdir):
+    facts = connect.run(config, workdir)
+    if parallel.is_main():
+        print(connect.table(facts))
+        plot.run(config, workdir)
+
+
+if __name__ == "__main__":
+    app.main(run)

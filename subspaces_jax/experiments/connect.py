@@ -1,0 +1,173 @@
+"""Paths between two networks that were trained apart, without training: config -> run directory of its own.
+
+results/path.npz has, of T points, "ts" in [0, pieces], "dl" (distance from the point before), "tr_" and "te_" with
+loss, nll, err and acc, each also with _min, _max, _avg and _int (mean over arc length), and "computation_time" in
+seconds, as the code of Anokhin and Yarotsky 2020 (arXiv:2008.00741) has them; errors and accuracies in percent. The
+networks at the joints of the pieces are the run's checkpoint, the knots of a chain: any evaluation takes them, and so
+does `initial`, to train a curve between matched ends.
+"""
+
+import pathlib
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from subspaces_jax import checkpoints, geometry, parallel, records
+from subspaces_jax.analysis import paths
+from subspaces_jax.checkpoints import Resumable
+from subspaces_jax.connecting import CONNECTORS, Features, Path, layer_inputs
+from subspaces_jax.errors import ConfigError, RunDirectoryError
+from subspaces_jax.experiments import choices, fields, runs
+from subspaces_jax.experiments.build import Experiment
+from subspaces_jax.experiments.fields import LARGEST, Config, Field
+from subspaces_jax.experiments.runs import Networks, Run
+from subspaces_jax.experiments.studies import members, profiles
+from subspaces_jax.plots import curves
+
+RESULTS = "path"
+GIVEN = ("params_a", "params_b", "table", "features")
+FIELDS: dict[str, Field] = profiles.FIELDS | {
+    "connector": Field("linear", bool, f"a call of {', '.join(CONNECTORS)}: how the two are connected"),
+    "num_points": Field(21, lambda value: 2 <= value <= LARGEST, "of the whole path, at least 2"),
+    "num_refined": Field(
+        3, lambda value: 0 <= value <= LARGEST, "more points on each side of the worst one; 0 leaves it as found"
+    ),
+    "patches": Field("coarse", lambda value: value in ("coarse", "all"), "of maps, that weights are adjusted on"),
+}
+ALONE = {  # what the chain of knots is not, of what the networks' runs may have been
+    **{"num_endpoints": 0, "layerwise": False, "beta": 0.0, "num_members": 1, "capture": False, "num_samples": 1},
+    **{"initial": "", "fork": "", "frozen_endpoints": "", "feature_diversity": 0.0, "keep_every": 0, "keep_steps": ""},
+}
+
+
+def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
+    """Connects two networks, scores points of the path on both splits, and keeps its knots as a checkpoint.
+
+    Args:
+        config: a mapping with fields of FIELDS; "runs" names two runs, or one that gives two networks.
+        workdir: the path's own run directory.
+
+    Returns:
+        The facts of results/path.json: "connector", "num_pieces", "members", "length", "summary" of the scores, "worst"
+        {split: {"t", "acc"}} (of a classification), "ranks" {layer: (rank, number)} of features that weights were
+        adjusted to, "columns", "seconds".
+
+    Raises:
+        ConfigError, RunDirectoryError, CheckpointError, DataError: see `errors`.
+    """
+    clock, config = time.perf_counter(), fields.checked(config, FIELDS)
+    settings, folder = SimpleNamespace(**config), records.resolve(workdir)
+    choices.check("connector", settings.connector, CONNECTORS, GIVEN)
+    if (folder / records.CONFIG).exists() and (kind := records.read_header(folder).kind) != "connect":
+        raise RunDirectoryError(f"workdir {folder} holds a run of the kind {kind}: name another workdir")
+    opened = members.open_all(settings)
+    networks, made = members.gathered(settings, opened, members.key_of(settings, "members")), opened[0].experiment
+    path = connected(settings, made, networks)
+    arrays, worst = _scored(settings, opened, networks, path)
+    arrays["computation_time"] = np.float64(time.perf_counter() - clock)
+    facts = {
+        "connector": settings.connector,
+        "variant": settings.connector,
+        "num_pieces": path.num_pieces,
+        "members": networks.names,
+        "step": 0,
+        "length": float(np.sum(arrays["dl"])),
+        "columns": profiles.columns(made),
+        "summary": profiles.summary(arrays, profiles.columns(made)),
+        "worst": worst,
+        "ranks": {layer: [int(number) for number in of] for layer, of in path.ranks.items()},
+        "config": config,
+        "title": "{connector}: {network} on {dataset}".format(**made.config, connector=settings.connector),
+        "seconds": float(arrays["computation_time"]),
+    }
+    if parallel.is_main():
+        with records.locked(folder):
+            _keep(folder, made, path, networks, settings.connector)
+            records.save_results(folder, RESULTS, arrays, facts)
+    return facts
+
+
+def connected(settings: Any, made: Experiment, networks: Networks) -> Path:
+    """The path between two networks of one experiment."""
+    if (num := len(networks.names)) != 2:
+        raise ConfigError(f"config.runs and config.members give {num} networks, a path connects two")
+    table = getattr(made.model.network, "unit_axes", None)
+    if table is None:
+        raise ConfigError("config.runs: a network from elsewhere needs a method `unit_axes`, see networks.axes")
+    inputs, images, size = made.model.inputs, made.train.images, settings.eval_batch_size
+    starts = range(0, 0 if callable(images) else len(images), size)
+    batches = images if callable(images) else lambda: (images[start : start + size] for start in starts)
+    normalised = jax.jit(inputs)
+    features = Features(
+        layer_inputs(made.model.network),
+        lambda: (normalised(jnp.asarray(batch[0] if isinstance(batch, tuple) else batch)) for batch in batches()),
+        patches=settings.patches,
+    )
+    given = dict(zip(GIVEN, (*geometry.unstack(networks.stack), table(), features)))
+    return choices.make("connector", settings.connector, CONNECTORS, given)
+
+
+def table(facts: dict[str, Any]) -> str:
+    """The reference's table: scores of the path, its length, its worst points."""
+    lines = [profiles.summary_table({"path": facts["summary"]}, facts["columns"])]
+    lines.append(f"{facts['num_pieces']} pieces, length {facts['length']:.3f}")
+    for split, worst in facts["worst"].items():
+        lines.append(f"worst {split} accuracy {worst['acc']:.3f} % at t = {worst['t']:.3f}")
+    deficient = [f"{layer} {rank} of {num}" for layer, (rank, num) in facts["ranks"].items() if rank < num]
+    if deficient:
+        lines.append(f"features that do not determine the weights adjusted to them, by rank: {', '.join(deficient)}")
+    return "\n".join(lines)
+
+
+def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, Figure]:
+    """Scores along the path."""
+    shown = {facts["connector"]: profiles.by_split(arrays, facts["columns"])}
+    return {"path": curves.connection(shown, facts["columns"], arrays["ts"], facts["title"])}
+
+
+def _scored(
+    settings: Any, opened: list[Run], networks: Networks, path: Path
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Scores of the grid and, of a classification, the worst points, looked for again between their neighbours."""
+    ts = path.grid(settings.num_points)
+    arrays = {"ts": ts} | _at(settings, opened, networks, path, ts, "path")
+    sampled = path.at(ts)
+    arrays["dl"] = paths.point_distances(sampled.tree, sampled.points, sampled.params_at)
+    arrays |= profiles.statistics(arrays["dl"], arrays)
+    worst, spacing = {}, ts[1] - ts[0]
+    shares = np.arange(1, settings.num_refined + 1) / (settings.num_refined + 1)
+    for prefix, split in profiles.PREFIXES.items():
+        if f"{prefix}_acc" not in arrays:
+            continue
+        lowest = int(np.argmin(arrays[f"{prefix}_acc"]))
+        found = {"t": float(ts[lowest]), "acc": float(arrays[f"{prefix}_acc"][lowest])}
+        around = np.concatenate([ts[lowest] - spacing * shares[::-1], ts[lowest] + spacing * shares])
+        around = around[(around >= 0) & (around <= path.num_pieces)]
+        if len(around):
+            finer = _at(settings, opened, networks, path, around, f"worst {split}")[f"{prefix}_acc"]
+            if finer.min() < found["acc"]:
+                found = {"t": float(around[np.argmin(finer)]), "acc": float(finer.min())}
+        worst[split] = found
+    return arrays, worst
+
+
+def _at(settings: Any, opened: list[Run], networks: Networks, path: Path, ts: np.ndarray, label: str) -> Any:
+    sampled = path.at(ts)
+    of_tree = networks._replace(stack=sampled.tree)
+    return profiles.scored(settings, opened, of_tree, sampled.points, sampled.params_at, label=label)
+
+
+def _keep(folder: pathlib.Path, made: Experiment, path: Path, networks: Networks, connector: str) -> None:
+    """The run directory of the chain of knots, and its checkpoint."""
+    knots = geometry.stack([path.params(k) for k in range(path.num_pieces + 1)])
+    config = made.config | ALONE | {"subspace": f"chain({path.num_pieces + 1})", "variant": connector}
+    plan = {"steps_per_epoch": 1, "num_steps": 0, "captured_steps": [], "kept_steps": []}
+    header = records.write_header(folder, "connect", config, plan, connector, runs.complete)
+    state = Resumable(knots, networks.batch_stats, {}, jax.random.key_data(jax.random.key(0)))
+    with checkpoints.open_manager(folder, keep_steps=(0,)) as manager:
+        checkpoints.save(manager, 0, state, config, header.run_id)
