@@ -42,7 +42,8 @@ def _of_networks(made: Experiment, state: State) -> State:
     named, num = made.initial, made.space.num_endpoints
     opened = {i: runs.open_run(source.folder) for i, source in enumerate(named) if source.folder != choices.RANDOM}
     _check_data({run.experiment.dataset: run.folder for run in opened.values()}, made)
-    whole = lambda run: run.experiment.num_members > 1 or (len(named) == 1 and run.experiment.num_rows == num)
+    sizes = (num, 2) if made.is_curve else (num,)
+    whole = lambda run: run.experiment.num_members > 1 or (len(named) == 1 and run.experiment.num_rows in sizes)
     parts = {
         i: runs.networks(run, "endpoints" if whole(run) else "midpoint", named[i].step) for i, run in opened.items()
     }
