@@ -20,6 +20,7 @@ from subspaces_jax.experiments.benchmarks import Problem, curves
 from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.runs import Networks, Run
 from subspaces_jax.experiments.studies import profiles
+from subspaces_jax.networks import CifarResNet
 
 _CURVE = flags.DEFINE_string("curve", None, "the run directory of a curve between two residual networks")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "alternations in which the steps of a curve are timed")
@@ -82,8 +83,9 @@ def recipe_of(made: Experiment) -> residual.Recipe:
         if config[name] not in accepted:
             takes = " or ".join(map(repr, accepted))
             raise ConfigError(f"config.{name} is {config[name]!r}: the peer trains curves of {takes}")
-    if type(made.model.network).__name__ != "CifarResNet":
-        raise ConfigError(f"config.network is {config['network']!r}: the peer trains curves of cifar_resnet")
+    if not isinstance(made.model.network, CifarResNet) or made.model.network.width < residual.NARROWEST:
+        takes = f"cifar_resnet, {residual.NARROWEST} channels wide or more"
+        raise ConfigError(f"config.network is {config['network']!r}: the peer trains curves of {takes}")
     if len(made.initial) != 2:
         raise ConfigError(f"config.initial is {made.initial_text!r}: the peer trains curves between two networks")
     return residual.Recipe(
