@@ -21,9 +21,9 @@ def main(argv, interrupts):
     problem = benchmarks.Problem(_NETWORK.value, _SIZE.value, _CHANNELS.value, _BATCH_SIZE.value, _DTYPE.value)
     peer = None
     if _PEER.value:
-        from launch import peer as torch_peer
+        from launch.peers import features, residual
 
-        peer = torch_peer.stepper
+        peer = benchmarks.Peer(residual.stepper, residual.curve_stepper, features.distance)
     device = jax.devices()[0]
     print(
         f"{problem} on {device.platform} ({device.device_kind}), jax {jax.__version__}, "

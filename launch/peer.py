@@ -1,66 +1,122 @@
-"""The peer of the benchmark: the same residual network and step, idiomatic PyTorch on the same threads or GPU."""
+"""Trains the curve of a run once more in PyTorch: python -m launch.peer --curve=runs/mc/bezier_0_1
 
-import os
-from collections.abc import Callable
+Between the same networks and on the same images; its highest loss and error along t, and the time of a step, are set
+beside the run's.
+"""
 
-import torch
-import torch.nn.functional as F
-from torch import nn
+from types import SimpleNamespace
 
-from subspaces_jax.experiments.benchmarks import Problem
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from launch import app
+from launch.peers import residual
+from subspaces_jax import geometry
+from subspaces_jax.errors import ConfigError
+from subspaces_jax.experiments import runs, starts
+from subspaces_jax.experiments.benchmarks import Problem, curves
+from subspaces_jax.experiments.build import Experiment
+from subspaces_jax.experiments.runs import Networks, Run
+from subspaces_jax.experiments.studies import profiles
+from subspaces_jax.networks import CifarResNet
+
+_CURVE = flags.DEFINE_string("curve", None, "the run directory of a curve between two residual networks")
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "alternations in which the steps of a curve are timed")
+TRAINS = {  # fields of a config, and what of them the peer trains
+    "subspace": ("bezier(3)", "bezier"),
+    "frozen_endpoints": ("ends",),
+    "decay": ("point",),
+    "inner_endpoints": ("linear",),
+    "task": ("classification",),
+    "optimizer": ("sgd",),
+    "augmentation": ("none", "flip"),
+    "normalisation": ("dataset",),
+    "dtype": ("float32",),
+    "num_samples": (1,),
+    "layerwise": (False,),
+    "beta": (0.0,),
+    "dropout": (0.0,),
+    "input_noise": (0.0,),
+    "label_smoothing": (0.0,),
+}
+SHOWN = {"tr_loss": "training loss, nats, with L2", "tr_nll": "training nll, nats", "te_err": "test error, %"}
 
 
-class Block(nn.Module):
-    def __init__(self, channels: int, features: int, stride: int):
-        super().__init__()
-        self.branch = nn.Sequential(
-            nn.Conv2d(channels, features, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(features),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(features, features, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(features),
-        )
-        self.shortcut = nn.Identity()
-        if stride != 1 or channels != features:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(channels, features, 1, stride, bias=False), nn.BatchNorm2d(features)
-            )
+def compare_curve(folder: str, rounds: int = 5) -> str:
+    """Trains a run's curve here too, and gives a table of the highest scores of both along t, and of their steps.
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.branch(x) + self.shortcut(x))
+    The networks at the points of both curves are scored alike, see `studies.profiles`; steps are timed in turn on
+    random images of the same shape.
 
-
-def resnet(depth: int, width: int, channels: int, num_classes: int = 10) -> nn.Module:
-    """The network of `subspaces_jax.networks.CifarResNet`."""
-    layers = [nn.Conv2d(channels, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-    current = width
-    for stage in range(3):
-        for block in range((depth - 2) // 6):
-            features = width * 2**stage
-            layers.append(Block(current, features, 2 if stage and not block else 1))
-            current = features
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Conv2d(current, num_classes, 1, bias=False), nn.Flatten())
+    Raises:
+        ConfigError: the run's config has something that the peer does not train; names the field.
+        RunDirectoryError, CheckpointError, DataError: see `errors`.
+    """
+    run = runs.open_run(folder)
+    made = run.experiment
+    recipe, network = recipe_of(made), made.model.network
+    first, _, last = geometry.unstack(jax.device_get(starts.start(made).params))
+    bend, in_training = residual.train_curve((first, last), made.train.images, made.train.labels, recipe)
+    own = runs.networks(run, "knots")
+    both = own, own._replace(stack=geometry.stack([first, bend, last]))
+    highest = [_highest(run, networks) for networks in both]
+    size, _, channels = made.info.image_shape
+    problem = Problem(f"cifar_resnet_{network.depth}_{network.width}", size, channels, made.batch_size)
+    row = curves.compare_steps(problem, rounds, residual.curve_stepper)
+    lines = [f"{run.folder.name}, step {own.step}, {made.num_points} points", _line("highest", "ours", "peer")]
+    lines += [_line(text, *(f"{of[name]:.4f}" for of in highest)) for name, text in SHOWN.items()]
+    lines += [_line("ms a step, in turn", f"{1e3 * row.seconds:.2f}", f"{1e3 * row.base_seconds:.2f}")]
+    ratio = f"ratio of steps {row.ratio:.3f} ({row.low:.3f} to {row.high:.3f})"
+    return "\n".join([*lines, f"{ratio}; the peer's step in its training took {in_training:.2f} ms"])
 
 
-def stepper(problem: Problem, num_steps: int) -> Callable[[], None]:
-    """`num_steps` training steps, channels last; on a GPU compiled, and in bfloat16 where the problem is."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    depth, width = ([int(size) for size in problem.network.split("_")[2:]] + [16])[:2]
-    network = resnet(depth, width, problem.channels).to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
-    forward = torch.compile(network) if device == "cuda" else network
-    shape = (problem.batch_size, problem.channels, problem.size, problem.size)
-    images = torch.randint(0, 256, shape, dtype=torch.uint8, device=device).to(memory_format=torch.channels_last)
-    labels = torch.randint(0, 10, (problem.batch_size,), device=device)
+def recipe_of(made: Experiment) -> residual.Recipe:
+    """An experiment's, where the peer can train it.
 
-    def run() -> None:
-        for _ in range(num_steps):
-            optimizer.zero_grad(set_to_none=True)
-            with torch.autocast(device, dtype=torch.bfloat16, enabled=problem.dtype == "bfloat16"):
-                loss = F.cross_entropy(forward(images.float() / 255).float(), labels)
-            loss.backward()
-            optimizer.step()
-        loss.item()
+    Raises:
+        ConfigError: it cannot; names the field.
+    """
+    config = made.config
+    for name, accepted in TRAINS.items():
+        if config[name] not in accepted:
+            takes = " or ".join(map(repr, accepted))
+            raise ConfigError(f"config.{name} is {config[name]!r}: the peer trains curves of {takes}")
+    if not isinstance(made.model.network, CifarResNet) or made.model.network.width < residual.NARROWEST:
+        takes = f"cifar_resnet, {residual.NARROWEST} channels wide or more"
+        raise ConfigError(f"config.network is {config['network']!r}: the peer trains curves of {takes}")
+    if len(made.initial) != 2:
+        raise ConfigError(f"config.initial is {made.initial_text!r}: the peer trains curves between two networks")
+    return residual.Recipe(
+        np.asarray(jax.vmap(made.schedule)(jnp.arange(made.plan.num_steps))),
+        made.batch_size,
+        made.info.mean,
+        made.info.std,
+        config["momentum"],
+        made.weight_decay,
+        config["augmentation"] == "flip",
+        made.seed,
+    )
 
-    return run
+
+def _highest(run: Run, networks: Networks) -> dict[str, float]:
+    """The highest of each of SHOWN along t."""
+    made = run.experiment
+    settings = SimpleNamespace(eval_batch_size=made.eval_batch_size, splits="both")
+    found = profiles.scored(settings, [run], networks, made.space.grid(made.num_points), label="curve")
+    return {name: float(np.max(found[name])) for name in SHOWN}
+
+
+def _line(name: str, ours: str, peer: str) -> str:
+    return f"{name:32}{ours:>12}{peer:>12}"
+
+
+def main(argv, interrupts):
+    if not _CURVE.value:
+        raise ConfigError("--curve is missing: name the run directory of a curve, or run launch.benchmark for the rows")
+    print(compare_curve(_CURVE.value, _ROUNDS.value))
+
+
+if __name__ == "__main__":
+    app.program(main)

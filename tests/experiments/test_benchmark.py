@@ -3,21 +3,76 @@
 import numpy as np
 import pytest
 
+from subspaces_jax import evaluation
 from subspaces_jax.experiments import benchmarks
+from subspaces_jax.experiments.benchmarks import curves, subspaces
+
+TINY = benchmarks.Problem("mlp_8", 8, 3, 16)
 
 
 @pytest.fixture(scope="module")
-def measured():
-    return benchmarks.run(benchmarks.Problem("mlp_8", 8, 3, 16), rounds=1, peer=lambda problem, steps: lambda: None)
+def asked():
+    """What the rows ask of the peer."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def measured(asked):
+    def lpips(weights, images_a, images_b):
+        asked.append((images_a.shape, images_b.shape))
+        return lambda: None
+
+    steps = lambda problem, num_steps: lambda: asked.append(num_steps)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "SIDE", 3)
+        return benchmarks.run(TINY, rounds=1, peer=benchmarks.Peer(steps, steps, lpips))
 
 
 def test_every_row_is_measured(measured):
-    assert len(measured) == 14 and len({row.name for row in measured}) == 14
+    assert len(measured) == 20 and len({row.name for row in measured}) == 20
     assert all(row.low <= row.ratio <= row.high and np.isfinite(row.ratio) and row.seconds > 0 for row in measured)
-    assert benchmarks.table(measured).count("\n") == 14
+    assert benchmarks.table(measured).count("\n") == 20
+
+
+def test_rows_of_the_peer_ask_it_for_as_much_work(measured, asked):
+    images = (16, 64, 64, 3)
+    assert asked == [benchmarks.STEPS] * 6 + [(images, images)]  # of three rows a warm-up and a round each
 
 
 def test_ratios_are_of_runs_in_turn():
     calls = []
     row = benchmarks.compare("x", lambda: calls.append("ours"), lambda: calls.append("base"), rounds=2)
     assert calls == ["ours", "base", "base", "ours", "ours", "base"] and row.name == "x"
+
+
+def test_every_way_to_score_points_looks_at_as_many_images(monkeypatch):
+    """Of 3 points on both splits of 32 images."""
+    seen, measure = [], evaluation.measure
+
+    def counted(apply, variables, images, *args, **options):
+        seen.append(len(images))
+        return measure(apply, variables, images, *args, **options)
+
+    monkeypatch.setattr(evaluation, "measure", counted)
+    for how in ("along", "calls", "points"):
+        seen.clear()
+        subspaces.profiler(TINY, 3, 32, how, "bezier(3)", both=True)()
+        assert seen == [32] * 6, how
+
+
+def test_a_plane_lies_around_a_curve_of_two_ends_and_a_bend_between_them():
+    points = np.asarray(curves.plane(3))
+    np.testing.assert_allclose(points.sum(axis=1), 1.0, atol=1e-6)
+    controls = np.array([[0.0, 0.0], [0.5, 0.5], [1.0, 0.0]])
+    x, y = np.meshgrid([-0.2, 0.5, 1.2], [-0.1, 0.25, 0.6], indexing="ij")
+    np.testing.assert_allclose(points @ controls, np.stack([x, y], axis=-1).reshape(-1, 2), atol=1e-6)
+
+
+def test_curve_rows_train_the_bend_alone(monkeypatch):
+    made, advance = [], benchmarks.build.Experiment.advance
+    monkeypatch.setattr(
+        benchmarks.build.Experiment, "advance", lambda self, params: made.append(self) or advance(self, params)
+    )
+    curves.curve_steps(TINY)
+    assert made[0].frozen_endpoints == (0, 2) and made[0].space.num_endpoints == 3
+    assert made[0].optimizer_settings.weight_decay == 0.0 < made[0].weight_decay

@@ -7,7 +7,7 @@ import importlib
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,8 +17,8 @@ from subspaces_jax.experiments import build
 from subspaces_jax.records import Progress
 
 STEPS = 8  # of one epoch of the benchmark's data, and of one timed run
-SYSTEMS = ("subspaces",)  # modules of this package, each with rows(problem, rounds, peer)
-Run = Callable[[], None]
+SYSTEMS = ("subspaces", "curves")  # modules of this package, each with rows(problem, rounds, peer)
+Run = Callable[[], Any]
 
 
 class Row(NamedTuple):
@@ -70,7 +70,18 @@ class Problem(NamedTuple):
     dtype: str = "float32"
 
 
-Peer = Callable[[Problem, int], Run] | None
+class Peer(NamedTuple):
+    """The same work in another framework.
+
+    Attributes:
+        steps: (problem, num_steps) -> that many training steps.
+        curve_steps: likewise, of a Bezier curve with one bend, whose ends stay.
+        lpips: (weights, images, images) -> their distances, see `analysis.lpips.distance`; NumPy.
+    """
+
+    steps: Callable[[Problem, int], Run]
+    curve_steps: Callable[[Problem, int], Run]
+    lpips: Callable[[Any, np.ndarray, np.ndarray], Run]
 
 
 def experiment(problem: Problem, num_images: int, **fields) -> build.Experiment:
@@ -85,13 +96,13 @@ def experiment(problem: Problem, num_images: int, **fields) -> build.Experiment:
     return build.experiment(usual | of_problem | fields, build.Given(info, data, data))
 
 
-def run(problem: Problem, rounds: int = 5, peer: Peer = None) -> list[Row]:
+def run(problem: Problem, rounds: int = 5, peer: Peer | None = None) -> list[Row]:
     """The whole table.
 
     Args:
         problem: network, images, batch and precision.
         rounds: alternations a row.
-        peer: makes STEPS training steps of the same problem in another framework; None leaves its rows out.
+        peer: another framework; None leaves its rows out.
     """
     modules = [importlib.import_module(f"{__name__}.{name}") for name in SYSTEMS]
     rows = [row for module in modules for row in module.rows(problem, rounds, peer)]

@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +27,7 @@ from subspaces_jax.experiments.benchmarks import (
 from subspaces_jax.experiments.build.training import of_members
 
 
-def rows(problem: Problem, rounds: int, peer: Peer) -> list[Callable[[], Row]]:
+def rows(problem: Problem, rounds: int, peer: Peer | None) -> list[Callable[[], Row]]:
     """The rows in order; what a row needs is made when its turn comes."""
     steps = partial(stepper, problem)
     cpu = jax.default_backend() == "cpu"
@@ -54,7 +55,7 @@ def rows(problem: Problem, rounds: int, peer: Peer) -> list[Callable[[], Row]]:
         lambda: of_point("along 21 points / point by point, pair by pair", along, pairs, "< 1"),
     ]
     if peer is not None:
-        of_peer = peer(problem, STEPS)
+        of_peer = peer.steps(problem, STEPS)
         target = "as near as can be" if cpu else "< 1"
         made += [
             lambda: compared("plain step / peer step", of_plain, of_peer, target),
@@ -63,16 +64,17 @@ def rows(problem: Problem, rounds: int, peer: Peer) -> list[Callable[[], Row]]:
     return made
 
 
-def stepper(problem: Problem, subspace: str, num_samples: int = 1, dispatches: int = 1, num_members: int = 1) -> Run:
-    """STEPS training steps in `dispatches` dispatches, as a training run does them."""
-    made = experiment(
-        problem,
-        STEPS * problem.batch_size,
-        subspace=subspace,
-        beta=0.0 if subspace == "none" else 1.0,
-        num_samples=num_samples,
-        num_members=num_members,
-    )
+def stepper(
+    problem: Problem, subspace: str, num_samples: int = 1, dispatches: int = 1, num_members: int = 1, **fields: Any
+) -> Run:
+    """STEPS training steps in `dispatches` dispatches, as a training run does them; `fields` are a config's."""
+    usual = {
+        "subspace": subspace,
+        "beta": 0.0 if subspace == "none" else 1.0,
+        "num_samples": num_samples,
+        "num_members": num_members,
+    }
+    made = experiment(problem, STEPS * problem.batch_size, **usual | fields)
     state = parallel.replicate(made.initial_state(), made.mesh, of_members(num_members))
     advance, data = made.advance(state.params), {"images": made.train.images, "labels": made.train.labels}
     data = parallel.replicate(data, made.mesh)
@@ -87,31 +89,55 @@ def stepper(problem: Problem, subspace: str, num_samples: int = 1, dispatches: i
     return run
 
 
-def profiler(problem: Problem, num_points: int, num_images: int, how: str) -> Run:
-    """`num_points` points of a line scored with refreshed statistics, in one of three ways.
+def profiler(
+    problem: Problem, points: Any, num_images: int, how: str, subspace: str = "line", both: bool = False
+) -> Run:
+    """Points of a subspace scored with refreshed statistics, in one of four ways.
 
-    "along": with all two-point ensembles, by `along`. "points": each point by a call of its own, no ensembles. "pairs":
-    each point, and then each ensemble from its two networks anew, as where every ensemble is an evaluation of its own.
+    "along": with all two-point ensembles, by `along`. "calls": each by an `along` of its own. "points": each point by
+    passes of its own, no ensembles. "pairs": each point, and then each ensemble from its two networks anew, as where
+    every ensemble is an evaluation of its own.
+
+    Args:
+        problem: its batch size counts for all passes.
+        points: coordinates [T, K], or the number of the subspace's grid.
+        num_images: of each split.
+        how: see above.
+        subspace: of the config field.
+        both: whether both splits are scored, without ensembles, as `studies.profiles` does.
     """
-    made = experiment(problem, num_images, subspace="line", eval_batch_size=problem.batch_size)
-    variables = made.model.init(jax.random.key(0), 2)
-    stats, points = variables.get("batch_stats", {}), made.space.grid(num_points)
+    made = experiment(problem, num_images, subspace=subspace, eval_batch_size=problem.batch_size)
+    variables = made.model.init(jax.random.key(0), made.space.num_endpoints)
+    stack, stats = variables["params"], variables.get("batch_stats", {})
+    points = made.space.grid(points) if isinstance(points, int) else points
     images, labels = evaluation.on_device((made.test.images, made.test.labels), made.mesh)
     of_passes = evaluate.passes(made) | {"images": images, "labels": labels, "train_images": images}
     size, mesh, apply = problem.batch_size, made.mesh, made.model.apply
     contracted = jax.jit(lambda stack, point: geometry.contract(stack, point))
 
+    def scored(network: dict) -> None:
+        evaluation.score(apply, network, images, labels, size, task=made.task, targets=made.model.targets, mesh=mesh)
+
+    if both:
+        of_passes |= {"with_pairs": False, "keep_outputs": False, "visit": lambda t, network: scored(network)}
+
     def network_at(point: jax.Array) -> dict:
-        at = {"params": contracted(variables["params"], point), "batch_stats": stats}
+        at = {"params": contracted(stack, point), "batch_stats": stats}
         refreshed = batch_stats.refresh_batch_stats(made.model.apply_train, at, images, made.refresh_key, size, mesh)
         return at | {"batch_stats": refreshed}
 
-    def along() -> None:
-        evaluation.along(variables["params"], points, batch_stats=stats, **of_passes)
+    def along(points: jax.Array = points) -> None:
+        evaluation.along(stack, points, batch_stats=stats, **of_passes)
+
+    def call_by_call() -> None:
+        for t in range(len(points)):
+            along(points[t : t + 1])
 
     def one_by_one() -> None:
         for point in points:
-            evaluation.score(apply, network_at(point), images, labels, size, mesh=mesh)
+            network = network_at(point)
+            for _ in range(2 if both else 1):
+                scored(network)
 
     def pair_by_pair() -> None:
         one_by_one()
@@ -119,7 +145,7 @@ def profiler(problem: Problem, num_points: int, num_images: int, how: str) -> Ru
             logits = [evaluation.predict(apply, network_at(p), images, size, mesh) for p in (point, mirrored)]
             evaluation.pair_scores(made.task, *logits, labels)
 
-    return {"along": along, "points": one_by_one, "pairs": pair_by_pair}[how]
+    return {"along": along, "calls": call_by_call, "points": one_by_one, "pairs": pair_by_pair}[how]
 
 
 def compare_stream(problem: Problem, step: Run, rounds: int = 5) -> Row:
