@@ -54,7 +54,8 @@ class StepWise:
         interpolation, num_components: the connect method, as in `simultaneous`.
         transport: whether the units of b are matched to those of a.
         reference: whether to do as the paper's code does, see the top of this file.
-        floor, ridge: as in `adjustment.solve`.
+        floor, ridge: as in `adjustment.solve`. Features that barely vary in some directions need a ridge, 1e-3 for
+            example: plain least squares fits them with weights so large that the butterfly is lost between its ends.
     """
 
     params_a: PyTree
