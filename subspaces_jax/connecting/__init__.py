@@ -10,7 +10,7 @@ from subspaces_jax.connecting.features import Features, layer_inputs
 from subspaces_jax.connecting.heads import cost_ratio, operations, with_trunk
 from subspaces_jax.connecting.matching import match, match_networks
 from subspaces_jax.connecting.methods import METHODS
-from subspaces_jax.connecting.paths import Path, Piece, Sampled
+from subspaces_jax.connecting.paths import Path, Sampled
 from subspaces_jax.connecting.permutations import (
     Permutations,
     compose,
@@ -20,6 +20,7 @@ from subspaces_jax.connecting.permutations import (
     permute,
     permute_batch_stats,
 )
+from subspaces_jax.connecting.pieces import Piece
 from subspaces_jax.connecting.universe import Universe, match_universe
 
 __all__ = [

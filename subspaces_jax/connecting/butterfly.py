@@ -34,8 +34,9 @@ from subspaces_jax.connecting.chains import Layer, layers_of
 from subspaces_jax.connecting.features import Features
 from subspaces_jax.connecting.matching import check_same, match
 from subspaces_jax.connecting.methods import by_name
-from subspaces_jax.connecting.paths import Fit, Move, Path, Piece
+from subspaces_jax.connecting.paths import Path
 from subspaces_jax.connecting.permutations import permute, positions_first, with_leaves
+from subspaces_jax.connecting.pieces import Fit, Move, Piece
 from subspaces_jax.connecting.simultaneous import joint_samples, move_of, reading_slots, writing_slots
 from subspaces_jax.networks import axes
 from subspaces_jax.networks.axes import AxisTable
