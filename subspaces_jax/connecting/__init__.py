@@ -7,9 +7,10 @@ from subspaces_jax.connecting.activations import match_activations
 from subspaces_jax.connecting.adjustment import Adjusted, Grams, adjust_weights, grams, solve
 from subspaces_jax.connecting.connectors import CONNECTORS, connect
 from subspaces_jax.connecting.features import Features, layer_inputs
+from subspaces_jax.connecting.heads import cost_ratio, operations, with_trunk
 from subspaces_jax.connecting.matching import match, match_networks
 from subspaces_jax.connecting.methods import METHODS
-from subspaces_jax.connecting.paths import Path, Piece, Sampled
+from subspaces_jax.connecting.paths import Path, Sampled
 from subspaces_jax.connecting.permutations import (
     Permutations,
     compose,
@@ -19,6 +20,7 @@ from subspaces_jax.connecting.permutations import (
     permute,
     permute_batch_stats,
 )
+from subspaces_jax.connecting.pieces import Piece
 from subspaces_jax.connecting.universe import Universe, match_universe
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "adjust_weights",
     "compose",
     "connect",
+    "cost_ratio",
     "function_difference",
     "grams",
     "identity",
@@ -44,7 +47,9 @@ __all__ = [
     "match_activations",
     "match_networks",
     "match_universe",
+    "operations",
     "permute",
     "permute_batch_stats",
     "solve",
+    "with_trunk",
 ]

@@ -34,8 +34,9 @@ from subspaces_jax.connecting.chains import Layer, layers_of
 from subspaces_jax.connecting.features import Features
 from subspaces_jax.connecting.matching import check_same, match
 from subspaces_jax.connecting.methods import by_name
-from subspaces_jax.connecting.paths import Fit, Move, Path, Piece
+from subspaces_jax.connecting.paths import Path
 from subspaces_jax.connecting.permutations import permute, positions_first, with_leaves
+from subspaces_jax.connecting.pieces import Fit, Move, Piece
 from subspaces_jax.connecting.simultaneous import joint_samples, move_of, reading_slots, writing_slots
 from subspaces_jax.networks import axes
 from subspaces_jax.networks.axes import AxisTable
@@ -54,7 +55,8 @@ class StepWise:
         interpolation, num_components: the connect method, as in `simultaneous`.
         transport: whether the units of b are matched to those of a.
         reference: whether to do as the paper's code does, see the top of this file.
-        floor, ridge: as in `adjustment.solve`.
+        floor, ridge: as in `adjustment.solve`. Features that barely vary in some directions need a ridge, 1e-3 for
+            example: plain least squares fits them with weights so large that the butterfly is lost between its ends.
     """
 
     params_a: PyTree

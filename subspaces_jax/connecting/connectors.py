@@ -58,6 +58,7 @@ def connect(method: str, params_a: PyTree, params_b: PyTree, table: AxisTable | 
     Raises:
         ValueError: an unknown name, networks that differ, or what the connector refuses.
 
+    >>> import numpy as np
     >>> path = connect("arc", {"w": np.array([1.0, 0.0])}, {"w": np.array([0.0, 1.0])})
     >>> path.num_pieces, path.params(1.0)
     (1, {'w': Array([0., 1.], dtype=float32)})

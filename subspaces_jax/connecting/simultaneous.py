@@ -9,8 +9,9 @@ from subspaces_jax import trees
 from subspaces_jax.connecting.chains import layers_of
 from subspaces_jax.connecting.matching import check_same, match_networks
 from subspaces_jax.connecting.methods import Method, by_name
-from subspaces_jax.connecting.paths import Move, Path, Piece
+from subspaces_jax.connecting.paths import Path
 from subspaces_jax.connecting.permutations import permute
+from subspaces_jax.connecting.pieces import Move, Piece
 from subspaces_jax.networks import axes
 from subspaces_jax.networks.axes import AxisTable
 

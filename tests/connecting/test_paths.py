@@ -248,6 +248,8 @@ def test_paths_follow_one_another():
     equal(path.params(1), b)
     equal(path.params(2), c)
     np.testing.assert_array_equal(path.grid(3), [0, 1, 2])
+    np.testing.assert_array_equal(path.around([0.0, 0.5, 1.0, 2.0], 1, 5), [0.0, 0.25, 0.5, 0.75, 1.0])
+    np.testing.assert_array_equal(path.around([0.0, 0.5, 1.0, 2.0], 3, 3), [1.0, 1.5, 2.0])
 
 
 def test_bad_input_is_named():
@@ -268,6 +270,8 @@ def test_bad_input_is_named():
     for t in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match=r"t lies in \[0, 1\], the pieces of this path, got"):
             path.params(t)
+    with pytest.raises(ValueError, match="got point 3 and 5"):
+        path.around([0.0, 0.5, 1.0], 3, 5)
     with pytest.raises(ValueError, match="at least one t"):
         path.at([])
     residual = CifarResNet(2, 8, 2)
