@@ -45,8 +45,8 @@ def make(names: list[str]):
     sizes = "width=64, latent=128" if full else "width=8, latent=32"
     config = base.get_config()
     config.network = f"autoencoder({sizes}, initialisation={beginning}, dropout=0.05)"
-    levels = 5 if full else 4
-    config.task = f"reconstruction(loss=laplacian, levels={levels})" if "laplacian" in names else "reconstruction"
+    loss, levels = "laplacian" if "laplacian" in names else "mae", 5 if full else 4
+    config.task = f"reconstruction(loss={loss}, levels={levels})"
     config.dataset = "celeba" if full else "fashion_mnist"
     config.image_size = 0 if full else 32
     config.normalisation = "none"
