@@ -42,7 +42,7 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "columns": profiles.columns(made),
         "barriers": {name: of.tolist() for name, of in matrices.items()},
         "distances": distances.tolist(),
-        "title": f"barriers of {settings.runs}",
+        "title": members.title("barriers", opened),
     }
     ordered = {name: _both_ways(values, num) for name, values in profiles_of.items()}
     return matrices | ordered | {"distances": distances}, facts

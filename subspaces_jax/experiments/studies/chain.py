@@ -41,7 +41,7 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "lengths": [float(np.sum(arrays["dl"][rows][1:])) for rows in segments],
         "barriers": [profiles.barriers({k: v[rows] for k, v in arrays.items() if np.ndim(v)}, made)
                      for rows in segments],
-        "title": f"chain of {settings.runs}",
+        "title": members.title("chain", opened),
     }  # fmt: skip
     return arrays, facts
 

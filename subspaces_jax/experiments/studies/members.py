@@ -147,6 +147,12 @@ class _Together(NamedTuple):
         return jnp.moveaxis(jax.lax.map(lambda one: self.apply(one, images), variables), 0, 1)
 
 
+def title(what: str, opened: Sequence[Run]) -> str:
+    """Of a figure: "barriers of a, b: mlp_8 on digits"."""
+    names = ", ".join(run.folder.name for run in opened)
+    return "{what} of {names}: {network} on {dataset}".format(what=what, names=names, **opened[0].config)
+
+
 def key_of(settings: Any, name: str) -> Any:
     """The random stream `name` of a study."""
     return rngs.stream(jax.random.key(settings.seed), name)

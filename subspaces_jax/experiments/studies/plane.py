@@ -66,7 +66,7 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     arrays |= {"bend_coordinates": chosen.marks, "curve_coordinates": chosen.projected}
     if settings.through == "networks":
         arrays |= {"alphas": x / chosen.plane.length, "betas": y / chosen.plane.height}
-    facts = {"members": chosen.names, "columns": profiles.columns(made), "title": f"plane of {settings.runs}"}
+    facts = {"members": chosen.names, "columns": profiles.columns(made), "title": members.title("plane", opened)}
     return arrays, facts | {"step": networks.step} | chosen.facts
 
 
