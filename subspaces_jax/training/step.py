@@ -214,6 +214,8 @@ def make_advance(step: Step, statistics: Callable[[State], Scalars] | None = Non
         rows of `indices` from state.step modulo their number on; the caller keeps within the epoch.
     """
 
+    step = jax.jit(step, inline=True)  # so that it is traced once for its shapes and for the loop
+
     def advance(state, data, indices, num_steps):
         row = jnp.ravel(state.step)[0] % indices.shape[0]  # members are all at the same step
         members = state.step.ndim > 0
