@@ -20,6 +20,29 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+LONG = (
+    "test_devices.py",
+    "test_configs.py",
+    "test_connectivity.py",
+    "test_families.py",
+    "test_launch.py",
+    "test_runs.py",
+    "test_networks.py",
+    "autoencoders.ipynb",
+    "mode_connectivity.ipynb",
+    "quickstart.ipynb",
+    "test_layers.py",
+    "test_lpips.py",
+    "test_images.py",
+    "test_benchmark.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Long files first, so that no worker is left alone with one at the end."""
+    place = {name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONG)))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(tmp_path_factory):
