@@ -15,6 +15,7 @@ from subspaces_jax import checkpoints, records, trees
 from subspaces_jax.data import corruption
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import build, evaluate, fields, plot, train
+from subspaces_jax.plots import style
 
 FOLDER = pathlib.Path(__file__).parents[2] / "configs"
 SMALL = "outside_module:Small"  # a convolution, BatchNorm and dropout, quick to compile
@@ -36,6 +37,18 @@ def assert_drawn(paths, names):
             assert 0.005 < ink.mean() < 0.5 and colourful.any(), path
         else:
             assert path.read_bytes().startswith(b"%PDF") and path.read_bytes().rstrip().endswith(b"%%EOF")
+
+
+def assert_made(monkeypatch, workdir, names):
+    """Figures of these names with lines in them, but not drawn, which takes longer than the run."""
+
+    def name(figure, folder, name):
+        assert any(axes.lines for axes in figure.axes)
+        return [pathlib.Path(folder) / f"{name}.{ending}" for ending in ("pdf", "png")]
+
+    monkeypatch.setattr(style, "save", name)
+    made = {pathlib.Path(path).name for path in plot.run(None, workdir)["figures"]}
+    assert made == {f"{name}.{ending}" for name in names for ending in ("pdf", "png")}
 
 
 def module_of(name):
@@ -143,7 +156,7 @@ def test_every_variant_of_every_family_is_a_good_config(variant):
 @pytest.mark.parametrize(
     "variant", [name for name in variants.VARIANTS if not name.startswith(("simplex_3", "simplex_4", "simplex_5"))]
 )
-def test_every_variant_runs_tiny_from_training_to_figures(variant, tmp_path):
+def test_every_variant_runs_tiny_from_training_to_figures(variant, tmp_path, monkeypatch):
     network = SMALL if variant == "dropout" else "mlp_16"
     config = load("fashion_mnist", f"{variant},tiny", network=network)
     last = train.run(config, tmp_path)
@@ -152,7 +165,11 @@ def test_every_variant_runs_tiny_from_training_to_figures(variant, tmp_path):
     assert np.isfinite(facts["scores"]["nll"]).all()
     assert ("ensembles" in facts) == (variant in ("ensemble", "swa_constant", "swa_cyclic", "snapshots"))
     is_curve = any(name.startswith("pair_") for name in facts["scores"])
-    assert_drawn(plot.run(None, tmp_path)["figures"], {"training", "profile"} if is_curve else {"training"})
+    names = {"training", "profile"} if is_curve else {"training"}
+    if variant in ("plain", "ensemble", "line", "curve", "simplex_2"):  # what the figures of the others look like, too
+        assert_drawn(plot.run(None, tmp_path)["figures"], names)
+    else:
+        assert_made(monkeypatch, tmp_path, names)
     assert is_curve == (config["subspace"] in ("line", "bezier"))
 
 
