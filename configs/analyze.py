@@ -21,6 +21,14 @@ A fork is a run that goes on from a kept step of another with noise of its own, 
     python -m launch.train --config=configs/mode_connectivity.py:small,ends --config.fork=runs/a@200 \
         --config.num_members=2 --config.seed=10 --workdir=runs/fork_200
 
+Networks brought to one order of units, and the last layers of several on the trunk of the first, for every number of
+them:
+
+    python -m launch.analyze --config=configs/analyze.py:matched --config.runs=runs/a,runs/b,runs/c \
+        --workdir=runs/matched
+    python -m launch.analyze --config=configs/analyze.py:shared_trunk --config.num_layers=0 \
+        --config.runs=runs/a,runs/b,runs/c --workdir=runs/shared_trunk
+
 ImageNet-C (BatchNorm statistics from clean training images):
 
     python -m launch.analyze --config=configs/analyze.py \

@@ -13,14 +13,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
 from subspaces_jax import checkpoints, geometry, parallel, records
 from subspaces_jax.analysis import paths
 from subspaces_jax.checkpoints import Resumable
-from subspaces_jax.connecting import CONNECTORS, Features, Path, layer_inputs
+from subspaces_jax.connecting import CONNECTORS, Path
 from subspaces_jax.errors import ConfigError, RunDirectoryError
 from subspaces_jax.experiments import choices, fields, runs
 from subspaces_jax.experiments.build import Experiment
@@ -37,7 +36,7 @@ FIELDS: dict[str, Field] = profiles.FIELDS | {
     "num_refined": Field(
         3, lambda value: 0 <= value <= LARGEST, "more points on each side of the worst one; 0 leaves it as found"
     ),
-    "patches": Field("coarse", lambda value: value in ("coarse", "all"), "of maps, that weights are adjusted on"),
+    "patches": members.PATCHES,
 }
 ALONE = {  # what the chain of knots is not, of what the networks' runs may have been
     **{"num_endpoints": 0, "layerwise": False, "beta": 0.0, "num_members": 1, "capture": False, "num_samples": 1},
@@ -96,19 +95,8 @@ def connected(settings: Any, made: Experiment, networks: Networks) -> Path:
     """The path between two networks of one experiment."""
     if (num := len(networks.names)) != 2:
         raise ConfigError(f"config.runs and config.members give {num} networks, a path connects two")
-    table = getattr(made.model.network, "unit_axes", None)
-    if table is None:
-        raise ConfigError("config.runs: a network from elsewhere needs a method `unit_axes`, see networks.axes")
-    inputs, images, size = made.model.inputs, made.train.images, settings.eval_batch_size
-    starts = range(0, 0 if callable(images) else len(images), size)
-    batches = images if callable(images) else lambda: (images[start : start + size] for start in starts)
-    normalised = jax.jit(inputs)
-    features = Features(
-        layer_inputs(made.model.network),
-        lambda: (normalised(jnp.asarray(batch[0] if isinstance(batch, tuple) else batch)) for batch in batches()),
-        patches=settings.patches,
-    )
-    given = dict(zip(GIVEN, (*geometry.unstack(networks.stack), table(), features)))
+    table, features = members.axis_table(made), members.features_of(settings, made)
+    given = dict(zip(GIVEN, (*geometry.unstack(networks.stack), table, features)))
     return choices.make("connector", settings.connector, CONNECTORS, given)
 
 

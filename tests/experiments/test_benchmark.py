@@ -1,13 +1,14 @@
 """The benchmark's rows, on the smallest network: that each does its work, never how long it takes."""
 
+import jax
 import numpy as np
 import pytest
 
 from subspaces_jax import evaluation
 from subspaces_jax.experiments import benchmarks
-from subspaces_jax.experiments.benchmarks import curves, subspaces
+from subspaces_jax.experiments.benchmarks import connections, curves, subspaces
 
-TINY = benchmarks.Problem("mlp_8", 8, 3, 16)
+TINY = benchmarks.Problem("mlp_8", 8, 3, 16, num_units=12)
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +26,15 @@ def measured(asked):
     steps = lambda problem, num_steps: lambda: asked.append(num_steps)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(curves, "SIDE", 3)
+        patch.setattr(connections, "EXAMPLES", 60)
+        patch.setattr(connections, "FEATURES", 5)
         return benchmarks.run(TINY, rounds=1, peer=benchmarks.Peer(steps, steps, lpips))
 
 
 def test_every_row_is_measured(measured):
-    assert len(measured) == 20 and len({row.name for row in measured}) == 20
+    assert len(measured) == 23 and len({row.name for row in measured}) == 23
     assert all(row.low <= row.ratio <= row.high and np.isfinite(row.ratio) and row.seconds > 0 for row in measured)
-    assert benchmarks.table(measured).count("\n") == 20
+    assert benchmarks.table(measured).count("\n") == 23
 
 
 def test_rows_of_the_peer_ask_it_for_as_much_work(measured, asked):
@@ -76,3 +79,24 @@ def test_curve_rows_train_the_bend_alone(monkeypatch):
     curves.curve_steps(TINY)
     assert made[0].frozen_endpoints == (0, 2) and made[0].space.num_endpoints == 3
     assert made[0].optimizer_settings.weight_decay == 0.0 < made[0].weight_decay
+
+
+def test_rows_of_connections_do_the_same_work_both_ways(monkeypatch):
+    a, b = connections.units(12)
+    np.testing.assert_array_equal(connections.connecting.match(a, b), connections.by_distances(a, b))
+    monkeypatch.setattr(connections, "BATCH", 25)
+    adjusted = [way(*connections.features(60, 5)) for way in (connections.by_grams, connections.by_pseudoinverse)]
+    np.testing.assert_allclose(*adjusted, atol=1e-4)
+    once, each = (connections.path(12, once)() for once in (True, False))
+    assert len(once) == len(each) == connections.POINTS
+    jax.tree.map(np.testing.assert_array_equal, once, each)
+
+
+def test_a_path_is_matched_once_or_at_every_point(monkeypatch):
+    solved, connect = [], connections.connecting.connect
+    monkeypatch.setattr(connections.connecting, "connect", lambda *args: solved.append(args) or connect(*args))
+    counts = []
+    for once in (True, False):
+        connections.path(12, once)()
+        counts.append(len(solved))
+    assert counts == [1, 1 + connections.POINTS]

@@ -1,13 +1,17 @@
 """Paths between trained networks as run directories, gathered, and as the start of a curve; on digits."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
+from scipy.special import softmax
 from test_configs import assert_drawn, load, module_of
 from test_connectivity import by_hand, network, study
 
 from launch import app
 from subspaces_jax import checkpoints, connecting, geometry, records
+from subspaces_jax.data import sources
 from subspaces_jax.errors import ConfigError, RunDirectoryError
 from subspaces_jax.experiments import analyze, connect, evaluate, plot, runs, train
 
@@ -118,3 +122,87 @@ def test_a_path_takes_no_other_runs_folder(trained):
         connected(trained, "ab", trained / "a", "linear")
     with pytest.raises(RunDirectoryError, match="is no path: name run directories of python -m launch.connect"):
         study("connections", trained / "refused", trained / "a")
+
+
+def hidden_and_logits(params, split, normal=(0.3053, 0.3762)):
+    """What an MLP of one hidden layer gives, in float64 by hand: hidden values [N, 8] and logits [N, 10]."""
+    images, labels = sources.load("digits", split)
+    x = (images.reshape(len(images), -1) / 255 - normal[0]) / normal[1]
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), jax.device_get(params))
+    hidden = np.maximum(x @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"], 0)
+    return hidden, hidden @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"], labels
+
+
+def copied(folder, name, out, change):
+    """A run like another, whose network is another one."""
+    shutil.copytree(folder / name, out)
+    shutil.rmtree(out / "checkpoints")
+    run, state = runs.open_run(folder / name), checkpoints.restore(folder / name)
+    params = geometry.stack([change(network(folder, name))])
+    with checkpoints.open_manager(out, keep_steps=(state.step,)) as manager:
+        kept = checkpoints.Resumable(params, state.batch_stats, {}, jax.random.key_data(jax.random.key(0)))
+        checkpoints.save(manager, state.step, kept, run.config, run.run_id)
+
+
+def test_an_ensemble_on_a_shared_trunk_is_that_of_heads_fitted_by_hand(trained, tmp_path):
+    arrays, facts = study("shared_trunk", tmp_path, trained / "a", trained / "b")
+    a, b = network(trained, "a"), network(trained, "b")
+    of_a, _, _ = hidden_and_logits(a, "train")
+    of_b, _, _ = hidden_and_logits(b, "train")
+    head = np.linalg.lstsq(of_a, of_b @ np.asarray(b["Dense_1"]["kernel"], np.float64), rcond=1e-6)[0]
+    on_trunk = {"Dense_0": a["Dense_0"], "Dense_1": {"kernel": head, "bias": b["Dense_1"]["bias"]}}
+    for ending, second in (("", b), ("_adjusted", on_trunk)):
+        (_, first, labels), (_, other, _) = (hidden_and_logits(params, "test") for params in (a, second))
+        both = softmax(first, axis=1) + softmax(other, axis=1)
+        single = [100 * np.mean(logits.argmax(1) == labels) for logits in (first, other)]
+        np.testing.assert_allclose(arrays[f"one_model_accuracy{ending}"], single, atol=0.3)
+        ensemble = [single[0], 100 * np.mean(both.argmax(1) == labels)]
+        np.testing.assert_allclose(arrays[f"ensemble_accuracy{ending}"], ensemble, atol=0.3)
+    assert facts["operations"] == [2 * 64 * 8, 2 * 8 * 10]
+    assert facts["cost_ratio"] == [pytest.approx((64 * 8 + 2 * 80) / (2 * (64 * 8 + 80)))]
+    assert "WA(1)" in analyze.table(facts) and arrays["ensemble_accuracy_adjusted"].shape == (2,)
+    assert_drawn(plot.run(None, tmp_path)["figures"], {"shared_trunk"})
+
+
+def test_on_the_trunk_of_its_own_copy_a_member_loses_nothing(trained, tmp_path):
+    order, table = np.roll(np.arange(8), 3), runs.open_run(trained / "a").experiment.model.network.unit_axes()
+    copied(trained, "a", tmp_path / "copy", lambda params: connecting.permute(params, table, {"h0": order}))
+    arrays, facts = study("shared_trunk", tmp_path / "all", trained / "a", tmp_path / "copy", num_layers=0)
+    assert facts["num_layers"] == [1] and arrays["one_model_accuracy_adjusted"].shape == (1, 2)
+    for name in ("one_model_accuracy", "ensemble_accuracy"):
+        np.testing.assert_allclose(arrays[f"{name}_adjusted"][0], np.full(2, arrays[name][0]), atol=0.3)
+
+
+@pytest.mark.parametrize("num", [2, 3])
+def test_the_mean_of_matched_copies_of_a_network_is_the_network(num, trained, tmp_path):
+    table = runs.open_run(trained / "a").experiment.model.network.unit_axes()
+    orders = [np.random.default_rng(i).permutation(8) for i in range(num)]
+    for i, order in enumerate(orders):
+        move = lambda params, order=order: connecting.permute(params, table, {"h0": order})
+        copied(trained, "a", tmp_path / f"copy_{i}", move)
+    arrays, facts = study("matched", tmp_path / "all", *(tmp_path / f"copy_{i}" for i in range(num)))
+    assert facts["members"][num:] == ["mean as they are", "mean of the matched"]
+    nll = by_hand(network(trained, "a"), "test")[0]
+    np.testing.assert_allclose(np.delete(arrays["nll"], num), np.full(num + 1, nll), rtol=1e-4)
+    copies = [network(tmp_path, f"copy_{i}") for i in range(num)]
+    mean = jax.tree.map(lambda *leaves: np.mean(np.stack(leaves), axis=0), *copies)
+    np.testing.assert_allclose(arrays["nll"][num], by_hand(mean, "test")[0], rtol=1e-4)
+    assert abs(arrays["nll"][num] - nll) > 0.01
+    in_one_order = [order[of] for order, of in zip(orders, arrays["permutations/h0"])]
+    assert len({tuple(of) for of in in_one_order}) == 1
+    assert max(facts["distances"]["matched"]) < 1e-5 < min(facts["distances"]["as they are"])
+    assert "mean of the matched" in analyze.table(facts)
+    assert_drawn(plot.run(None, tmp_path / "all")["figures"], {"matched"})
+
+
+@pytest.mark.parametrize(
+    "name, names, fields, message",
+    [
+        ("shared_trunk", "a", {}, "give 1 network, a shared trunk takes at least two"),
+        ("shared_trunk", "ab", {"num_layers": 3}, "num_layers is 3: the networks have 2 layers"),
+        ("matched", "a", {}, "give 1 network, matching takes at least two"),
+    ],
+)
+def test_what_cannot_be_put_together_is_named(name, names, fields, message, trained, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        study(name, tmp_path / "refused", *(trained / run for run in names), **fields)

@@ -17,7 +17,7 @@ from subspaces_jax.experiments import build
 from subspaces_jax.records import Progress
 
 STEPS = 8  # of one epoch of the benchmark's data, and of one timed run
-SYSTEMS = ("subspaces", "curves")  # modules of this package, each with rows(problem, rounds, peer)
+SYSTEMS = ("subspaces", "curves", "connections")  # modules of this package, each with rows(problem, rounds, peer)
 Run = Callable[[], Any]
 
 
@@ -61,6 +61,7 @@ class Problem(NamedTuple):
     Attributes:
         network: a call, or a name, of the config field.
         size, channels: of the images; batch_size: B; dtype: of the computation.
+        num_units: of the hidden layers that are matched.
     """
 
     network: str = "cifar_resnet_20"
@@ -68,6 +69,7 @@ class Problem(NamedTuple):
     channels: int = 3
     batch_size: int = 128
     dtype: str = "float32"
+    num_units: int = 2000
 
 
 class Peer(NamedTuple):

@@ -22,7 +22,9 @@ from subspaces_jax.experiments.studies import (
     family,
     instability,
     line,
+    matched,
     plane,
+    shared_trunk,
 )
 
 STUDIES: dict[str, ModuleType] = {
@@ -34,6 +36,8 @@ STUDIES: dict[str, ModuleType] = {
     "plane": plane,
     "barriers": barriers,
     "connections": connections,
+    "matched": matched,
+    "shared_trunk": shared_trunk,
     "instability": instability,
     "family": family,
 }

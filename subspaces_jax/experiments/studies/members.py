@@ -13,6 +13,7 @@ import numpy as np
 
 from subspaces_jax import evaluation, geometry, records, rngs
 from subspaces_jax.analysis import ensembles
+from subspaces_jax.connecting import Features, layer_inputs
 from subspaces_jax.data import sources
 from subspaces_jax.errors import CheckpointError, ConfigError
 from subspaces_jax.experiments import choices, runs
@@ -21,6 +22,7 @@ from subspaces_jax.experiments.build.model import flat
 from subspaces_jax.experiments.evaluate import COLUMNS, passes
 from subspaces_jax.experiments.fields import LARGEST, SEEDS, Field
 from subspaces_jax.experiments.runs import Networks, Run
+from subspaces_jax.networks.axes import AxisTable
 
 WHICH = ("midpoint", "endpoints", "random", "captures", "snapshots")
 FIELDS: dict[str, Field] = {
@@ -40,6 +42,7 @@ FIELDS: dict[str, Field] = {
     "seed": Field(0, lambda value: 0 <= value < SEEDS, "of random members and averages"),
     "eval_batch_size": Field(500, lambda value: 1 <= value <= LARGEST, "at least 1"),
 }
+PATCHES = Field("coarse", lambda value: value in ("coarse", "all"), "of maps, that weights are adjusted on")
 ALIKE = ("network", "task", "dataset", "pixel_shuffle", "augmentation", "normalisation", "num_train_examples",
          "image_size", "dropout", "dtype")  # fmt: skip
 
@@ -136,6 +139,36 @@ def running(settings: Any, made: Experiment, networks: Sequence[Any], test: sour
         batch_size=settings.eval_batch_size, mesh=made.mesh, where="the ensemble",
     )  # fmt: skip
     return {name: [float(found[size][name]) for size in sizes] for name in found["1"]}
+
+
+def axis_table(made: Experiment) -> AxisTable:
+    """Which units each parameter of an experiment's network has.
+
+    Raises:
+        ConfigError: a network from elsewhere that does not say so.
+    """
+    table = getattr(made.model.network, "unit_axes", None)
+    if table is None:
+        raise ConfigError("config.runs: a network from elsewhere needs a method `unit_axes`, see networks.axes")
+    return table()
+
+
+def features_of(settings: Any, made: Experiment) -> Features:
+    """What the layers of an experiment's networks take from its training images as they are, batch by batch.
+
+    Args:
+        settings: "eval_batch_size" and "patches".
+        made: the experiment, of networks without BatchNorm.
+    """
+    images, size = made.train.images, settings.eval_batch_size
+    starts = range(0, 0 if callable(images) else len(images), size)
+    batches = images if callable(images) else lambda: (images[start : start + size] for start in starts)
+    normalised = jax.jit(made.model.inputs)
+    return Features(
+        layer_inputs(made.model.network),
+        lambda: (normalised(jnp.asarray(batch[0] if isinstance(batch, tuple) else batch)) for batch in batches()),
+        patches=settings.patches,
+    )
 
 
 class _Together(NamedTuple):
