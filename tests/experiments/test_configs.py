@@ -21,7 +21,7 @@ FOLDER = pathlib.Path(__file__).parents[2] / "configs"
 SMALL = "outside_module:Small"  # a convolution, BatchNorm and dropout, quick to compile
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "base", "variants"))
 SWEEPS = [name for name in NAMES if name.startswith("sweep")]
-CONFIGS = [name for name in NAMES if name not in (*SWEEPS, "analyze")]
+CONFIGS = [name for name in NAMES if name not in (*SWEEPS, "analyze", "connect")]
 FAMILIES = ["cifar10", "fashion_mnist", "imagenet", "tiny_imagenet"]
 
 
