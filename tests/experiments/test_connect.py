@@ -14,6 +14,7 @@ from subspaces_jax import checkpoints, connecting, geometry, records
 from subspaces_jax.data import sources
 from subspaces_jax.errors import ConfigError, RunDirectoryError
 from subspaces_jax.experiments import analyze, connect, evaluate, plot, runs, train
+from subspaces_jax.experiments.studies import shared_trunk
 
 PLAIN = dict(network="mlp_8", num_epochs=2, weight_decay=1e-3, augmentation="none", subspace="none", beta=0.0)
 
@@ -171,6 +172,21 @@ def test_on_the_trunk_of_its_own_copy_a_member_loses_nothing(trained, tmp_path):
     assert facts["num_layers"] == [1] and arrays["one_model_accuracy_adjusted"].shape == (1, 2)
     for name in ("one_model_accuracy", "ensemble_accuracy"):
         np.testing.assert_allclose(arrays[f"{name}_adjusted"][0], np.full(2, arrays[name][0]), atol=0.3)
+
+
+def test_every_number_of_kept_layers_together_is_each_alone(tmp_path):
+    folders = [tmp_path / "of_0", tmp_path / "of_1"]
+    train.run(load("line_digits", **PLAIN | {"network": "mlp_6_5", "num_epochs": 1}), folders[0])
+    copied(tmp_path, "of_0", folders[1], lambda params: jax.tree.map(lambda leaf: leaf[::-1], params))
+    arrays, facts = study("shared_trunk", tmp_path / "all", *folders, num_layers=0)
+    alone, _ = study("shared_trunk", tmp_path / "alone", *folders, num_layers=2)
+    for name in ("ensemble_accuracy_adjusted", "one_model_accuracy_adjusted"):
+        assert arrays[name].shape == (2, 2)
+        np.testing.assert_array_equal(arrays[name][1], alone[name])
+    own = np.array([50, 50 + 30])
+    np.testing.assert_allclose(arrays["cost_ratio"], (464 + own) / (2 * 464))  # of 64 * 6 + 6 * 5 + 5 * 10 weights
+    assert facts["num_layers"] == [1, 2] and analyze.table(facts).count("WA(2)") == 2
+    assert shared_trunk.figures(arrays, facts).keys() == {"shared_trunk", "shared_trunk_costs"}
 
 
 @pytest.mark.parametrize("num", [2, 3])
