@@ -196,10 +196,13 @@ def adam(
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"sgd": sgd, "adam": adam}
 
 
-def freeze_endpoints(endpoints: Sequence[int], num_endpoints: int) -> optax.GradientTransformation:
-    """Keeps some endpoints of a stack bit for bit: the last of a chain, after momentum and decay.
+def freeze_endpoints(
+    optimizer: optax.GradientTransformation, endpoints: Sequence[int], num_endpoints: int
+) -> optax.GradientTransformation:
+    """An optimizer of the other endpoints of a stack: some stay bit for bit, and have no state of it.
 
     Args:
+        optimizer: of a stack of any number of endpoints.
         endpoints: rows of the stack that do not move.
         num_endpoints: K.
 
@@ -208,15 +211,22 @@ def freeze_endpoints(endpoints: Sequence[int], num_endpoints: int) -> optax.Grad
     """
     if wrong := [k for k in endpoints if not 0 <= k < num_endpoints]:
         raise ValueError(f"there is no endpoint {wrong[0]}: the stack has 0 to {num_endpoints - 1}")
-    free = jnp.asarray([k not in endpoints for k in range(num_endpoints)])
-    if not free.any():
+    free = [k for k in range(num_endpoints) if k not in endpoints]
+    if not free:
         raise ValueError(f"all {num_endpoints} endpoints are frozen: leave one to train")
 
-    def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
-        keep = lambda leaf: jnp.where(free.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, jnp.zeros_like(leaf))
-        return jax.tree.map(keep, updates), state
+    def of_free(tree: PyTree) -> PyTree:
+        return jax.tree.map(lambda leaf: jnp.stack([leaf[k] for k in free]), tree)
 
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+    def in_whole(moved: jax.Array) -> jax.Array:
+        still = jnp.full_like(moved[0], -0.0)  # which added to anything, to -0 too, changes no bit
+        return jnp.stack([moved[free.index(k)] if k in free else still for k in range(num_endpoints)])
+
+    def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
+        moved, state = optimizer.update(of_free(updates), state, None if params is None else of_free(params))
+        return jax.tree.map(in_whole, moved), state
+
+    return optax.GradientTransformation(lambda params: optimizer.init(of_free(params)), update)
 
 
 def learning_rate(opt_state: PyTree, schedule: optax.Schedule) -> jax.Array:

@@ -126,9 +126,9 @@ def test_adam_has_coupled_decay():
 
 
 def test_frozen_endpoints_keep_their_bits_through_momentum_and_decay():
-    params = {"a": jax.random.normal(jax.random.key(0), (3, 4, 2)), "b": jnp.ones(3)}
+    params = {"a": jax.random.normal(jax.random.key(0), (3, 4, 2)), "b": jnp.array([-0.0, 1.0, 0.0])}
     free = optimizers.sgd(lambda step: 0.1, 0.9, 0.1)
-    frozen = optax.chain(free, optimizers.freeze_endpoints((0, 2), 3))
+    frozen = optimizers.freeze_endpoints(free, (0, 2), 3)
     found, whole = params, params
     states = frozen.init(params), free.init(params)
     for _ in range(3):
@@ -140,12 +140,15 @@ def test_frozen_endpoints_keep_their_bits_through_momentum_and_decay():
     for k, expected in ((0, params), (1, whole), (2, params)):
         row = lambda tree: jax.tree.map(lambda leaf: leaf[k], tree)
         chex.assert_trees_all_equal(row(found), row(expected))
+        bits = lambda tree: jax.tree.map(np.signbit, jax.device_get(row(tree)))
+        chex.assert_trees_all_equal(bits(found), bits(expected))
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(states[0]) if leaf.ndim} == {1}  # of the free one alone
 
 
 @pytest.mark.parametrize("endpoints, message", [((3,), "no endpoint 3: the stack has 0 to 2"), ((0, 1, 2), "all 3")])
 def test_endpoints_that_cannot_be_frozen_are_named(endpoints, message):
     with pytest.raises(ValueError, match=message):
-        optimizers.freeze_endpoints(endpoints, 3)
+        optimizers.freeze_endpoints(optimizers.adam(lambda step: 0.1), endpoints, 3)
 
 
 @pytest.mark.parametrize("names", [("w",), ("count", "learning_rate")])
