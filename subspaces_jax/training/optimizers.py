@@ -215,12 +215,18 @@ def freeze_endpoints(
     if not free:
         raise ValueError(f"all {num_endpoints} endpoints are frozen: leave one to train")
 
+    first, last = free[0], free[-1] + 1
+    runs_through = last - first == len(free)  # as of a curve between two ends: slices and pads, which fuse
+
     def of_free(tree: PyTree) -> PyTree:
-        return jax.tree.map(lambda leaf: jnp.stack([leaf[k] for k in free]), tree)
+        rows = slice(first, last) if runs_through else jnp.asarray(free)
+        return jax.tree.map(lambda leaf: leaf[rows], tree)
 
     def in_whole(moved: jax.Array) -> jax.Array:
-        still = jnp.full_like(moved[0], -0.0)  # which added to anything, to -0 too, changes no bit
-        return jnp.stack([moved[free.index(k)] if k in free else still for k in range(num_endpoints)])
+        still = jnp.asarray(-0.0, moved.dtype)  # which added to anything, to -0 too, changes no bit
+        if runs_through:
+            return jax.lax.pad(moved, still, [(first, num_endpoints - last, 0), *[(0, 0, 0)] * (moved.ndim - 1)])
+        return jnp.full((num_endpoints, *moved.shape[1:]), still).at[jnp.asarray(free)].set(moved)
 
     def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
         moved, state = optimizer.update(of_free(updates), state, None if params is None else of_free(params))
