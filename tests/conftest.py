@@ -4,13 +4,15 @@ import itertools
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Four virtual devices; and programs that run for milliseconds are not worth seconds of optimisation.
+# Four virtual devices; programs that run for milliseconds are not worth seconds of optimisation; and on a busy machine
+# XLA takes virtual devices that wait for one another for 40 s for stuck, and aborts.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=4",
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_collective_call_terminate_timeout_seconds=600",
     ]
 )
 
