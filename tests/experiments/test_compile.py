@@ -18,7 +18,7 @@ from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import build, compile
 
 ROOT = pathlib.Path(__file__).parents[2]
-WITHOUT_RUN = ("__init__", "base", "variants", "analyze")
+WITHOUT_RUN = ("__init__", "base", "variants", "analyze", "connect")
 CONFIGS = sorted(
     path.stem
     for path in (ROOT / "configs").glob("*.py")
@@ -51,7 +51,7 @@ def test_every_configs_step_is_lowered_for_gpus_and_tpus(name):
     lowered = compile.lower(program)
     assert lowered.platforms == ("cuda", "tpu") and lowered.nr_devices == 1
     kernels = sum(leaf.ndim == 5 for leaf in jax.tree.leaves(program.args[0].params))  # [K, k, k', C_in, C_out]
-    assert kernels or name == "line_transformer_digits"
+    assert kernels or name in ("line_transformer_digits", "dense")
     # JAX itself has a form of a convolution for each of the two
     assert lowered.mlir_module().count(KERNEL_GRADIENT) == 2 * kernels
 
