@@ -129,7 +129,7 @@ def test_adam_has_coupled_decay():
 def test_frozen_endpoints_keep_their_bits_through_momentum_and_decay(still):
     params = {"a": jax.random.normal(jax.random.key(0), (3, 4, 2)), "b": jnp.array([-0.0, 1.0, 0.0])}
     free = optimizers.sgd(lambda step: 0.1, 0.9, 0.1)
-    frozen = optimizers.freeze_endpoints(free, still, 3)
+    frozen = optax.chain(free, optimizers.freeze_endpoints(still, 3))
     found, whole = params, params
     states = frozen.init(params), free.init(params)
     for _ in range(3):
@@ -144,13 +144,12 @@ def test_frozen_endpoints_keep_their_bits_through_momentum_and_decay(still):
         chex.assert_trees_all_equal(row(found), row(expected))
         bits = lambda tree: jax.tree.map(np.signbit, jax.device_get(row(tree)))
         chex.assert_trees_all_equal(bits(found), bits(expected))
-    assert {leaf.shape[0] for leaf in jax.tree.leaves(states[0]) if leaf.ndim} == {3 - len(still)}  # of free ones
 
 
 @pytest.mark.parametrize("endpoints, message", [((3,), "no endpoint 3: the stack has 0 to 2"), ((0, 1, 2), "all 3")])
 def test_endpoints_that_cannot_be_frozen_are_named(endpoints, message):
     with pytest.raises(ValueError, match=message):
-        optimizers.freeze_endpoints(optimizers.adam(lambda step: 0.1), endpoints, 3)
+        optimizers.freeze_endpoints(endpoints, 3)
 
 
 @pytest.mark.parametrize("names", [("w",), ("count", "learning_rate")])

@@ -122,7 +122,7 @@ def optimizer(settings: OptimizerSettings, steps_per_epoch: int, num_endpoints: 
     if not settings.frozen:
         return made
     try:
-        return optimizers.freeze_endpoints(made, settings.frozen, num_endpoints)
+        return optax.chain(made, optimizers.freeze_endpoints(settings.frozen, num_endpoints))
     except ValueError as error:
         raise ConfigError(f"config.frozen_endpoints: {error}") from None
 
