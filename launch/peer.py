@@ -103,7 +103,8 @@ def recipe_of(made: Experiment) -> residual.Recipe:
 def _highest(run: Run, networks: Networks) -> dict[str, float]:
     """The highest of each of SHOWN along t."""
     made = run.experiment
-    settings = SimpleNamespace(eval_batch_size=made.eval_batch_size, splits="both")
+    usual = {name: field.default for name, field in profiles.FIELDS.items()}
+    settings = SimpleNamespace(**usual | {"eval_batch_size": made.eval_batch_size})
     found = profiles.scored(settings, [run], networks, made.space.grid(made.num_points), label="curve")
     return {name: float(np.max(found[name])) for name in SHOWN}
 

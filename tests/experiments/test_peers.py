@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from test_configs import load
 
 from launch.peers import layouts
+from subspaces_jax import records
 from subspaces_jax.analysis import lpips
 from subspaces_jax.errors import ConfigError
-from subspaces_jax.experiments import build
+from subspaces_jax.experiments import analyze, build, runs, train
 from subspaces_jax.experiments.benchmarks import curves
 from subspaces_jax.networks import CifarResNet
 
@@ -134,3 +136,18 @@ def test_the_peer_says_what_it_does_not_train():
     for field, value in [*others, ("network", "mlp_8"), ("network", "cifar_resnet_8_4")]:
         with pytest.raises(ConfigError, match=re.escape(f"config.{field} is {value!r}")):
             peer.recipe_of(build.experiment(config | {field: value}, without_data=True))
+
+
+@needs_torch
+def test_the_peers_curve_is_scored_as_the_runs_own(tmp_path):
+    """The highest along t of the study of a curve, whatever fields such studies have."""
+    from launch import peer
+
+    fields = dict(network="mlp_8", num_epochs=1, subspace="bezier(3)", beta=0.0, num_points=3, num_train_examples=256)
+    train.run(load("line_digits", **fields), tmp_path / "curve")
+    study = {"analysis": "curve", "runs": str(tmp_path / "curve"), "num_points": 3, "segment": False}
+    analyze.run(study, tmp_path / "study")
+    arrays, _ = records.load_results(tmp_path / "study", "curve")
+    run = runs.open_run(tmp_path / "curve")
+    highest = peer._highest(run, runs.networks(run, "knots"))
+    assert highest == {name: pytest.approx(arrays[f"{name}_max"]) for name in peer.SHOWN}
