@@ -16,6 +16,7 @@ from subspaces_jax.data import sources
 from subspaces_jax.errors import CheckpointError, ConfigError, DataError
 from subspaces_jax.evaluation import Measure
 from subspaces_jax.experiments import analyze, plot, runs, train
+from subspaces_jax.experiments.build import Experiment
 
 QUICK = dict(network="mlp_8", num_epochs=2, num_points=3, weight_decay=1e-3, augmentation="none", checkpoint_every=1)
 PLAIN = QUICK | dict(subspace="none", beta=0.0)
@@ -241,6 +242,18 @@ def test_a_chain_goes_through_its_networks(trained, tmp_path):
     assert arrays["tr_nll"][3] == pytest.approx(by_hand(middle, "train")[0], rel=1e-4)
     assert len(facts["lengths"]) == 2 and sum(facts["lengths"]) == pytest.approx(arrays["dl"].sum())
     assert_drawn(plot.run(None, tmp_path / "chain")["figures"], {"chain"})
+
+
+def test_a_study_of_paths_scores_the_test_split_that_it_names(trained, tmp_path, monkeypatch):
+    """Here one of 50 examples; the training split stays the runs' own."""
+    monkeypatch.setattr(Experiment, "test_of", lambda made, *of: sources.Arrays(*(part[:50] for part in made.test)))
+    named = dict(num_points=2, test_dataset="digits")
+    other, _ = study("chain", tmp_path / "other", trained / "a", trained / "b", **named)
+    own, _ = study("chain", tmp_path / "own", trained / "a", trained / "b", num_points=2)
+    few, _ = study("chain", tmp_path / "few", trained / "a", trained / "b", num_points=2, num_examples=50)
+    np.testing.assert_array_equal(other["te_nll"], few["te_nll"])
+    np.testing.assert_array_equal(other["tr_nll"], own["tr_nll"])
+    assert not np.allclose(other["te_nll"], own["te_nll"])
 
 
 def test_barriers_of_all_pairs(trained, tmp_path):

@@ -32,8 +32,7 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if num < 2:
         raise ConfigError(f"config.runs and config.members give {num} networks, barriers take at least two")
     arrays = between(settings, opened, networks, list(itertools.combinations(range(num), 2)))
-    shown = [f"{prefix}_{name}" for name, *_ in profiles.columns(made) for prefix in profiles.PREFIXES]
-    profiles_of = {name: arrays[name] for name in shown if name in arrays}
+    profiles_of = profiles.shown(arrays, made)
     matrices = {f"{name}_barrier": _symmetric(paths.barrier(values, ends=settings.ends), num)
                 for name, values in profiles_of.items()}  # fmt: skip
     distances = _symmetric(arrays["distance"], num)
@@ -62,8 +61,8 @@ def between(settings: Any, opened: Any, networks: Any, pairs: list[tuple[int, in
         [[i, *range(num + p * (each - 2), num + (p + 1) * (each - 2)), j] for p, (i, j) in enumerate(pairs)]
     )
     found = {name: values[rows] for name, values in scores.items() if values.ndim == 1}
-    ends = [paths.point_distances(networks.stack, eye[jnp.array(pair)])[1] for pair in pairs]
-    return found | {"distance": np.array(ends)}
+    there_and_on = paths.point_distances(networks.stack, eye[jnp.array(pairs).reshape(-1)])
+    return found | {"distance": there_and_on[1::2]}
 
 
 def table(facts: dict[str, Any]) -> str:

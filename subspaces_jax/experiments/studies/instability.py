@@ -36,16 +36,13 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     for fork, step in zip(opened, steps):
         networks = runs.networks(fork, "endpoints", step)
         pairs = list(itertools.combinations(range(len(networks.names)), 2))
-        arrays = barriers.between(settings, [fork], networks, pairs)
-        found.append({name: values for name, values in arrays.items()})
-    shown = [f"{prefix}_{name}" for name, *_ in profiles.columns(first) for prefix in profiles.PREFIXES]
-    names = [name for name in shown if name in found[0]]
+        found.append(barriers.between(settings, [fork], networks, pairs))
     barrier = lambda of, name: float(np.mean(paths.barrier(of[name], ends=settings.ends)))
     facts = {
         "steps": [fork.experiment.fork.step for fork in opened],
         "steps_per_epoch": opened[0].plan.steps_per_epoch,
         "forks": [f"{fork.experiment.fork.folder} seed {fork.experiment.seed}" for fork in opened],
-        "barriers": {name: [barrier(of, name) for of in found] for name in names},
+        "barriers": {name: [barrier(of, name) for of in found] for name in profiles.shown(found[0], first)},
         "distances": [float(np.mean(of["distance"])) for of in found],
         "columns": profiles.columns(first),
         "title": "instability of {network} on {dataset}".format(**opened[0].config),

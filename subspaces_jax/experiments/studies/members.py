@@ -81,7 +81,7 @@ def scored(
 ) -> tuple[dict[str, np.ndarray], sources.Arrays]:
     """`evaluation.along` over points of the members' stack, and the test split it was scored on."""
     made = opened[0].experiment
-    test = made.test if not settings.test_dataset else made.test_of(settings.test_dataset, settings.test_archive)
+    test = test_split(settings, made)
     shared = passes(made) | {"images": flat(test.images), "labels": test.labels, "batch_size": settings.eval_batch_size}
     arrays = evaluation.along(
         networks.stack,
@@ -93,6 +93,11 @@ def scored(
         **options,
     )
     return arrays, test
+
+
+def test_split(settings: Any, made: Experiment) -> sources.Arrays:
+    """What points are scored on: the runs' own test split, or the one that the study names."""
+    return made.test_of(settings.test_dataset, settings.test_archive) if settings.test_dataset else made.test
 
 
 def facts_of(

@@ -64,7 +64,8 @@ def scored(
     """
     made, of_train = opened[0].experiment, {}
     task, mesh, size = made.task, made.mesh, settings.eval_batch_size
-    train, test = (_first(split, settings.num_examples) for split in (made.train, made.test))
+    splits = made.train, members.test_split(settings, made)
+    train, test = (_first(split, settings.num_examples) for split in splits)
     train = evaluation.on_device((flat(train.images), train.labels), mesh)
     of_task, shared = Measure(task.scores, task.read), passes(made)
     shared |= {"images": flat(test.images), "labels": test.labels}
@@ -136,9 +137,15 @@ def summary_table(of_paths: dict[str, dict[str, dict[str, float]]], columns: Seq
 
 def barriers(arrays: Scores, made: Experiment) -> dict[str, float]:
     """The barrier of the first and the last score that are shown, on each split, in the units of the arrays."""
-    names = dict.fromkeys(name for name, *_ in (columns(made)[0], columns(made)[-1]))
-    shown = [f"{prefix}_{name}" for name in names for prefix in PREFIXES]
-    return {name: float(paths.barrier(arrays[name])) for name in shown if name in arrays}
+    first_and_last = {name for name, *_ in (columns(made)[0], columns(made)[-1])}
+    found = shown(arrays, made).items()
+    return {name: float(paths.barrier(values)) for name, values in found if name[3:] in first_and_last}
+
+
+def shown(arrays: Scores, made: Experiment) -> Scores:
+    """Of the scores of points those that tables and figures show, on each split, with prefixes."""
+    names = [f"{prefix}_{name}" for name, *_ in columns(made) for prefix in PREFIXES]
+    return {name: arrays[name] for name in names if name in arrays}
 
 
 def by_split(arrays: Scores, columns: Sequence[Sequence[Any]]) -> dict[str, dict[str, np.ndarray]]:
