@@ -22,6 +22,7 @@ arXiv:2008.00741, section 4.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -193,39 +194,15 @@ class StepWise:
         return any(len(shape) > 2 for shape in self._shapes.values())
 
 
-def butterfly(
-    params_a: PyTree,
-    params_b: PyTree,
-    table: AxisTable,
-    *,
-    features: Features | None = None,
-    interpolation: str = "linear",
-    num_components: int | None = None,
-    transport: bool = False,
-    reference: bool = False,
-    floor: float = adjustment.FLOOR,
-    ridge: float = 0.0,
-) -> Path:
+def butterfly(*given: Any, **options: Any) -> Path:
     """The butterfly path; with transport that of matched units. Arguments as of `StepWise`."""
-    return StepWise(
-        params_a, params_b, table, features, interpolation, num_components, transport, reference, floor, ridge
-    ).butterfly()
+    return StepWise(*given, **options).butterfly()
 
 
-def weight_adjusted(
-    params_a: PyTree,
-    params_b: PyTree,
-    table: AxisTable,
-    *,
-    features: Features | None = None,
-    interpolation: str = "linear",
-    num_components: int | None = None,
-    transport: bool = False,
-    reference: bool = False,
-    floor: float = adjustment.FLOOR,
-    ridge: float = 0.0,
-) -> Path:
+def weight_adjusted(*given: Any, **options: Any) -> Path:
     """The path of weights adjusted at every point; with transport that of matched units. Arguments as of `StepWise`."""
-    return StepWise(
-        params_a, params_b, table, features, interpolation, num_components, transport, reference, floor, ridge
-    ).weight_adjusted()
+    return StepWise(*given, **options).weight_adjusted()
+
+
+# what calls by name are checked against
+butterfly.__signature__ = weight_adjusted.__signature__ = inspect.signature(StepWise)

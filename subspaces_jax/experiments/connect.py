@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from subspaces_jax import checkpoints, geometry, parallel, records
 from subspaces_jax.analysis import paths
 from subspaces_jax.checkpoints import Resumable
-from subspaces_jax.connecting import CONNECTORS, Path
+from subspaces_jax.connecting import CONNECTORS, Path, Sampled
 from subspaces_jax.errors import ConfigError, RunDirectoryError
 from subspaces_jax.experiments import choices, fields, runs
 from subspaces_jax.experiments.build import Experiment
@@ -123,29 +123,28 @@ def _scored(
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Scores of the grid and, of a classification, the worst points, looked for again between their neighbours."""
     ts = path.grid(settings.num_points)
-    arrays = {"ts": ts} | _at(settings, opened, networks, path, ts, "path")
     sampled = path.at(ts)
+    arrays = {"ts": ts} | _of(settings, opened, networks, sampled, "path")
     arrays["dl"] = paths.point_distances(sampled.tree, sampled.points, sampled.params_at)
     arrays |= profiles.statistics(arrays["dl"], arrays)
-    worst, spacing = {}, ts[1] - ts[0]
-    shares = np.arange(1, settings.num_refined + 1) / (settings.num_refined + 1)
+    worst = {}
     for prefix, split in profiles.PREFIXES.items():
         if f"{prefix}_acc" not in arrays:
             continue
         lowest = int(np.argmin(arrays[f"{prefix}_acc"]))
         found = {"t": float(ts[lowest]), "acc": float(arrays[f"{prefix}_acc"][lowest])}
-        around = np.concatenate([ts[lowest] - spacing * shares[::-1], ts[lowest] + spacing * shares])
-        around = around[(around >= 0) & (around <= path.num_pieces)]
-        if len(around):
-            finer = _at(settings, opened, networks, path, around, f"worst {split}")[f"{prefix}_acc"]
+        if settings.num_refined:
+            sides = (lowest > 0) + (lowest < len(ts) - 1)
+            around = path.around(ts, lowest, sides * (settings.num_refined + 1) + 1)
+            around = np.array([t for t in around if not np.any(np.isclose(t, ts))])  # of the grid they are known
+            finer = _of(settings, opened, networks, path.at(around), f"worst {split}")[f"{prefix}_acc"]
             if finer.min() < found["acc"]:
                 found = {"t": float(around[np.argmin(finer)]), "acc": float(finer.min())}
         worst[split] = found
     return arrays, worst
 
 
-def _at(settings: Any, opened: list[Run], networks: Networks, path: Path, ts: np.ndarray, label: str) -> Any:
-    sampled = path.at(ts)
+def _of(settings: Any, opened: list[Run], networks: Networks, sampled: Sampled, label: str) -> Any:
     of_tree = networks._replace(stack=sampled.tree)
     return profiles.scored(settings, opened, of_tree, sampled.points, sampled.params_at, label=label)
 

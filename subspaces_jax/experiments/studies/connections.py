@@ -10,7 +10,7 @@ from subspaces_jax.errors import ConfigError, RunDirectoryError
 from subspaces_jax.experiments import choices
 from subspaces_jax.experiments.fields import Field
 from subspaces_jax.experiments.studies import profiles
-from subspaces_jax.plots import curves
+from subspaces_jax.plots import curves, style
 
 PATH = "path"  # of experiments.connect, which comes after the studies
 FIELDS: dict[str, Field] = {
@@ -77,4 +77,4 @@ def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, F
 def _spread(values: list[float]) -> str:
     if not values:
         return ""
-    return f"{np.mean(values):.2f}" + (f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else "")
+    return f"{np.mean(values):.2f}" + (f" ± {style.spread(values):.2f}" if len(values) > 1 else "")

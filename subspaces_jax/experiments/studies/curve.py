@@ -18,7 +18,8 @@ from subspaces_jax.analysis import lpips, paths
 from subspaces_jax.errors import ConfigError, SubspacesError
 from subspaces_jax.experiments import choices, runs
 from subspaces_jax.experiments.build import Experiment
-from subspaces_jax.experiments.build.model import flat
+from subspaces_jax.experiments.build.model import flat, floats
+from subspaces_jax.experiments.evaluate import title
 from subspaces_jax.experiments.fields import LARGEST, Field
 from subspaces_jax.experiments.runs import Run
 from subspaces_jax.experiments.studies import members, profiles
@@ -71,9 +72,10 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         facts["barriers"][name] = profiles.barriers(own, made)
         facts["summary"][name] = profiles.summary(own, profiles.columns(made))
     if held:
-        arrays["originals"] = _floats(made, settings.num_images)
+        originals = _first(made, settings.num_images).reshape(-1, *made.info.image_shape)
+        arrays["originals"] = np.asarray(floats(originals))
     facts |= {"columns": profiles.columns(made), "ends": check_ends(opened[0], networks.stack)}
-    return arrays, facts | {"step": networks.step, "variant": opened[0].variant, "title": _title(opened[0])}
+    return arrays, facts | {"step": networks.step, "variant": opened[0].variant, "title": title(opened[0].config)}
 
 
 def check_ends(run: Run, stack: Any) -> list[dict[str, Any]]:
@@ -100,14 +102,12 @@ def check_ends(run: Run, stack: Any) -> list[dict[str, Any]]:
             evaluation.predict(made.model.apply, {"params": end, "batch_stats": before.batch_stats}, _first(made, 500))
             for end in ends
         ]
-        pairs = list(zip(*map(jax.tree.leaves, ends)))
-        squares = sum(np.sum(np.square(np.subtract(a, b, dtype=np.float64))) for a, b in pairs)
         found.append(
             {
                 "run": source.folder,
                 "step": before.step,
-                "same": all(np.array_equal(a, b) for a, b in pairs),
-                "distance": float(np.sqrt(squares)),
+                "same": all(map(np.array_equal, *map(jax.tree.leaves, ends))),
+                "distance": float(paths.point_distances(geometry.stack(ends), jnp.eye(2))[1]),
                 "difference": float(np.max(np.abs(outputs[0] - outputs[1]))),
             }
         )
@@ -169,10 +169,6 @@ def paths_of(arrays: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     return both
 
 
-def _title(run: Run) -> str:
-    return "{subspace} of {network} on {dataset}, seed {seed}".format(**run.config)
-
-
 def _measures(settings: Any, made: Experiment) -> list[Any]:
     if settings.lpips == "none":
         return []
@@ -199,8 +195,3 @@ def _first(made: Experiment, num: int) -> np.ndarray:
         return flat(made.test.images[:num])
     batch, _, mask = next(iter(made.test.images()))
     return batch[np.asarray(mask)][:num]
-
-
-def _floats(made: Experiment, num: int) -> np.ndarray:
-    images = _first(made, num).reshape(-1, *made.info.image_shape)
-    return images.astype(np.float32) / (255.0 if images.dtype == np.uint8 else 1.0)
