@@ -2,7 +2,7 @@
 
 from launch import app
 from subspaces_jax import parallel
-from subspaces_jax.experiments import evaluate, plot, train
+from subspaces_jax.experiments import evaluate, plot, references, train
 
 
 def run(config, workdir):
@@ -12,6 +12,7 @@ def run(config, workdir):
         return
     print(evaluate.table(facts))
     plot.run(config, workdir)
+    print(references.text(facts["config"]))
     print(
         f"step {facts['step']}: trained in {rows['seconds']:.0f} s, evaluated in {facts['seconds']:.0f} s; "
         f"see {workdir}"

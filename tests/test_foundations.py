@@ -33,7 +33,7 @@ ROOMS = [  # in their order: a module imports only from rooms before its own, an
         "experiments.analyze",
         "experiments.plot",
     ),
-    *("experiments.sweep", "experiments.benchmarks"),
+    *("experiments.sweep", "experiments.references", "experiments.describe", "experiments.benchmarks"),
 ]
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem != "__init__")
 

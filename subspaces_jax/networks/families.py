@@ -99,21 +99,30 @@ FAMILIES: dict[str, Family] = {
 
 
 def resnet(num_classes: int, depth: int = 18, dtype: Any = jnp.float32, axis_name: str | None = None) -> nn.Module:
-    """A `ImageNetResNet` for 224x224 images of depth 18, 50 or 101."""
+    """A `ImageNetResNet` for 224x224 images of depth 18, 50 or 101.
+
+    Reference: He et al., Deep Residual Learning for Image Recognition, 2015, arXiv:1512.03385.
+    """
     return _listed(FAMILIES["resnet"], num_classes, (depth,), {"dtype": dtype, "axis_name": axis_name})
 
 
 def wide_resnet(
     num_classes: int, depth: int = 50, factor: int = 2, dtype: Any = jnp.float32, axis_name: str | None = None
 ) -> nn.Module:
-    """A wide `ImageNetResNet` of depth 50 or 101 and factor 2."""
+    """A wide `ImageNetResNet` of depth 50 or 101 and factor 2.
+
+    Reference: Zagoruyko and Komodakis, Wide Residual Networks, 2016, arXiv:1605.07146.
+    """
     return _listed(FAMILIES["wide_resnet"], num_classes, (depth, factor), {"dtype": dtype, "axis_name": axis_name})
 
 
 def tiny_imagenet_resnet(
     num_classes: int, depth: int = 18, dtype: Any = jnp.float32, axis_name: str | None = None
 ) -> nn.Module:
-    """A `ImageNetResNet` for 64x64 images of depth 18 or 50."""
+    """A `ImageNetResNet` for 64x64 images of depth 18 or 50.
+
+    Reference: He et al., Deep Residual Learning for Image Recognition, 2015, arXiv:1512.03385.
+    """
     return _listed(FAMILIES["tiny_imagenet_resnet"], num_classes, (depth,), {"dtype": dtype, "axis_name": axis_name})
 
 

@@ -60,7 +60,11 @@ def multistep(peak: float, num_epochs: int, warmup: int = 0, every: int = 30, fa
 
 
 def swa_constant(peak: float, num_epochs: int, warmup: int = 0, swa_rate: float = 0.05) -> Policy:
-    """The peak up to E/2, linearly down to `swa_rate` at 0.9 E, then `swa_rate`."""
+    """The peak up to E/2, linearly down to `swa_rate` at 0.9 E, then `swa_rate`.
+
+    Reference: Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018,
+    arXiv:1803.05407.
+    """
     down = lambda e: jnp.clip((e / num_epochs - 0.5) / 0.4, 0.0, 1.0)
     return _warmed_up(peak, warmup, lambda e: peak + (swa_rate - peak) * down(e))
 
@@ -95,7 +99,11 @@ def swa_cyclic(
     swa_start: float = 0.75,
     swa_rate: float = 0.05,
 ) -> Policy:
-    """A cosine from the peak to 0 at the first knot, then one from `swa_rate` to 0 between any two `swa_knots`."""
+    """A cosine from the peak to 0 at the first knot, then one from `swa_rate` to 0 between any two `swa_knots`.
+
+    Reference: Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018,
+    arXiv:1803.05407.
+    """
     knots = swa_knots(num_epochs, num_models, swa_start)
     if knots[0] <= warmup:
         raise ValueError(f"the first cycle ends with epoch {knots[0]}, and the warm-up has {warmup}: raise swa_start")
@@ -103,7 +111,10 @@ def swa_cyclic(
 
 
 def snapshot_cyclic(peak: float, num_epochs: int, warmup: int = 0, num_models: int = 3) -> Policy:
-    """M cosines from the peak to 0, restarting at `snapshot_knots`."""
+    """M cosines from the peak to 0, restarting at `snapshot_knots`.
+
+    Reference: Huang et al., Snapshot Ensembles: Train 1, Get M for Free, 2017, arXiv:1704.00109.
+    """
     return _cycles(peak, warmup, snapshot_knots(num_epochs, num_models, warmup), (peak,) * num_models)
 
 

@@ -1,6 +1,8 @@
 """A family of runs: variants of one config over seeds, with what is derived of them, for a paper's tables and figures.
 
 Variants are the names that runs carry, whatever their folders are called.
+
+Reference: Wortsman et al., Learning Neural Network Subspaces, 2021, arXiv:2102.10472.
 """
 
 import itertools

@@ -3,6 +3,9 @@
 results/plane.npz has "x" and "y" [G] in units of distance, "grid" [G, G, 2], scores [G, G] as `profiles` names them,
 "bend_coordinates" [P, 2] of the networks that the plane was made of, "curve_coordinates" [T, 2] of a curve or a
 training projected onto it, and for planes through three networks "alphas" and "betas" [G], x and y over the sides.
+
+References: Garipov et al., Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs, 2018, arXiv:1802.10026; Li et
+al., Visualizing the Loss Landscape of Neural Nets, 2018, arXiv:1712.09913.
 """
 
 from typing import Any, NamedTuple
