@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+from flax import nnx
 
-from subspaces_jax.networks import imagenet_resnet
+from subspaces_jax.networks import imagenet_resnet, nnx_modules
 from subspaces_jax.networks.autoencoder import Autoencoder
 from subspaces_jax.networks.cifar_resnet import CifarResNet
 from subspaces_jax.networks.cifar_wide_resnet import CifarWideResNet
@@ -186,7 +187,8 @@ def train_options(network: nn.Module, train: bool) -> dict[str, bool]:
 
 
 def imported(name: str) -> Callable[..., nn.Module]:
-    """What "package.module:Name" names: a Flax module, or a function that makes one, that takes num_classes.
+    """What "package.module:Name" names: a Flax module, Linen or NNX, or a function that makes a Linen one; it takes
+    num_classes.
 
     Raises:
         ValueError: it cannot be imported.
@@ -214,7 +216,9 @@ def make_imported(name: str, num_classes: int, options: dict[str, Any], given: d
     make = imported(name)
     try:
         taken = {key: value for key, value in options.items() if key in inspect.signature(make).parameters}
-        made = make(num_classes=num_classes, **(taken | given))
+        options_of = {"num_classes": num_classes} | taken | given
+        is_nnx = inspect.isclass(make) and issubclass(make, nnx.Module)
+        made = nnx_modules.adapted(make, options_of) if is_nnx else make(**options_of)
     except Exception as error:  # whatever a constructor of the user's raises
         raise ValueError(
             f"{name!r}, which cannot be made ({type(error).__name__}: {error}): it is called with num_classes"
