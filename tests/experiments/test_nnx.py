@@ -84,9 +84,9 @@ def test_training_draws_dropout_and_updates_statistics_with_the_right_gradient(n
 
 
 def test_a_line_of_them_trains_and_is_evaluated(tmp_path):
-    config = load("line_digits", network="test_nnx:Net(width=12)", num_epochs=8, num_points=3)
+    config = load("line_digits", network="test_nnx:Net(width=32)", augmentation="none", num_epochs=12, num_points=3)
     last = train.run(config, tmp_path)
-    assert checkpoints.restore(tmp_path).params["first"]["kernel"].shape == (2, 64, 12)
+    assert checkpoints.restore(tmp_path).params["first"]["kernel"].shape == (2, 64, 32)
     scores = evaluate.run(None, tmp_path)["scores"]
     assert last["accuracy"] > 0.5 and min(scores["accuracy"]) > 0.5
 
