@@ -29,7 +29,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers as policies
 
-from subspaces_jax import geometry, parallel, records, trees
+from subspaces_jax import geometry, parallel, records, remote, trees
 from subspaces_jax.errors import CheckpointError, first_line
 
 PyTree = Any
@@ -182,15 +182,19 @@ def restore(workdir: str | os.PathLike, step: int | None = None, like: PyTree = 
     """The weights of a run, for evaluation and notebooks.
 
     Args:
-        workdir: a run directory.
-        step: the training step; default the latest that can be read.
+        workdir: a run directory, or the URL of one, "gs://bucket/run", of any file system that fsspec knows.
+        step: the training step; default the latest that can be read (behind a URL, the latest).
         like: stack of the expected names and shapes; another architecture is refused.
 
     Raises:
         CheckpointError: no checkpoint, a damaged one, one with something of another run or step, or another
             architecture.
+        RunDirectoryError: a URL that cannot be read.
         OSError, MemoryError, ...: a reason outside the run.
     """
+    if records.is_url(workdir):
+        with remote.copied(os.fspath(workdir), FOLDER, step, leave_out=(OPTIMIZER,)) as (local, at):
+            return restore(local, at, like)
     folder = records.resolve(workdir) / FOLDER
     if not folder.is_dir():  # Orbax would create it
         raise CheckpointError(
@@ -246,7 +250,7 @@ def restore_stack(workdirs: Sequence[str | pathlib.Path], step: int | Sequence[i
     """Several runs of one architecture as one stack: their endpoints along the leading axis, in the order given.
 
     Args:
-        workdirs: run directories; one may be named several times.
+        workdirs: run directories, or URLs of them; one may be named several times.
         step: the training step of all, or of each; default the latest of each.
 
     Returns:

@@ -75,7 +75,7 @@ def resolve(workdir: str | os.PathLike) -> pathlib.Path:
         RunDirectoryError: it is a URL or no path.
     """
     text = os.fspath(workdir)
-    if _URL.match(text):
+    if is_url(text):
         raise RunDirectoryError(
             f"workdir {text} is a URL: run directories are local folders, mount it and name its path"
         )
@@ -85,6 +85,11 @@ def resolve(workdir: str | os.PathLike) -> pathlib.Path:
         return pathlib.Path(text).expanduser().absolute()
     except RuntimeError:
         raise RunDirectoryError(f"workdir {text} is in the home of an unknown user: name a directory") from None
+
+
+def is_url(workdir: str | os.PathLike) -> bool:
+    """Whether a run directory is named by a URL, "gs://bucket/run"."""
+    return bool(_URL.match(os.fspath(workdir)))
 
 
 @contextmanager
