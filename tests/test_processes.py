@@ -115,7 +115,7 @@ SLURM = {
 @pytest.fixture
 def alone(monkeypatch):
     """No cluster but SLURM is around, wherever the tests run."""
-    for name in ("KUBERNETES_SERVICE_HOST", "OMPI_MCA_orte_hnp_uri", "TPU_SKIP_MDS_QUERY", "SLURM_JOB_ID"):
+    for name in ("KUBERNETES_SERVICE_HOST", "OMPI_MCA_orte_hnp_uri", "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
 
 
