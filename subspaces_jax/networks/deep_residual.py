@@ -1,8 +1,8 @@
 """Residual networks of one width and any depth, whose weights are a path over depth.
 
-All blocks are one leaf [L, d, d], passed through by one scan that keeps about sqrt(L) hidden states for the gradient and
-computes the others again. Kernels have Flax's layout: blocks/kernel[k] is the transpose of the published W_{k+1}, see
-`published_weights`.
+All blocks are one leaf [L, d, d], passed through by one scan that keeps about sqrt(L) hidden states for the gradient
+and computes the others again. Kernels have Flax's layout: blocks/kernel[k] is the transpose of the published W_{k+1},
+see `published_weights`.
 """
 
 import math
