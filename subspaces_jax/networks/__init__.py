@@ -8,6 +8,7 @@ from subspaces_jax.networks.autoencoder import Autoencoder
 from subspaces_jax.networks.cifar_resnet import CifarResNet
 from subspaces_jax.networks.cifar_wide_resnet import CifarWideResNet
 from subspaces_jax.networks.conv_fc import ConvFC
+from subspaces_jax.networks.deep_residual import DeepResidual
 from subspaces_jax.networks.imagenet_resnet import (
     ImageNetResNet,
     ResNet18,
@@ -31,6 +32,7 @@ __all__ = [
     "CifarResNet",
     "CifarWideResNet",
     "ConvFC",
+    "DeepResidual",
     "ImageNetResNet",
     "LeNet",
     "PreResNet",

@@ -16,6 +16,7 @@ from subspaces_jax.networks.autoencoder import Autoencoder
 from subspaces_jax.networks.cifar_resnet import CifarResNet
 from subspaces_jax.networks.cifar_wide_resnet import CifarWideResNet
 from subspaces_jax.networks.conv_fc import ConvFC
+from subspaces_jax.networks.deep_residual import DeepResidual
 from subspaces_jax.networks.lenet import LeNet
 from subspaces_jax.networks.mlp import MLP
 from subspaces_jax.networks.pre_resnet import PreResNet
@@ -137,6 +138,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {  # name of a call -> construct
     "wide_resnet": wide_resnet,
     "vision_transformer": VisionTransformer,
     "autoencoder": Autoencoder,
+    "deep_residual": DeepResidual,
 }
 EVERY_NAME = f"{'; '.join(family.names for family in FAMILIES.values())}; or package.module:Name"
 
