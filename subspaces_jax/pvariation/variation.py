@@ -188,11 +188,16 @@ def _normalised(points):
 
 
 def _predecessors(units, exponents, norm, method, block_size):
-    """[..., L, D] -> [P, ..., L] int32."""
+    """[..., L, D] -> [P, ..., L] int32; of p = 1 the point before, since no step is longer than those it passes over."""
     *batch, num, dim = units.shape
-    flat = units.reshape(-1, num, dim)
-    found = lax.map(lambda one: search.predecessors(one, exponents, norm, method, block_size), flat)
-    return jnp.moveaxis(found, 1, 0).reshape(len(exponents), *batch, num)
+    unit_steps = jnp.maximum(jnp.arange(num, dtype=jnp.int32) - 1, 0)
+    rough = tuple(p for p in exponents if p > 1)
+    found = iter(())
+    if rough:
+        flat = units.reshape(-1, num, dim)
+        found = iter(search.predecessors(flat, rough, norm, method, block_size).reshape(len(rough), *batch, num))
+    steps = jnp.broadcast_to(unit_steps, (*batch, num))
+    return jnp.stack([next(found) if p > 1 else steps for p in exponents])
 
 
 def _costs(units, before, exponents, norm):
