@@ -17,7 +17,7 @@ from subspaces_jax.data import augmentation
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import choices
 from subspaces_jax.networks import families
-from subspaces_jax.training import optimizers
+from subspaces_jax.training import optimizers, regularity
 
 Config = Mapping[str, Any]
 LARGEST = 2**31 - 1  # of whole numbers: steps and indices are int32
@@ -96,15 +96,20 @@ NORMALISATIONS: dict[str, Callable[..., tuple[tuple[float, ...], tuple[float, ..
     "none": lambda: ((), ()),
     "given": lambda mean, std: (_numbers("mean", mean), _numbers("std", std)),
 }
+STATISTICS: dict[str, Callable[..., Any]] = {"none": lambda: None, "p_variation": regularity.variations}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 OVER_SAMPLES = ("auto", "vmap", "scan", "unroll")
 CALLS: dict[str, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {  # field -> table, what the program gives
     "subspace": (SUBSPACES, ()),
     "task": (tasks.TASKS, ()),
-    "optimizer": (optimizers.OPTIMIZERS, ("schedule", "weight_decay")),
+    "optimizer": (
+        optimizers.OPTIMIZERS,
+        ("schedule", "weight_decay", "weight_path", "activation", "steps_per_epoch"),
+    ),
     "schedule": (optimizers.POLICIES, ("peak", "num_epochs", "warmup")),
     "augmentation": (AUGMENTATIONS, ()),
     "normalisation": (NORMALISATIONS, ()),
+    "statistics": (STATISTICS, ("weight_path",)),
 }
 
 FIELDS: dict[str, Field] = {
@@ -113,7 +118,7 @@ FIELDS: dict[str, Field] = {
     "seed": Field(0, _at_least(0, SEEDS), "a whole number from 0 up, below 2^32"),
     "num_devices": Field(0, _at_least(0), "devices to use, 0 for all"),
     "num_epochs": Field(160, _at_least(1), "at least 1"),
-    "batch_size": Field(128, _at_least(1), "examples per step over all devices and samples, at least 1"),
+    "batch_size": Field(128, _at_least(0), "examples per step over all devices and samples, 0 for the training split"),
     "log_every": Field(0, _at_least(0), "steps between rows of metrics; 0 for each epoch's end only"),
     "checkpoint_every": Field(1, _at_least(0), "epochs between checkpoints to resume from; 0 for the last only"),
     "keep_every": Field(0, _at_least(0), "epochs between checkpoints that are kept for good; 0 for none"),
@@ -122,6 +127,13 @@ FIELDS: dict[str, Field] = {
     ),
     "test_every": Field(0, _at_least(0), "epochs between tests of the midpoint; 0 for none"),
     "num_members": Field(1, _at_least(1), "M, networks trained together, with seeds from seed on"),
+    "member_options": Field(
+        "",
+        _any,
+        "what members differ in: parts with ; between them, as in 'alpha=0.5 learning_rate=1; alpha=0.75', of "
+        "learning_rate, seed and the network's initial options; each is that of num_members / parts members, with "
+        "seeds from seed on; empty for seeds alone",
+    ),
     "capture": Field(
         False, _any, "whether num_cycles checkpoints are kept: the cycles' ends, or equally spaced from swa_start"
     ),
@@ -139,6 +151,9 @@ FIELDS: dict[str, Field] = {
     "normalisation": _call("dataset", NORMALISATIONS, "of inputs; dataset has the data set's own mean and deviation"),
     "input_noise": Field(0.0, _at_least(0.0), "standard deviation of noise on normalised training inputs, at least 0"),
     "num_train_examples": Field(0, _at_least(0), "of the training split, 0 for all"),
+    "train_fraction": Field(
+        1.0, lambda value: 0.0 < value <= 1.0, "of the training split, in (0, 1]; the first whole number of them"
+    ),
     "label_noise": Field(0.0, _fraction, "fraction of training labels drawn anew, in [0, 1]"),
     "pixel_shuffle": Field(False, _any, "whether all images have their pixels in one other order"),
     "corruption_seed": Field(0, _at_least(0), "of label_noise and pixel_shuffle, whatever the run's seed"),
@@ -189,6 +204,7 @@ FIELDS: dict[str, Field] = {
     "momentum": Field(0.9, _at_least(0.0, 1.0), "in [0, 1), of sgd"),
     "weight_decay": Field(1e-4, _at_least(0.0), "at least 0"),
     "decay": Field("endpoints", _one_of("endpoints", "point"), "what decays: endpoints, or the sampled point"),
+    "statistics": _call("none", STATISTICS, "of the weights, in every row of metrics"),
     "label_smoothing": Field(0.0, _fraction, "in [0, 1], of classification"),
     # evaluation
     "num_points": Field(21, _at_least(2), "points of a curve, or to a side of a simplex, at least 2"),

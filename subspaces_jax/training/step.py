@@ -19,7 +19,7 @@ from subspaces_jax import rngs
 from subspaces_jax.geometry import contract, cosine_penalty, random_pair
 from subspaces_jax.geometry.penalties import squared_cosine
 from subspaces_jax.parallel import AXIS, MEMBERS
-from subspaces_jax.tasks import Sums
+from subspaces_jax.tasks import BATCHES, Sums
 from subspaces_jax.training.objective import Objective
 from subspaces_jax.training.state import State
 
@@ -46,8 +46,9 @@ class Report(NamedTuple):
         steps: how many.
         totals: `Record.means` summed over the steps (and averaged over members).
         sums: of the task's scores over all examples, [M, ...] of members.
-        last: statistics after the last step.
+        last: statistics after the last step (averaged over members).
         bad: of each name of totals the first step, counted from 1, at which it was not finite, or -1.
+        each: {"totals": totals, "last": last} of each member, [M], where they are asked for.
     """
 
     steps: jax.Array
@@ -55,6 +56,7 @@ class Report(NamedTuple):
     sums: Sums
     last: Scalars
     bad: Scalars
+    each: dict[str, Scalars] = {}
 
 
 def make_step(
@@ -202,12 +204,15 @@ def mapped(function: Callable[[Any], Any], items: PyTree, how: str) -> Any:
     return lax.scan(lambda carry, item: (carry, function(item)), (), items, unroll=how == "unroll")[1]
 
 
-def make_advance(step: Step, statistics: Callable[[State], Scalars] | None = None) -> Callable[..., Any]:
+def make_advance(
+    step: Step, statistics: Callable[[State], Scalars] | None = None, each: bool = False
+) -> Callable[..., Any]:
     """Many steps in one dispatch, their number being an argument, so that any number compiles once.
 
     Args:
         step: from `make_step` or `over_members`.
         statistics: of a training's state, taken once after the last step; of members, the means of theirs.
+        each: whether members report totals and statistics of their own, too.
 
     Returns:
         (state, data, indices [steps, (M,) S, b] of an epoch, num_steps) -> (state, Report), for `pmapped`. Takes
@@ -235,11 +240,14 @@ def make_advance(step: Step, statistics: Callable[[State], Scalars] | None = Non
         bad = {name: jnp.where(step == NEVER, -1, step) for name, step in lax.pmin(bad, MEMBERS).items()}
         totals = lax.pmean(jax.tree.map(jnp.mean, total.means), MEMBERS)
         sums = jax.tree.map(lambda x: lax.all_gather(x, MEMBERS, tiled=True), total.sums) if members else total.sums
-        last = {}
+        last, of_members = {}, {}
         if statistics is not None:
-            last = _mean_over_first(jax.vmap(statistics)(state)) if members else statistics(state)
-            last = lax.pmean(last, MEMBERS)
-        return state, Report(num_steps, totals, sums, last, bad)
+            found = jax.vmap(statistics)(state) if members else statistics(state)
+            last = lax.pmean(_mean_over_first(found) if members else found, MEMBERS)
+            if members and each:
+                gathered = lambda tree: jax.tree.map(lambda x: lax.all_gather(x, MEMBERS, tiled=True), tree)
+                of_members = gathered({"totals": total.means, "last": found})
+        return state, Report(num_steps, totals, sums, last, bad, of_members)
 
     return advance
 
@@ -248,19 +256,32 @@ def joined(first: Report, second: Report) -> Report:
     """The report of the steps of `first` and then those of `second`."""
     add = lambda a, b: jax.tree.map(jnp.add, a, b)
     bad = {name: jnp.where(first.bad[name] < 0, second.bad[name], first.bad[name]) for name in first.bad}
+    each = second.each and second.each | {"totals": add(first.each["totals"], second.each["totals"])}
     return Report(
-        first.steps + second.steps, add(first.totals, second.totals), add(first.sums, second.sums), second.last, bad
+        first.steps + second.steps,
+        add(first.totals, second.totals),
+        add(first.sums, second.sums),
+        second.last,
+        bad,
+        each,
     )
 
 
 def row_of(report: Report, read: Callable[[Sums], Scalars]) -> dict[str, float]:
     """The numbers of a report that the host has fetched: means over steps, scores of the task (of members, their
-    means), statistics after the last step."""
-    means = {name: float(np.float32(total) / np.float32(report.steps)) for name, total in report.totals.items()}
+    means), statistics after the last step; where members report theirs, those of member m as "loss_m"."""
+    over_steps = lambda total: float(np.float32(total) / np.float32(report.steps))
+    means = {name: over_steps(total) for name, total in report.totals.items()}
     sums = report.sums if np.ndim(report.sums["count"]) else jax.tree.map(lambda x: x[None], report.sums)
-    members = [read(_row(sums, m)) for m in range(len(sums["count"]))]
+    members = [read(_row(sums, m) | {BATCHES: report.steps}) for m in range(len(sums["count"]))]
     scores = {name: float(np.mean([member[name] for member in members])) for name in members[0]}
-    return scores | means | {name: float(value) for name, value in report.last.items()}
+    row = scores | means | {name: float(value) for name, value in report.last.items()}
+    if report.each:
+        for m, member in enumerate(members):
+            own = {name: over_steps(total[m]) for name, total in report.each["totals"].items()}
+            own = member | own | {name: values[m] for name, values in report.each["last"].items()}
+            row |= {f"{name}_{m}": float(value) for name, value in own.items()}
+    return row
 
 
 def _example_keys(key: jax.Array, shape: tuple[int, int], device: jax.Array) -> jax.Array:

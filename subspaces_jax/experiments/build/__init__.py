@@ -1,11 +1,13 @@
 """From a config to objects, once a command: `experiment(config)`. This package alone reads a config.
 
 data.py       splits, in memory or as streams
+members.py    members that differ in options
 model.py      the network as the functions that training and evaluation take
 training.py   subspace, optimizer, mesh and the compiled steps
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -20,6 +22,7 @@ from subspaces_jax.data import batches, catalogue, sources
 from subspaces_jax.errors import ConfigError, DataError
 from subspaces_jax.experiments import choices
 from subspaces_jax.experiments.build import data as build_data
+from subspaces_jax.experiments.build import members as build_members
 from subspaces_jax.experiments.build import model as build_model
 from subspaces_jax.experiments.build import training as build_training
 from subspaces_jax.experiments.build.model import Model
@@ -49,6 +52,10 @@ def check(config: Config) -> dict[str, Any]:
             raise ConfigError(
                 f"config.{name} is for images, and {config['dataset']} has real inputs: leave it {FIELDS[name].default}"
             )
+    if config["num_train_examples"] and config["train_fraction"] != 1.0:
+        raise ConfigError("config.num_train_examples and config.train_fraction both say how many: set one of them")
+    if not config["batch_size"] and (known.streams or config["stream"]):
+        raise ConfigError(f"config.batch_size is 0, and {config['dataset']} streams: name a number of examples")
     if config["label_noise"] and known.label != "class":
         raise ConfigError(f"config.label_noise is for classes, and {config['dataset']} has none: set it to 0")
     several = build_training.subspace(
@@ -65,6 +72,7 @@ def check(config: Config) -> dict[str, Any]:
         )
     if config["capture"] and several.num_endpoints > 1:
         raise ConfigError("config.capture keeps checkpoints of one network: set subspace='none', or capture=False")
+    build_members.check(config)
     if config["initial"] and config["num_members"] > 1:
         raise ConfigError("config.initial is for one training: set num_members=1, or initial='' for random weights")
     if config["fork"] and (config["initial"] or choices.source(config["fork"]).step is None):
@@ -96,7 +104,7 @@ def experiment(config: Config, given: Given | None = None, without_data: bool = 
         ConfigError: a field that is unknown or out of range, or fields at odds with each other.
     """
     made = Experiment(check(config), given, without_data)
-    made.model, made.optimizer_settings.of_schedule  # noqa: B018  whatever cannot be made is refused now
+    made.model, made.optimizer_settings.of_schedule, made.weight_statistics, made.members  # noqa: B018  refused now
     return made
 
 
@@ -144,7 +152,8 @@ class Experiment:
 
     @property
     def batch_size(self) -> int:
-        return self.config["batch_size"]
+        """Examples a step; the whole training split is read for their number where it is the batch."""
+        return self.config["batch_size"] or self.num_examples
 
     @property
     def dataset(self) -> str:
@@ -178,7 +187,16 @@ class Experiment:
     @property
     def alone(self) -> "Experiment":
         """The experiment of one member."""
-        return dataclasses.replace(self, config=self.config | {"num_members": 1})
+        return dataclasses.replace(self, config=self.config | {"num_members": 1, "member_options": ""})
+
+    @cached_property
+    def members(self) -> list["Experiment"]:
+        """The experiment of each member by itself, [M], where they differ in options; else none are made."""
+        if not self.config["member_options"]:
+            return []
+        options = getattr(self.model.network, "initial_options", ())
+        configs = [build_members.alone(self.config, m, options) for m in range(self.num_members)]
+        return [experiment(config, self.given, self.without_data) for config in configs]
 
     @property
     def captures(self) -> bool:
@@ -187,7 +205,8 @@ class Experiment:
     @property
     def keys(self) -> list[jax.Array]:
         """The PRNG key of each member, [M]."""
-        return [jax.random.key(self.seed + m) for m in range(self.num_members)]
+        seeds = [member.seed for member in self.members] or range(self.seed, self.seed + self.num_members)
+        return [jax.random.key(seed) for seed in seeds]
 
     @cached_property
     def mesh(self) -> Mesh:
@@ -198,14 +217,14 @@ class Experiment:
         """Likewise, of devices that need not be here."""
         config = self.config
         return build_training.mesh(
-            config["num_devices"], config["num_members"], config["batch_size"], config["num_samples"], devices
+            config["num_devices"], config["num_members"], self.batch_size, config["num_samples"], devices
         )
 
     @property
     def title(self) -> str:
         """What is trained, in a line."""
         fields = "{subspace} of {network} on {dataset}, {dtype}, batch {batch_size} in {num_samples} samples"
-        return fields.format(**self.config)
+        return fields.format(**self.config | {"batch_size": self.config["batch_size"] or "of all"})
 
     @property
     def thin_parts(self) -> str | None:
@@ -305,7 +324,7 @@ class Experiment:
     def num_examples(self) -> int:
         """Of the training split."""
         if self.without_data:
-            return self.config["num_train_examples"] or self.info.num_train
+            return self.data_settings.num_train(self.info.num_train)
         return len(self.train.labels) if self.streams else len(self.train.images)
 
     # the plan, in steps
@@ -318,7 +337,7 @@ class Experiment:
     def plan_for(self, num_examples: int) -> "Plan":
         """The run in steps, for that many training examples."""
         config, settings = self.config, self.optimizer_settings
-        epoch = batches.steps_per_epoch(num_examples, self.batch_size)
+        epoch = batches.steps_per_epoch(num_examples, config["batch_size"] or num_examples)
         captured = build_training.capture_steps(settings, epoch) if self.captures else ()
         named = build_training.kept_steps(config["keep_steps"], config["keep_every"], config["num_epochs"], epoch)
         kept = tuple(sorted({*captured, *named}))
@@ -349,6 +368,7 @@ class Experiment:
         config = self.config
         return build_training.OptimizerSettings(
             frozen=self.frozen_endpoints,
+            peak_in_state=bool(config["member_options"]),
             weight_decay=config["weight_decay"] if config["decay"] == "endpoints" else 0.0,
             **{
                 name: config[name]
@@ -370,14 +390,37 @@ class Experiment:
     @property
     def optimizer(self) -> optax.GradientTransformation:
         """The optimizer of the stack."""
-        return build_training.optimizer(self.optimizer_settings, self.plan.steps_per_epoch, self.space.num_endpoints)
+        return self._optimizer(self.optimizer_settings)
+
+    def _optimizer(self, settings: build_training.OptimizerSettings) -> optax.GradientTransformation:
+        network = build_training.traits(self.model.network)
+        return build_training.optimizer(settings, self.plan.steps_per_epoch, self.space.num_endpoints, network)
+
+    @property
+    def weight_statistics(self) -> Any:
+        """Stack -> numbers of a row, or None."""
+        return build_training.weight_statistics(self.config["statistics"], build_training.traits(self.model.network))
+
+    @property
+    def row_statistics(self) -> Any:
+        """State -> what a row says of it, see `build.training.statistics`."""
+        return build_training.statistics(self.schedule, self.space.num_endpoints, self.weight_statistics)
 
     def initial_state(self) -> State:
         """The state before the first step, of random weights."""
-        make = build_training.initial_state(
-            self.model.init, self.optimizer, self.space.num_endpoints, self.num_members, parallel.platform(self.mesh)
+        platform = parallel.platform(self.mesh)
+        state = lambda made, optimizer, keys: build_training.initial_state(
+            made.model.init, optimizer, self.space.num_endpoints, len(keys), platform
+        )(jnp.stack(keys))
+        if not self.members:
+            return state(self, self.optimizer, self.keys)
+        alike = lambda member: (member.config["network"], member.config["learning_rate"])
+        groups = [list(group) for _, group in itertools.groupby(self.members, alike)]
+        rates = [self.optimizer_settings._replace(learning_rate=group[0].config["learning_rate"]) for group in groups]
+        keys = [[key for member in group for key in member.keys] for group in groups]
+        return build_training.joined_states(
+            [state(group[0], self._optimizer(rate), of) for group, rate, of in zip(groups, rates, keys)]
         )
-        return make(jnp.stack(self.keys))
 
     @property
     def state_shapes(self) -> State:
@@ -401,14 +444,14 @@ class Experiment:
         """Compiled steps on data in memory, see `build.training.advance`; for another mesh than this host's, too."""
         mesh = mesh or self.mesh
         step = self.step(params, parallel.platform(mesh))
-        return build_training.advance(step, self.schedule, self.space.num_endpoints, mesh, self.num_members)
+        return build_training.advance(step, self.row_statistics, mesh, self.num_members, bool(self.members))
 
     def advance_on_batch(self, params: Any, mesh: Mesh | None = None) -> Any:
         """A compiled step on a batch of a stream, see `build.training.advance_on_batch`."""
         mesh = mesh or self.mesh
         step = self.step(params, parallel.platform(mesh))
         return build_training.advance_on_batch(
-            step, self.schedule, self.space.num_endpoints, mesh, self.num_members, self.config["num_samples"]
+            step, self.row_statistics, mesh, self.num_members, self.config["num_samples"], bool(self.members)
         )
 
     def epoch_order(self) -> Any:

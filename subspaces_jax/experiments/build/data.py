@@ -23,6 +23,7 @@ class Settings(NamedTuple):
     image_size: int
     stream: bool
     num_train_examples: int
+    train_fraction: float
     label_noise: float
     pixel_shuffle: bool
     corruption_seed: int
@@ -41,6 +42,10 @@ class Settings(NamedTuple):
     def whole_shape(self) -> tuple[int, ...] | None:
         """Of the images of a stream that are whole; None where they are crops, being of all sizes."""
         return None if catalogue.info(self.dataset).streams else self.info.image_shape
+
+    def num_train(self, total: int) -> int:
+        """How many of `total` training examples are used."""
+        return self.num_train_examples or int(self.train_fraction * total)
 
     @property
     def folders(self) -> dict[str, str | None]:
@@ -70,7 +75,12 @@ def load(settings: Settings, split: str, seed: int, part: tuple[int, int] = (0, 
         return _streamed(settings, split, seed, part)
     inputs, labels = sources.load(settings.dataset, split, **settings.folders)
     if split == "train":
-        num = settings.num_train_examples or len(inputs)
+        num = settings.num_train(len(inputs))
+        if num < 1:
+            raise ConfigError(
+                f"config.train_fraction is {settings.train_fraction}, which of {len(inputs)} examples leaves none: "
+                "raise it"
+            )
         if num > len(inputs):
             raise ConfigError(
                 f"config.num_train_examples is {num}, but {settings.dataset} has {len(inputs)}: at most that"
@@ -127,11 +137,12 @@ def _resized(pixels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _source(settings: Settings, split: str) -> Any:
-    if settings.num_train_examples:
-        raise ConfigError(
-            f"config.num_train_examples is for data sets that fit on the device, {settings.dataset} streams: "
-            "set it to 0"
-        )
+    for name, all_of_them in (("num_train_examples", 0), ("train_fraction", 1.0)):
+        if getattr(settings, name) != all_of_them:
+            raise ConfigError(
+                f"config.{name} is for data sets that fit on the device, {settings.dataset} streams: "
+                f"set it to {all_of_them}"
+            )
     return sources.open_source(settings.dataset, split, **settings.folders)
 
 
