@@ -43,6 +43,11 @@ def kernels(table: AxisTable) -> list[str]:
     return list(filter(trees.is_kernel, table))
 
 
+def layer_stacks(table: AxisTable) -> list[str]:
+    """The names of kernels [L, d, d] that are those of L layers, each of which reads and writes the same units."""
+    return [name for name in kernels(table) if len(table[name]) == 3 and _is_of_layers(*table[name])]
+
+
 def readers(table: AxisTable) -> dict[str, str]:
     """The axis that each layer with a kernel reads, "h0" or FLATTENED + "c1", in order; without those of the inputs."""
     read = {leaf: [axis for axis in table[leaf][:-1] if axis is not None] for leaf in kernels(table)}
@@ -119,3 +124,7 @@ def units(table: AxisTable, params: Any) -> dict[str, int]:
             if axis is not None and axis.startswith(FLATTENED) and size % sizes[axis.removeprefix(FLATTENED)]:
                 raise ValueError(f"{leaf}: {size} rows are no whole number of positions of {axis}")
     return sizes
+
+
+def _is_of_layers(layers: str | None, read: str | None, written: str | None) -> bool:
+    return layers is None and read is not None and read == written

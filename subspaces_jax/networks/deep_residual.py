@@ -29,12 +29,13 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu": lambda x: nn.gelu(x, approximate=False),
     "sigmoid": nn.sigmoid,
 }
-# (h [N, d], kernel of the block before, kernel [d, d], delta, activation) -> h; the first block's "before" is 0
+# (h [..., d], kernel of the block before, kernel [d, d], delta, activation, times: (h, kernel) -> h @ kernel) -> h; the
+# first block's "before" is 0
 RECURSIONS: dict[str, Callable[..., jax.Array]] = {
-    "skip": lambda h, before, kernel, delta, act: h + delta * act(h @ kernel),
-    "none": lambda h, before, kernel, delta, act: delta * act(h @ kernel),
-    "linear_skip": lambda h, before, kernel, delta, act: h + act(h) @ kernel,
-    "inc_skip": lambda h, before, kernel, delta, act: h + act(h @ before) @ (kernel - before).T,
+    "skip": lambda h, before, kernel, delta, act, times: h + delta * act(times(h, kernel)),
+    "none": lambda h, before, kernel, delta, act, times: delta * act(times(h, kernel)),
+    "linear_skip": lambda h, before, kernel, delta, act, times: h + times(act(h), kernel),
+    "inc_skip": lambda h, before, kernel, delta, act, times: h + times(act(times(h, before)), (kernel - before).mT),
 }
 UNROLL = 4  # blocks of one iteration of the scan: it is bound by latency, not by arithmetic
 
@@ -148,6 +149,32 @@ class DeepResidual(nn.Module):
         factor = self.depth ** (1.0 - self.alpha) if self.learn_delta else self.depth * jnp.asarray(params["delta"])
         return kernel.reshape(*kernel.shape[:-2], -1) * jnp.asarray(factor, kernel.dtype)[..., None, None]
 
+    def at_points(self, stack: PyTree, points: jax.Array, images: jax.Array) -> jax.Array:
+        """Outputs of many points of a stack of these networks at once, without the weights of any: one pass over the
+        blocks for all of them.
+
+        Args:
+            stack: leaves [K, ...].
+            points: [T, K] coordinates.
+            images: [B, ...], as `__call__` takes them.
+
+        Returns:
+            [T, B, C], those of `contract(stack, points[t])`.
+        """
+        x = images.reshape(images.shape[0], -1).astype(self.dtype)
+        points = points.astype(self.dtype)
+        readin, kernel, readout, delta = (
+            stack[name]["kernel"].astype(self.dtype) if name != "delta" else stack[name].astype(self.dtype)
+            for name in ("readin", "blocks", "readout", "delta")
+        )
+        times = (times_weights if jax.default_backend() == "cpu" else times_products)(points)
+        act, update = ACTIVATIONS[self.activation], RECURSIONS[self.recursion]
+        delta = jnp.einsum("tk,k->t", points, delta, precision="highest")[:, None, None]
+        h = jnp.einsum("tk,kbd->tbd", points, jnp.matmul(x, readin), precision="highest")
+        pairs = with_before(jnp.swapaxes(kernel, 0, 1))
+        h, _ = lax.scan(lambda h, pair: (update(h, *pair, delta, act, times), None), h, pairs, unroll=UNROLL)
+        return times(h, readout)
+
     def unit_axes(self) -> AxisTable:
         """The axis table, see `networks.axes`: all blocks read and write one residual stream."""
         return {
@@ -171,8 +198,8 @@ def flow(
     """
     act, update, depth = ACTIVATIONS[activation], RECURSIONS[recursion], len(kernel)
     segment = min(segment or math.isqrt(depth), depth)
-    pairs = (jnp.concatenate([jnp.zeros_like(kernel[:1]), kernel[:-1]]) if recursion == "inc_skip" else (), kernel)
-    block = lambda h, pair: (update(h, *pair, delta, act), None)
+    pairs = with_before(kernel) if recursion == "inc_skip" else ((), kernel)
+    block = lambda h, pair: (update(h, *pair, delta, act, jnp.matmul), None)
     through = lambda h, blocks: (lax.scan(block, h, blocks, unroll=min(UNROLL, segment))[0], None)
     if segment == depth:
         return through(h, pairs)[0]
@@ -182,6 +209,27 @@ def flow(
     if whole == depth:
         return h
     return jax.checkpoint(through)(h, jax.tree.map(lambda leaf: leaf[whole:], pairs))[0]
+
+
+def times_products(points: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """(h [T, B, d], kernels [K, d, e]) -> sum_k points[t, k] h[t] @ kernels[k], [T, B, e]: by K products of all points'
+    rows at once, which suits accelerators."""
+
+    def times(h, kernels):
+        products = [(h.reshape(-1, h.shape[-1]) @ kernel).reshape(*h.shape[:2], -1) for kernel in kernels]
+        return sum(points[:, k, None, None] * product for k, product in enumerate(products))
+
+    return times
+
+
+def times_weights(points: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The same by the weights of one block at all points, [T, d, e], and a product a point, which suits a CPU."""
+    return lambda h, kernels: jnp.matmul(h, jnp.einsum("tk,kde->tde", points, kernels, precision="highest"))
+
+
+def with_before(kernel: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """For each block the kernel of the block before it, of the first 0, and its own: both [L, ...]."""
+    return jnp.concatenate([jnp.zeros_like(kernel[:1]), kernel[:-1]]), kernel
 
 
 def published_weights(params: PyTree) -> jax.Array:

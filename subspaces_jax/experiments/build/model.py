@@ -44,6 +44,8 @@ class Model(NamedTuple):
         features: eval mode, (variables, images) -> [B, ...]; None where the network sows none.
         augment: (keys [B], images) -> images as in training; None changes nothing.
         inputs: images as the data set holds them -> inputs of the network.
+        at_points: eval mode, (stack, points [T, K], images) -> outputs [T, B, ...] of all points at once, see
+            `analysis.points`; None where the network offers none.
     """
 
     network: nn.Module
@@ -55,6 +57,7 @@ class Model(NamedTuple):
     features: Callable[[PyTree, jax.Array], jax.Array] | None
     augment: Callable[[jax.Array, jax.Array], jax.Array] | None
     inputs: Callable[[jax.Array], jax.Array]
+    at_points: Callable[[PyTree, jax.Array, jax.Array], jax.Array] | None = None
 
 
 class Settings(NamedTuple):
@@ -105,6 +108,10 @@ def model(settings: Settings, info: DatasetInfo, task: Task) -> Model:
         keep = lambda inputs: module.apply(variables, inputs, **eval_options, mutable=["intermediates"])[1]
         return alone(keep)(normalise(images))["intermediates"]["features"][0]
 
+    def at_points(stack, points, images):
+        outputs = module.at_points(stack, points, normalise(as_images(images)))
+        return outputs.astype(jnp.float32).reshape(*outputs.shape[:2], *shape)
+
     def train_mode(module, kept, variables, inputs, key):
         outputs, updated = module.apply(
             variables, inputs, **train_options, mutable=["batch_stats", *kept], rngs={"dropout": key}
@@ -139,6 +146,7 @@ def model(settings: Settings, info: DatasetInfo, task: Task) -> Model:
         features if traits.sows_features else None,
         augment,
         lambda images: normalise(as_images(images)),
+        at_points if hasattr(module, "at_points") else None,
     )
 
 
