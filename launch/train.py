@@ -7,6 +7,9 @@ from subspaces_jax.experiments import evaluate, plot, references, train
 
 def run(config, workdir):
     rows = train.run(config, workdir)
+    if not rows["step"]:
+        print(f"step 0: saved in {rows['seconds']:.0f} s; see {workdir}")
+        return
     facts = evaluate.run(config, workdir)
     if not parallel.is_main():
         return

@@ -15,7 +15,17 @@ from subspaces_jax import rngs, trees
 PACKAGE = pathlib.Path(__file__).parents[1] / "subspaces_jax"
 ROOMS = [  # in their order: a module imports only from rooms before its own, and within its own
     *("errors", "logs", "rngs", "trees", "losses", "metrics", "tasks", "pvariation", "geometry", "networks", "data"),
-    *("events", "records", "remote", "processes", "parallel", "checkpoints", "batch_stats", "evaluation"),
+    *(
+        "events",
+        "records",
+        "remote",
+        "processes",
+        "parallel",
+        "checkpoints",
+        "weight_files",
+        "batch_stats",
+        "evaluation",
+    ),
     *("training", "connecting", "analysis", "plots"),
     *(
         "experiments.choices",

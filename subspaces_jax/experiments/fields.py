@@ -117,7 +117,7 @@ FIELDS: dict[str, Field] = {
     "variant": Field("", _any, "a label: what figures and tables call the run; it changes nothing"),
     "seed": Field(0, _at_least(0, SEEDS), "a whole number from 0 up, below 2^32"),
     "num_devices": Field(0, _at_least(0), "devices to use, 0 for all"),
-    "num_epochs": Field(160, _at_least(1), "at least 1"),
+    "num_epochs": Field(160, _at_least(0), "at least 0; 0 saves the start and reads no data"),
     "batch_size": Field(128, _at_least(0), "examples per step over all devices and samples, 0 for the training split"),
     "log_every": Field(0, _at_least(0), "steps between rows of metrics; 0 for each epoch's end only"),
     "checkpoint_every": Field(1, _at_least(0), "epochs between checkpoints to resume from; 0 for the last only"),
@@ -169,8 +169,8 @@ FIELDS: dict[str, Field] = {
         "",
         _any,
         "run directories, separated by commas, whose networks (of one run: whose endpoints) the endpoints start from, "
-        "runs/a@200 for its step 200, random for a network of random weights; two are the ends of a curve; empty for "
-        "random weights",
+        "runs/a@200 for its step 200, random for a network of random weights, or files of torchvision's weights "
+        "(.safetensors, .pth); two are the ends of a curve; empty for random weights",
     ),
     "inner_endpoints": Field(
         "linear", _one_of(*INNER), "how those between two initial ends start: on the line between them, or fresh"

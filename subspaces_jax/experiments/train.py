@@ -29,6 +29,8 @@ Advance = Callable[[State, int, int], tuple[State, Any]]
 def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     """Trains what the config says, from the latest checkpoint of `workdir` where there is one, to the end.
 
+    With num_epochs=0 the start alone is saved, random weights or what `initial` names, and no data are read.
+
     Args:
         config: a mapping with fields of `fields.FIELDS`; those that are left out have their defaults.
         workdir: the run directory, made if need be.
@@ -51,6 +53,9 @@ def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         run_id = stack.enter_context(_held(made, folder))
         manager = stack.enter_context(checkpoints.open_manager(folder, keep_steps=plan.kept_steps))
         state, resumed_from = _resume(manager, state, run_id)
+        if not plan.num_steps:
+            checkpoints.save(manager, 0, starts.resumable(state), made.config, run_id)
+            return {"step": 0, "resumed_from": 0, "seconds": time.perf_counter() - clock}
         if resumed_from == plan.num_steps:
             log.warning("%s is finished (step %d); nothing to train", folder, plan.num_steps)
             return {"step": plan.num_steps, "resumed_from": resumed_from, "seconds": time.perf_counter() - clock}

@@ -322,8 +322,8 @@ class Experiment:
 
     @property
     def num_examples(self) -> int:
-        """Of the training split."""
-        if self.without_data:
+        """Of the training split; where no data are read, as the catalogue says."""
+        if self.without_data or not self.config["num_epochs"]:
             return self.data_settings.num_train(self.info.num_train)
         return len(self.train.labels) if self.streams else len(self.train.images)
 
@@ -340,7 +340,7 @@ class Experiment:
         epoch = batches.steps_per_epoch(num_examples, config["batch_size"] or num_examples)
         captured = build_training.capture_steps(settings, epoch) if self.captures else ()
         named = build_training.kept_steps(config["keep_steps"], config["keep_every"], config["num_epochs"], epoch)
-        kept = tuple(sorted({*captured, *named}))
+        kept = tuple(sorted({*captured, *named} or ({0} if not config["num_epochs"] else set())))
         return Plan(epoch, config["num_epochs"] * epoch, captured, kept)
 
     @property
