@@ -1,5 +1,6 @@
 """VGG for small images."""
 
+import itertools
 from functools import partial
 from typing import Any
 
@@ -78,6 +79,11 @@ class VGG(nn.Module):
             self.sow("intermediates", unit, x)
         self.sow("intermediates", "features", x)
         return uniform_dense(x.shape[-1], self.num_classes, dtype=self.dtype)(x)
+
+    def stage_starts(self) -> tuple[str, ...]:
+        """The layers that begin a stage, see `networks.axes`."""
+        first = itertools.accumulate(self.convolutions_per_block[:-1])
+        return (*(f"Conv_{i}" for i in first), "Dense_0")
 
     def unit_axes(self) -> AxisTable:
         """The axis table, see `networks.axes`."""
