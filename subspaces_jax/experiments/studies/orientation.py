@@ -230,7 +230,7 @@ def _along(settings: Any, opened: Sequence[Run], measure: Oriented, groups: Mapp
             )
         networks, points = runs.networks(run, "endpoints"), space.grid(settings.num_points)
         found, _ = members.scored(
-            settings, [run], networks, points, of_params={"orientation": measure}, with_pairs=False, keep_outputs=False,
+            settings, [run], networks, points, of_params={"orientation": measure}, with_pairs=False,
             progress=members.progress(len(points), run.folder.name).over,
         )  # fmt: skip
         rows.append({name: of[None] for name, of in found.items()})
