@@ -12,10 +12,14 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from subspaces_jax.networks import imagenet_resnet
+from subspaces_jax.networks.alexnet import AlexNet
 from subspaces_jax.networks.autoencoder import Autoencoder
+from subspaces_jax.networks.bottleneck_mlp import BottleneckMLP
 from subspaces_jax.networks.cifar_resnet import CifarResNet
 from subspaces_jax.networks.cifar_wide_resnet import CifarWideResNet
 from subspaces_jax.networks.conv_fc import ConvFC
+from subspaces_jax.networks.deep_lenet import DeepLeNet
+from subspaces_jax.networks.imagenet_vgg import ImageNetVGG
 from subspaces_jax.networks.lenet import LeNet
 from subspaces_jax.networks.mlp import MLP
 from subspaces_jax.networks.pre_resnet import PreResNet
@@ -55,6 +59,22 @@ FAMILIES: dict[str, Family] = {
         lambda c, sizes, options: VGG(c, *sizes, **options) if len(sizes) == 1 and sizes[0] in BLOCKS else None,
         (*RESNET_OPTIONS, "dropout"),
     ),
+    "imagenet_vgg": Family(
+        "imagenet_vgg_16 or imagenet_vgg_19",
+        lambda c, sizes, options: ImageNetVGG(c, *sizes, **options) if len(sizes) == 1 and sizes[0] in BLOCKS else None,
+        (*RESNET_OPTIONS, "dropout"),
+    ),
+    "alexnet": Family(
+        "alexnet", lambda c, sizes, options: None if sizes else AlexNet(c, **options), ("dtype", "dropout")
+    ),
+    "deep_lenet": Family(
+        "deep_lenet", lambda c, sizes, options: None if sizes else DeepLeNet(c, **options), ("dtype", "dropout")
+    ),
+    "bottleneck_mlp": Family(
+        "bottleneck_mlp or bottleneck_mlp_4096_1024_3 (width, bottleneck, blocks)",
+        lambda c, sizes, options: BottleneckMLP(c, *sizes, **options) if len(sizes) in (0, 3) else None,
+        (*RESNET_OPTIONS, "dropout"),
+    ),
     "cifar_resnet": Family(
         "cifar_resnet_20 or cifar_resnet_20_16",
         lambda c, sizes, options: CifarResNet(c, *sizes, **options) if 1 <= len(sizes) <= 2 else None,
@@ -76,8 +96,8 @@ FAMILIES: dict[str, Family] = {
         RESNET_OPTIONS,
     ),
     "resnet": Family(
-        "resnet_18, _50 or _101",
-        _of_depth(d18=imagenet_resnet.ResNet18, d50=imagenet_resnet.ResNet50, d101=imagenet_resnet.ResNet101),
+        "resnet_18, _34, _50, _101 or _152",
+        _of_depth(**{f"d{depth}": made for depth, made in imagenet_resnet.BY_DEPTH.items()}),
         RESNET_OPTIONS,
     ),
     "wide_resnet": Family(
@@ -98,9 +118,16 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def resnet(num_classes: int, depth: int = 18, dtype: Any = jnp.float32, axis_name: str | None = None) -> nn.Module:
-    """A `ImageNetResNet` for 224x224 images of depth 18, 50 or 101."""
-    return _listed(FAMILIES["resnet"], num_classes, (depth,), {"dtype": dtype, "axis_name": axis_name})
+def resnet(
+    num_classes: int,
+    depth: int = 18,
+    classifier_bias: bool = False,
+    dtype: Any = jnp.float32,
+    axis_name: str | None = None,
+) -> nn.Module:
+    """A `ImageNetResNet` for 224x224 images of depth 18, 34, 50, 101 or 152; with a bias torchvision's."""
+    options = {"dtype": dtype, "axis_name": axis_name, "classifier_bias": classifier_bias}
+    return _listed(FAMILIES["resnet"], num_classes, (depth,), options)
 
 
 def wide_resnet(
@@ -129,6 +156,10 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {  # name of a call -> construct
     "lenet": LeNet,
     "conv_fc": ConvFC,
     "vgg": VGG,
+    "imagenet_vgg": ImageNetVGG,
+    "alexnet": AlexNet,
+    "deep_lenet": DeepLeNet,
+    "bottleneck_mlp": BottleneckMLP,
     "cifar_resnet": CifarResNet,
     "pre_resnet": PreResNet,
     "cifar_wide_resnet": CifarWideResNet,

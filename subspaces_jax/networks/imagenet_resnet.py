@@ -24,7 +24,8 @@ EXPANSION = 4  # of a bottleneck: output channels over those of the stage
 class ImageNetResNet(nn.Module):
     """Stem, four stages with W, 2W, 4W and 8W channels (bottlenecks: four times as many), average pool, 1x1 classifier.
 
-    Every convolution is bias-free and Kaiming-normal, the classifier included; strides are in the 3x3 convolutions;
+    Every convolution is bias-free and Kaiming-normal, the classifier included unless it is told to have a bias, which
+    starts at 0: with one the networks are torchvision's. Strides are in the 3x3 convolutions;
     BatchNorm starts at scale 1 and bias 0. Features: with the stem for small images the last map before its ReLU, else
     the pooled map after it, as in the subspace paper.
 
@@ -35,6 +36,7 @@ class ImageNetResNet(nn.Module):
         small_images: a 3x3 stem of stride 1 instead of 7x7 of stride 2 and a max-pool.
         inner_factor: widens the inner maps of bottlenecks (2 for wide networks).
         width: W.
+        classifier_bias: whether the classifier has a bias.
         dtype, axis_name: as in `CifarResNet`.
 
     Reference: He et al., Deep Residual Learning for Image Recognition, 2015, arXiv:1512.03385; Zagoruyko and Komodakis,
@@ -48,6 +50,7 @@ class ImageNetResNet(nn.Module):
     small_images: bool = False
     inner_factor: int = 1
     width: int = 64
+    classifier_bias: bool = False
     dtype: Any = jnp.float32
     axis_name: str | None = None
 
@@ -77,7 +80,7 @@ class ImageNetResNet(nn.Module):
         x = jnp.mean(x, axis=(1, 2), keepdims=True)
         self.sow("intermediates", stream, x)
         self.sow("intermediates", "features", features if self.small_images else x)
-        return conv(self.num_classes, 1)(x)[:, 0, 0, :]
+        return conv(self.num_classes, 1, use_bias=self.classifier_bias)(x)[:, 0, 0, :]
 
     def stage_starts(self) -> tuple[str, ...]:
         """The layers that begin a stage, see `networks.axes`."""
@@ -87,12 +90,16 @@ class ImageNetResNet(nn.Module):
     def unit_axes(self) -> AxisTable:
         """The axis table, see `networks.axes`."""
         block, num_convs = ("BottleneckBlock", 3) if self.bottleneck else ("BasicBlock", 2)
-        return residual_axes(block, self.stage_sizes, num_convs, first_shortcut=self.bottleneck)
+        table = residual_axes(block, self.stage_sizes, num_convs, first_shortcut=self.bottleneck)
+        return table | ({"Conv_1/bias": (None,)} if self.classifier_bias else {})
 
 
 ResNet18 = partial(ImageNetResNet, stage_sizes=(2, 2, 2, 2))
+ResNet34 = partial(ImageNetResNet, stage_sizes=(3, 4, 6, 3))
 ResNet50 = partial(ImageNetResNet, stage_sizes=(3, 4, 6, 3), bottleneck=True)
 ResNet101 = partial(ImageNetResNet, stage_sizes=(3, 4, 23, 3), bottleneck=True)
+ResNet152 = partial(ImageNetResNet, stage_sizes=(3, 8, 36, 3), bottleneck=True)
+BY_DEPTH = {18: ResNet18, 34: ResNet34, 50: ResNet50, 101: ResNet101, 152: ResNet152}
 WideResNet50 = partial(ResNet50, inner_factor=2)
 WideResNet101 = partial(ResNet101, inner_factor=2)
 TinyImageNetResNet18 = partial(ResNet18, small_images=True)

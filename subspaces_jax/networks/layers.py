@@ -23,11 +23,14 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 KAIMING_NORMAL = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # std sqrt(2 / (k k C_in)), untruncated
 FAN_OUT_NORMAL = nn.initializers.variance_scaling(2.0, "fan_out", "normal")  # std sqrt(2 / (k k C_out))
+FAN_AVERAGE_UNIFORM = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")  # Xavier's times sqrt(2)
+SMALL_NORMAL = nn.initializers.normal(0.01)
 TORCH_UNIFORM = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # within +-1 / sqrt(k k C_in)
 NARROW = (8, 16)  # channels in and out up to which two columns are convolved as one: more work, but packed better
 
@@ -70,6 +73,12 @@ BatchNorm = partial(nn.BatchNorm, momentum=0.9, epsilon=1e-5)
 """An `nn.BatchNorm` that keeps 0.9 of its running statistics a step."""
 
 
+def uniform_bias(fan_in: int) -> Any:
+    """An initial value uniform within +-1 / sqrt(fan_in), as PyTorch's biases have it."""
+    bound = fan_in**-0.5
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
 def uniform_dense(fan_in: int, features: int, **options: Any) -> nn.Dense:
     """An `nn.Dense` whose weights and biases start uniform within +-1 / sqrt(fan_in), as PyTorch's do.
 
@@ -77,14 +86,32 @@ def uniform_dense(fan_in: int, features: int, **options: Any) -> nn.Dense:
         fan_in: columns of what it takes.
         features, options: as `nn.Dense` takes them.
     """
-    bound = fan_in**-0.5
-    bias = lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
-    return nn.Dense(features, kernel_init=TORCH_UNIFORM, bias_init=bias, **options)
+    return nn.Dense(features, kernel_init=TORCH_UNIFORM, bias_init=uniform_bias(fan_in), **options)
 
 
 def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
     """[B, H, W, C] -> the greatest of each size x size window, unpadded; a window shrinks to a map that is smaller."""
     return nn.max_pool(x, tuple(min(size, side) for side in x.shape[1:3]), (stride, stride))
+
+
+def adaptive_average_pool(x: jax.Array, size: int) -> jax.Array:
+    """[B, H, W, C] -> [B, size, size, C]: means of windows that cover the map and overlap where `size` does not divide.
+
+    Window i of a side of n pixels is [floor(i n / size), ceil((i + 1) n / size)), as in PyTorch: 4 pixels in 3 windows
+    are [0, 2), [1, 3), [2, 4), and a map of one pixel is repeated.
+    """
+    for axis in (1, 2):
+        if x.shape[axis] != size:
+            means = jnp.asarray(_window_means(x.shape[axis], size), x.dtype)
+            x = jnp.moveaxis(jnp.tensordot(means, x, (1, axis), precision="highest"), 0, axis)
+    return x
+
+
+def _window_means(length: int, size: int) -> np.ndarray:
+    """[size, length], rows that take the mean of each window."""
+    places, i = np.arange(length), np.arange(size)[:, None]
+    inside = (places >= i * length // size) & (places < -(-(i + 1) * length // size))
+    return inside / inside.sum(1, keepdims=True)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))

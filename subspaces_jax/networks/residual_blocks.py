@@ -16,8 +16,10 @@ def layers(
     dtype: Any, train: bool, axis_name: str | None, kernel_init: Any = KAIMING_NORMAL
 ) -> tuple[Callable[..., nn.Module], Callable[..., nn.Module]]:
     """(conv, norm): conv(features, size, stride) padded by size // 2 on every side, and `BatchNorm`."""
-    options = {"dtype": dtype, "kernel_init": kernel_init}
-    conv = lambda features, size, stride=1: Conv(features, (size, size), stride, padding=size // 2, **options)
+    usual = {"dtype": dtype, "kernel_init": kernel_init}
+    conv = lambda features, size, stride=1, **options: Conv(
+        features, (size, size), stride, padding=size // 2, **usual, **options
+    )
     return conv, partial(BatchNorm, not train, dtype=dtype, axis_name=axis_name)
 
 

@@ -1,6 +1,7 @@
 """VGG for small images."""
 
 import itertools
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -51,27 +52,20 @@ class VGG(nn.Module):
     @property
     def convolutions_per_block(self) -> tuple[int, ...]:
         """The number of convolutions of each block."""
-        if self.depth not in BLOCKS:
-            raise ValueError(f"VGG has a depth of {', '.join(map(str, BLOCKS))}, got {self.depth}")
-        return BLOCKS[self.depth]
+        return blocks_of(self.depth)
 
     @nn.compact
     def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
         """[B, H, W, channels] -> logits [B, C]; train=True turns dropout on, and with BatchNorm normalises by the batch
         and updates "batch_stats"."""
-        norm = partial(BatchNorm, not train, dtype=self.dtype, axis_name=self.axis_name)
         drop = nn.Dropout(self.dropout, deterministic=not train)
-        conv = partial(Conv, padding=1, use_bias=True, kernel_init=FAN_OUT_NORMAL, dtype=self.dtype)
-        x, index = images.astype(self.dtype), 0
-        for block, (number, factor) in enumerate(zip(self.convolutions_per_block, FACTORS)):
-            for i in range(number):
-                x = conv(factor * self.width, (3, 3))(x)
-                x = nn.relu(norm()(x) if self.batch_norm else x)
-                if i == number - 1:
-                    x = max_pool(x, 2, 2)
-                    x = drop(x) if block == len(FACTORS) - 1 else x
-                self.sow("intermediates", f"c{index}", x)
-                index += 1
+        options = {"use_bias": True, "kernel_init": FAN_OUT_NORMAL, "dtype": self.dtype}
+        conv = lambda features: Conv(features, (3, 3), padding=1, **options)
+        norm = partial(BatchNorm, not train, dtype=self.dtype, axis_name=self.axis_name) if self.batch_norm else None
+        number = self.convolutions_per_block
+        channels = [(factor * self.width,) * convolutions for convolutions, factor in zip(number, FACTORS)]
+        pool = lambda x, block: drop(max_pool(x, 2, 2)) if block == len(number) - 1 else max_pool(x, 2, 2)
+        x = convolve(self, images.astype(self.dtype), channels, conv, pool, norm)
         x = x.reshape(x.shape[0], -1)
         for unit in ("h0", "h1"):
             x = nn.relu(uniform_dense(x.shape[-1], self.hidden, dtype=self.dtype)(x))
@@ -82,17 +76,63 @@ class VGG(nn.Module):
 
     def stage_starts(self) -> tuple[str, ...]:
         """The layers that begin a stage, see `networks.axes`."""
-        first = itertools.accumulate(self.convolutions_per_block[:-1])
-        return (*(f"Conv_{i}" for i in first), "Dense_0")
+        return starts_of(self.convolutions_per_block)
 
     def unit_axes(self) -> AxisTable:
         """The axis table, see `networks.axes`."""
-        units = [f"c{i}" for i in range(sum(self.convolutions_per_block))]
-        table: AxisTable = {}
-        for i, (rows, columns) in enumerate(zip([None, *units], units)):
-            table |= {f"Conv_{i}/kernel": (None, None, rows, columns), f"Conv_{i}/bias": (columns,)}
-            if self.batch_norm:
-                table |= {f"BatchNorm_{i}/{name}": (columns,) for name in ("scale", "bias")}
-        for i, (rows, columns) in enumerate(((FLATTENED + units[-1], "h0"), ("h0", "h1"), ("h1", None))):
-            table |= {f"Dense_{i}/kernel": (rows, columns), f"Dense_{i}/bias": (columns,)}
-        return table
+        return axes_of(sum(self.convolutions_per_block), self.batch_norm)
+
+
+def blocks_of(depth: int) -> tuple[int, ...]:
+    """The number of convolutions of each block of a VGG."""
+    if depth not in BLOCKS:
+        raise ValueError(f"VGG has a depth of {', '.join(map(str, BLOCKS))}, got {depth}")
+    return BLOCKS[depth]
+
+
+def convolve(
+    network: nn.Module,
+    x: jax.Array,
+    channels: Sequence[Sequence[int]],
+    conv: Callable[[int], nn.Module],
+    pool: Callable[[jax.Array, int], jax.Array],
+    norm: Callable[[], nn.Module] | None = None,
+) -> jax.Array:
+    """Blocks of convolutions with ReLU, their units sown as "c0", "c1", ... of the network, in whose call this is.
+
+    Args:
+        network: whose layers they are.
+        x: [B, H, W, C].
+        channels: of the convolutions, by block.
+        conv: channels -> a convolution.
+        pool: (maps, number of the block) -> maps, after each block.
+        norm: -> what comes between a convolution and its ReLU, None for nothing.
+    """
+    index = 0
+    for block, features in enumerate(channels):
+        for i, number in enumerate(features):
+            x = conv(number)(x)
+            x = nn.relu(norm()(x) if norm else x)
+            x = pool(x, block) if i == len(features) - 1 else x
+            network.sow("intermediates", f"c{index}", x)
+            index += 1
+    return x
+
+
+def starts_of(blocks: Sequence[int]) -> tuple[str, ...]:
+    """The layers that begin a stage, see `networks.axes.stage_starts`, of so many convolutions by block, each of which
+    is pooled, and dense layers."""
+    return (*(f"Conv_{first}" for first in itertools.accumulate(blocks[:-1])), "Dense_0")
+
+
+def axes_of(num_convolutions: int, batch_norm: bool = False) -> AxisTable:
+    """The axis table of convolutions one after another, two hidden dense layers and a classifier."""
+    units = [f"c{i}" for i in range(num_convolutions)]
+    table: AxisTable = {}
+    for i, (rows, columns) in enumerate(zip([None, *units], units)):
+        table |= {f"Conv_{i}/kernel": (None, None, rows, columns), f"Conv_{i}/bias": (columns,)}
+        if batch_norm:
+            table |= {f"BatchNorm_{i}/{name}": (columns,) for name in ("scale", "bias")}
+    for i, (rows, columns) in enumerate(((FLATTENED + units[-1], "h0"), ("h0", "h1"), ("h1", None))):
+        table |= {f"Dense_{i}/kernel": (rows, columns), f"Dense_{i}/bias": (columns,)}
+    return table

@@ -8,7 +8,19 @@ from scipy import stats
 
 from subspaces_jax import analysis, geometry
 from subspaces_jax.analysis import hyperplanes
-from subspaces_jax.networks import VGG, CifarResNet, ConvFC, ImageNetResNet, LeNet, PreResNet, axes
+from subspaces_jax.networks import (
+    VGG,
+    AlexNet,
+    BottleneckMLP,
+    CifarResNet,
+    ConvFC,
+    DeepLeNet,
+    ImageNetResNet,
+    ImageNetVGG,
+    LeNet,
+    PreResNet,
+    axes,
+)
 
 OIHW = np.array(
     [[[[1, 2], [3, 4]], [[-1, 0], [0, 1]]], -np.ones((2, 2, 2)), [[[1, -1], [1, -1]], [[2, -2], [0, 0]]]], np.float32
@@ -166,6 +178,10 @@ def test_histograms_count_every_finite_projection_once():
     [
         (VGG(10, depth=11), 32, "0.0 1.0 2.0 2.1 3.0 3.1 4.0 4.1 5.0 5.1 5.2"),
         (VGG(10, depth=16, batch_norm=True), 32, "0.0 0.1 1.0 1.1 2.0 2.1 2.2 3.0 3.1 3.2 4.0 4.1 4.2 5.0 5.1 5.2"),
+        (ImageNetVGG(10, depth=13), 32, "0.0 0.1 1.0 1.1 2.0 2.1 3.0 3.1 4.0 4.1 5.0 5.1 5.2"),
+        (AlexNet(10), 64, "0.0 1.0 2.0 2.1 2.2 3.0 3.1 3.2"),
+        (DeepLeNet(10), 28, "0.0 0.1 1.0 1.1 2.0 2.1 3.0 3.1 3.2"),
+        (BottleneckMLP(10, 8, 4), 32, "0.0 0.1 0.2 0.3 0.4 0.5 0.6 0.7"),
         (LeNet(10), 28, "0.0 1.0 2.0 2.1 2.2"),
         (ConvFC(10), 32, "0.0 1.0 2.0 3.0 3.1 3.2"),
         (CifarResNet(10, 8), 32, "0.0 0.1 0.2 1.0 1.1 2.0 2.1"),
@@ -176,12 +192,12 @@ def test_histograms_count_every_finite_projection_once():
 )  # fmt: skip
 def test_stages_and_blocks(network, size, expected):
     """Those of the reference for its networks; of residual ones a stage of blocks is a stage. 1x1 kernels are none."""
-    channels = 1 if isinstance(network, LeNet) else 3
+    channels = 1 if isinstance(network, (LeNet, DeepLeNet)) else 3
     image = jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32)
     params = jax.eval_shape(network.init, jax.random.key(0), image)["params"]
     layers = axes.layers(network.unit_axes())
     counted = hyperplanes.counted(params, with_dense=True, layers=layers)
-    found = axes.stages(layers, network.stage_starts(), counted)
+    found = axes.stages(layers, axes.stage_starts(network), counted)
     assert list(found) == list(counted)
     assert " ".join(f"{stage}.{block}" for stage, block in found.values()) == expected
 
