@@ -9,6 +9,7 @@ or by hand: whatever it holds, it is read or refused with one line.
 import errno
 import fcntl
 import json
+import math
 import os
 import pathlib
 import re
@@ -308,6 +309,25 @@ def save_results(workdir: str | os.PathLike, name: str, arrays: dict[str, np.nda
     with _replacing(folder / f"{name}.npz", folder / f".{name}.{os.getpid()}.npz") as file:
         np.savez(file, **arrays)
     write_text(folder / f"{name}.json", json.dumps(facts, indent=2, sort_keys=True) + "\n")
+
+
+def save_json(workdir: str | os.PathLike, name: str, tree: Any) -> pathlib.Path:
+    """Writes results/<name>.json whole or not at all, strict JSON of what `plain` makes of a tree; returns its path."""
+    path = resolve(workdir) / RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(plain(tree), allow_nan=False) + "\n")
+    return path
+
+
+def plain(tree: Any) -> Any:
+    """Nested dicts and lists as strict JSON has them: arrays are lists, numbers that are not finite None."""
+    if isinstance(tree, dict):
+        return {name: plain(value) for name, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return [plain(value) for value in tree]
+    if isinstance(tree, (np.ndarray, np.generic)):
+        return plain(tree.tolist())
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def load_results(workdir: str | os.PathLike, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -43,6 +43,8 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         with records.locked(workdir) as folder:
             records.write_header(folder, "study", config, complete=complete)
             records.save_results(folder, name, arrays, facts)
+            for file, tree in getattr(STUDIES[name], "exports", lambda arrays, facts: ())(arrays, facts):
+                records.save_json(folder, file, tree)
     return facts
 
 

@@ -17,7 +17,7 @@ from subspaces_jax.networks.layers import (
     uniform_bias,
     uniform_dense,
 )
-from subspaces_jax.networks.vgg import axes_of
+from subspaces_jax.networks.vgg import axes_of, starts_of
 
 LAYERS = ((1, 11, 4, 2), (3, 5, 1, 2), (6, 3, 1, 1), (4, 3, 1, 1), (4, 3, 1, 1))  # factor of W, kernel, stride, padding
 POOLED = (0, 1, 4)  # convolutions that 3x3 max pooling of stride 2 follows
@@ -70,6 +70,10 @@ class AlexNet(nn.Module):
             self.sow("intermediates", unit, x)
         self.sow("intermediates", "features", x)
         return uniform_dense(x.shape[-1], self.num_classes, dtype=self.dtype)(x)
+
+    def stage_starts(self) -> tuple[str, ...]:
+        """The layers that begin a stage, see `networks.axes`."""
+        return starts_of((1, 1, 3))
 
     def unit_axes(self) -> AxisTable:
         """The axis table, see `networks.axes`."""

@@ -20,6 +20,7 @@ stream has one for every layer instead. Units that no kernel reads, queries and 
 Blocks sow their inner units in their own scope; `sown` finds all by name.
 """
 
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -46,6 +47,35 @@ def kernels(table: AxisTable) -> list[str]:
 def layer_stacks(table: AxisTable) -> list[str]:
     """The names of kernels [L, d, d] that are those of L layers, each of which reads and writes the same units."""
     return [name for name in kernels(table) if len(table[name]) == 3 and _is_of_layers(*table[name])]
+
+
+def stage_starts(network: Any) -> tuple[str, ...]:
+    """The layers that begin a stage, the first stage's left out: the first after each pooling of maximum values, and
+    of residual networks the first of each stage of blocks. They are what the network's `stage_starts` gives, none
+    where it has no such method."""
+    return tuple(getattr(network, "stage_starts", tuple)())
+
+
+def stages(ordered: Sequence[str], starts: Sequence[str], counted: Collection[str]) -> dict[str, tuple[int, int]]:
+    """{layer: (stage, block)}, both from 0, blocks of a stage in order, as Gamba et al. 2020 (arXiv:2003.07797) count.
+
+    Args:
+        ordered: all layers in the order of the forward pass, as of `layers`.
+        starts: as of `stage_starts`; the stage begins there whether the layer is counted or not.
+        counted: the layers that are wanted; no other one advances the block.
+
+    Raises:
+        ValueError: a start that is no layer.
+    """
+    if missing := [name for name in starts if name not in ordered]:
+        raise ValueError(f"a stage is said to begin with {', '.join(missing)}, which is no layer of the network")
+    found, stage, block = {}, 0, 0
+    for name in ordered:
+        if name in starts:
+            stage, block = stage + 1, 0
+        if name in counted:
+            found[name], block = (stage, block), block + 1
+    return found
 
 
 def readers(table: AxisTable) -> dict[str, str]:

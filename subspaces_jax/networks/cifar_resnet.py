@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from subspaces_jax.networks.axes import AxisTable
-from subspaces_jax.networks.residual_blocks import BasicBlock, inner_units, layers, residual_axes
+from subspaces_jax.networks.residual_blocks import BasicBlock, first_layers, inner_units, layers, residual_axes
 
 NUM_STAGES = 3
 
@@ -63,6 +63,10 @@ class CifarResNet(nn.Module):
         x = jnp.mean(x, axis=(1, 2), keepdims=True)
         self.sow("intermediates", stream, x)
         return conv(self.num_classes, 1)(x)[:, 0, 0, :]
+
+    def stage_starts(self) -> tuple[str, ...]:
+        """The layers that begin a stage, see `networks.axes`."""
+        return first_layers("BasicBlock", [self.blocks_per_stage] * NUM_STAGES)
 
     def unit_axes(self) -> AxisTable:
         """The axis table, see `networks.axes`."""

@@ -57,6 +57,10 @@ class ConvFC(nn.Module):
         self.sow("intermediates", "features", x)
         return uniform_dense(x.shape[-1], self.num_classes, **options)(x)
 
+    def stage_starts(self) -> tuple[str, ...]:
+        """The layers that begin a stage, see `networks.axes`."""
+        return (*(f"Conv_{i}" for i in range(1, len(self.channels))), "Dense_0")
+
     def unit_axes(self) -> AxisTable:
         """The axis table, see `networks.axes`."""
         convolutions = [f"c{i}" for i in range(len(self.channels))]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from subspaces_jax.networks.axes import AxisTable
 from subspaces_jax.networks.layers import FAN_AVERAGE_UNIFORM, Conv, adaptive_average_pool, max_pool
-from subspaces_jax.networks.vgg import axes_of, convolve
+from subspaces_jax.networks.vgg import axes_of, convolve, starts_of
 
 CONVOLUTIONS = ((6, 6), (16, 16), (64, 64))  # channels, by block
 SIDE = 3  # of the map that the dense layers take
@@ -50,6 +50,10 @@ class DeepLeNet(nn.Module):
             self.sow("intermediates", unit, x)
         self.sow("intermediates", "features", x)
         return nn.Dense(self.num_classes, kernel_init=FAN_AVERAGE_UNIFORM, dtype=self.dtype)(x)
+
+    def stage_starts(self) -> tuple[str, ...]:
+        """The layers that begin a stage, see `networks.axes`."""
+        return starts_of(list(map(len, CONVOLUTIONS)))
 
     def unit_axes(self) -> AxisTable:
         """The axis table, see `networks.axes`."""

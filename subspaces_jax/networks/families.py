@@ -19,8 +19,8 @@ from subspaces_jax.networks.bottleneck_mlp import BottleneckMLP
 from subspaces_jax.networks.cifar_resnet import CifarResNet
 from subspaces_jax.networks.cifar_wide_resnet import CifarWideResNet
 from subspaces_jax.networks.conv_fc import ConvFC
-from subspaces_jax.networks.deep_residual import DeepResidual
 from subspaces_jax.networks.deep_lenet import DeepLeNet
+from subspaces_jax.networks.deep_residual import DeepResidual
 from subspaces_jax.networks.imagenet_vgg import ImageNetVGG
 from subspaces_jax.networks.lenet import LeNet
 from subspaces_jax.networks.mlp import MLP

@@ -9,7 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from subspaces_jax.networks.axes import AxisTable
-from subspaces_jax.networks.residual_blocks import BasicBlock, BottleneckBlock, inner_units, layers, residual_axes
+from subspaces_jax.networks.residual_blocks import (
+    BasicBlock,
+    BottleneckBlock,
+    first_layers,
+    inner_units,
+    layers,
+    residual_axes,
+)
 
 EXPANSION = 4  # of a bottleneck: output channels over those of the stage
 
@@ -74,6 +81,11 @@ class ImageNetResNet(nn.Module):
         self.sow("intermediates", stream, x)
         self.sow("intermediates", "features", features if self.small_images else x)
         return conv(self.num_classes, 1, use_bias=self.classifier_bias)(x)[:, 0, 0, :]
+
+    def stage_starts(self) -> tuple[str, ...]:
+        """The layers that begin a stage, see `networks.axes`."""
+        block = "BottleneckBlock" if self.bottleneck else "BasicBlock"
+        return first_layers(block, self.stage_sizes, pooled_first=not self.small_images)
 
     def unit_axes(self) -> AxisTable:
         """The axis table, see `networks.axes`."""

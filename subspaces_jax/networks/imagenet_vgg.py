@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from subspaces_jax.networks.axes import AxisTable
 from subspaces_jax.networks.layers import FAN_OUT_NORMAL, SMALL_NORMAL, BatchNorm, Conv, adaptive_average_pool, max_pool
-from subspaces_jax.networks.vgg import FACTORS, axes_of, blocks_of, convolve
+from subspaces_jax.networks.vgg import FACTORS, axes_of, blocks_of, convolve, starts_of
 
 KERNELS = {"fan_out": FAN_OUT_NORMAL, "normal": SMALL_NORMAL}  # of convolutions, by the name of the initialisation
 SIDE = 7  # of the map that the dense layers take
@@ -70,6 +70,10 @@ class ImageNetVGG(nn.Module):
             self.sow("intermediates", unit, x)
         self.sow("intermediates", "features", x)
         return nn.Dense(self.num_classes, kernel_init=SMALL_NORMAL, dtype=self.dtype)(x)
+
+    def stage_starts(self) -> tuple[str, ...]:
+        """The layers that begin a stage, see `networks.axes`."""
+        return starts_of(blocks_of(self.depth))
 
     def unit_axes(self) -> AxisTable:
         """The axis table, see `networks.axes`."""

@@ -40,6 +40,10 @@ class LeNet(nn.Module):
         self.sow("intermediates", "features", x)
         return nn.Dense(self.num_classes, dtype=self.dtype)(x)
 
+    def stage_starts(self) -> tuple[str, ...]:
+        """The layers that begin a stage, see `networks.axes`."""
+        return ("Conv_1", "Dense_0")
+
     def unit_axes(self) -> AxisTable:
         """The axis table, see `networks.axes`."""
         return {

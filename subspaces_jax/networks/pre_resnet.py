@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from subspaces_jax.networks.axes import AxisTable
 from subspaces_jax.networks.layers import FAN_OUT_NORMAL, uniform_dense
 from subspaces_jax.networks.pre_activation import Plan, pooled, pre_activation_axes
-from subspaces_jax.networks.residual_blocks import layers
+from subspaces_jax.networks.residual_blocks import first_layers, layers
 
 NUM_STAGES = 3
 EXPANSION = 4  # of a bottleneck: output channels over inner ones
@@ -75,6 +75,10 @@ class PreResNet(nn.Module):
         x = pooled(self.plan, images.astype(self.dtype), conv, norm, self.sow)
         self.sow("intermediates", "features", x)
         return uniform_dense(x.shape[-1], self.num_classes, dtype=self.dtype)(x)
+
+    def stage_starts(self) -> tuple[str, ...]:
+        """The layers that begin a stage, see `networks.axes`."""
+        return first_layers("PreActivationBlock", [self.plan.num_blocks] * len(self.plan.stages), layer="BatchNorm_0")
 
     def unit_axes(self) -> AxisTable:
         """The axis table, see `networks.axes`."""

@@ -1,5 +1,6 @@
 """What the residual networks share: their blocks, normalisation and axis table."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -87,6 +88,21 @@ class BottleneckBlock(nn.Module):
 def inner_units(stage: int, block: int, num: int) -> tuple[str, ...]:
     """The names of the `num` inner maps of a stage's block: "s0b1c0" is the first one of block 1 of stage 0."""
     return tuple(f"s{stage}b{block}c{i}" for i in range(num))
+
+
+def first_layers(
+    block: str, stage_sizes: Sequence[int], pooled_first: bool = False, layer: str = "Conv_0"
+) -> tuple[str, ...]:
+    """The layers that begin the stages of blocks after the first, see `networks.axes.stage_starts`.
+
+    Args:
+        block: the class name of the blocks.
+        stage_sizes: blocks of each stage.
+        pooled_first: whether the stem is pooled, so that the first stage of blocks begins one, too.
+        layer: the first one of a block.
+    """
+    firsts = [0, *itertools.accumulate(stage_sizes)][:-1]
+    return tuple(f"{block}_{first}/{layer}" for first in firsts[0 if pooled_first else 1 :])
 
 
 def residual_axes(block: str, stage_sizes: Sequence[int], num_convs: int, first_shortcut: bool) -> AxisTable:

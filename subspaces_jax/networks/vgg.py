@@ -1,5 +1,6 @@
 """VGG for small images."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -73,6 +74,10 @@ class VGG(nn.Module):
         self.sow("intermediates", "features", x)
         return uniform_dense(x.shape[-1], self.num_classes, dtype=self.dtype)(x)
 
+    def stage_starts(self) -> tuple[str, ...]:
+        """The layers that begin a stage, see `networks.axes`."""
+        return starts_of(self.convolutions_per_block)
+
     def unit_axes(self) -> AxisTable:
         """The axis table, see `networks.axes`."""
         return axes_of(sum(self.convolutions_per_block), self.batch_norm)
@@ -112,6 +117,12 @@ def convolve(
             network.sow("intermediates", f"c{index}", x)
             index += 1
     return x
+
+
+def starts_of(blocks: Sequence[int]) -> tuple[str, ...]:
+    """The layers that begin a stage, see `networks.axes.stage_starts`, of so many convolutions by block, each of which
+    is pooled, and dense layers."""
+    return (*(f"Conv_{first}" for first in itertools.accumulate(blocks[:-1])), "Dense_0")
 
 
 def axes_of(num_convolutions: int, batch_norm: bool = False) -> AxisTable:

@@ -21,6 +21,7 @@ def matrix(
     decimals: int = 2,
     title: str = "",
     colours: str = "viridis_r",
+    axes: tuple[str, str] = ("", ""),
 ) -> Figure:
     """A heat map with its numbers written into it.
 
@@ -32,6 +33,7 @@ def matrix(
         decimals: of the numbers.
         title: above the figure.
         colours: name of a Matplotlib colour map, low values first.
+        axes: labels of the columns' axis and of the rows'.
 
     Raises:
         ValueError: names that do not fit the values.
@@ -50,6 +52,7 @@ def matrix(
                 axis.text(j, i, text, ha="center", va="center", color="white" if dark else "black", fontsize=8)
         axis.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
         axis.set_yticks(range(len(names)), names)
+        axis.set(xlabel=axes[0], ylabel=axes[1])
         axis.grid(False)
         figure.colorbar(shown, ax=axis, shrink=0.9).set_label(label)
         return style.finished(figure, axis, title)

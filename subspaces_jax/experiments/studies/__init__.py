@@ -6,6 +6,7 @@ Each has FIELDS, those of networks with `members.FIELDS` in them, and
     table(facts) -> text
     figures(arrays, facts) -> {name: Figure}    from results alone
     animations(arrays, facts) -> {name: path -> None}, where there are any, likewise
+    exports(arrays, facts) -> (name, tree) of each further JSON file, where there are any, in a form of others
 
 Adding one is adding its module and its name here.
 """
@@ -23,7 +24,9 @@ from subspaces_jax.experiments.studies import (
     instability,
     line,
     matched,
+    orientation,
     plane,
+    reinit,
     shared_trunk,
 )
 
@@ -39,5 +42,7 @@ STUDIES: dict[str, ModuleType] = {
     "matched": matched,
     "shared_trunk": shared_trunk,
     "instability": instability,
+    "orientation": orientation,
+    "reinit": reinit,
     "family": family,
 }

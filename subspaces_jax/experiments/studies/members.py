@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from subspaces_jax import evaluation, geometry, records, rngs
-from subspaces_jax.analysis import ensembles
+from subspaces_jax.analysis import ensembles, hyperplanes, reinitialisation
 from subspaces_jax.connecting import Features, layer_inputs
 from subspaces_jax.data import sources
 from subspaces_jax.errors import CheckpointError, ConfigError
@@ -22,6 +22,7 @@ from subspaces_jax.experiments.build.model import flat
 from subspaces_jax.experiments.evaluate import COLUMNS, passes
 from subspaces_jax.experiments.fields import LARGEST, SEEDS, Field
 from subspaces_jax.experiments.runs import Networks, Run
+from subspaces_jax.networks import axes
 from subspaces_jax.networks.axes import AxisTable
 
 WHICH = ("midpoint", "endpoints", "random", "captures", "snapshots")
@@ -156,6 +157,14 @@ def axis_table(made: Experiment) -> AxisTable:
     if table is None:
         raise ConfigError("config.runs: a network from elsewhere needs a method `unit_axes`, see networks.axes")
     return table()
+
+
+def layers_of(made: Experiment) -> list[str]:
+    """All layers of an experiment's network, in the order of its axis table, or of their names where it has none."""
+    table = getattr(made.model.network, "unit_axes", None)
+    if table is not None:
+        return axes.layers(table())
+    return sorted(reinitialisation.layer_names(made.stack_shapes), key=hyperplanes.natural)
 
 
 def features_of(settings: Any, made: Experiment) -> Features:

@@ -1,0 +1,310 @@
+"""Resets of a trained network's layers to their values at checkpoints, or fresh from the initialiser, not retrained.
+
+results/reinit.npz has, of M networks, K rows (checkpoints, then fresh draws) and G parts that are reset,
+
+    trained_<score> [M]   <score> [M, K, G]   drop [M, K, G], relative: (trained - reset) / trained accuracy
+
+for every score of the task, "accuracy" as a fraction, and of classifications "top5". Networks are those of runs, or the
+points `at` of their lines or curves, whose checkpoints are contracted alike. Each has a file in the schema of the
+reference's program (Gamba et al. 2020, arXiv:2003.07797) beside it, in percent.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from subspaces_jax import evaluation, geometry, records
+from subspaces_jax.analysis import reinitialisation
+from subspaces_jax.errors import CheckpointError, ConfigError
+from subspaces_jax.evaluation import Measure
+from subspaces_jax.experiments import choices, runs
+from subspaces_jax.experiments.build.model import flat
+from subspaces_jax.experiments.evaluate import passes
+from subspaces_jax.experiments.fields import LARGEST, Field
+from subspaces_jax.experiments.runs import Run
+from subspaces_jax.experiments.studies import members
+from subspaces_jax.networks import axes
+from subspaces_jax.plots import barriers as plots
+
+PyTree = Any
+TOP = 5
+MANY = 16  # points a pass on accelerators
+_shared = ("runs", "steps", "test_dataset", "test_archive", "seed", "eval_batch_size")
+
+
+def _numbers(value: str) -> bool:
+    try:
+        return all(0.0 <= float(part) <= 1.0 for part in choices.split(value))
+    except ValueError:
+        return False
+
+
+FIELDS: dict[str, Field] = {name: members.FIELDS[name] for name in _shared} | {
+    "at": Field("", _numbers, "points t of each run's line or curve, separated by commas; empty for its midpoint"),
+    "checkpoints": Field(
+        "",
+        lambda value: True,
+        "what layers are reset to: steps of the same run, or runs/a@200, separated by commas; empty for all it kept",
+    ),
+    "num_fresh": Field(3, lambda value: 0 <= value <= LARGEST, "draws of the initialiser, beside the checkpoints"),
+    "parts": Field(
+        "kernels",
+        bool,
+        f"what is reset, separated by commas: {', '.join(reinitialisation.KINDS)}, or layers joined by +",
+    ),
+    "statistics": Field(
+        "refreshed",
+        lambda value: value in ("refreshed", "trained"),
+        "BatchNorm statistics: refreshed for every reset, or those of the trained network",
+    ),
+    "together": Field(
+        0, lambda value: 0 <= value <= LARGEST, f"resets in one pass; 0 for 1 on CPU and {MANY} elsewhere"
+    ),
+}
+
+
+class Rows(NamedTuple):
+    """A stack [K, ...] of the trained network and what its layers are reset to, and what it is.
+
+    Attributes: network: of results; epochs: of rows 1 to K - 1, None of fresh ones; batch_stats: of one network.
+    """
+
+    network: str
+    stack: PyTree
+    epochs: list[float | None]
+    batch_stats: PyTree
+
+
+def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Scores of every reset of every network; one compiled program serves all of them."""
+    opened = members.open_all(settings)
+    made = opened[0].experiment
+    layers = members.layers_of(made)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), made.stack_shapes)
+    stages = axes.stages(layers, axes.stage_starts(made.model.network), layers)
+    try:
+        stage_of = {layer: stage for layer, (stage, _) in stages.items()}
+        parts = reinitialisation.parts(settings.parts, shapes, layers, stage_of)
+    except ValueError as error:
+        raise ConfigError(f"config.parts: {error}") from None
+    ats = [float(part) for part in choices.split(settings.at)] or [None]
+    steps = members.steps_of(settings, len(opened))
+    found, rows = [], None
+    for number, (run, step) in enumerate(zip(opened, steps)):
+        for at in ats:
+            rows = _rows(settings, run, step, at, number)
+            found.append((run, rows, _scores(settings, run, rows, parts)))
+    _check_epochs([rows for _, rows, _ in found])
+    names = list(found[0][2])
+    arrays = {f"trained_{name}": np.stack([of[name][0] for *_, of in found]) for name in names}
+    num_rows = len(rows.epochs)
+    arrays |= {name: np.stack([of[name][1:].reshape(num_rows, len(parts)) for *_, of in found]) for name in names}
+    score = made.task.columns[0]
+    sign = 1.0 if score.name == "accuracy" else -1.0
+    arrays["drop"] = sign * reinitialisation.relative_drop(
+        arrays[f"trained_{score.name}"][:, None, None], arrays[score.name]
+    )
+    facts = {
+        "members": [rows.network for _, rows, _ in found],
+        "seeds": [run.experiment.seed for run, *_ in found],
+        "trained_epoch": [_epoch(run, step) for run, step in zip(opened, steps) for _ in ats],
+        "rows": _row_names(rows.epochs),
+        "epochs": rows.epochs,
+        "parts": {name: list(of) for name, of in parts.items()},
+        "columns": [list(column) for column in made.task.columns],
+        "trained": {name: arrays[f"trained_{name}"].tolist() for name in names},
+        "scores": {name: arrays[name].tolist() for name in names},
+        "drop": arrays["drop"].tolist(),
+        "title": members.title("resets", opened),
+        "network": opened[0].config["network"],
+        "dataset": made.dataset,
+    }
+    return arrays, records.plain(facts)
+
+
+def exports(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, JSON) of each network of a classification, in the schema of the reference's program."""
+    if "accuracy" not in arrays:
+        return
+    for m, member in enumerate(facts["members"]):
+        rows = 100.0 * arrays["accuracy"][m]
+        found = {"init_from_epoch": dict(zip(facts["rows"], rows)), "layers": list(facts["parts"])}
+        found |= {"arch": facts["network"], "dataset": facts["dataset"], "seed": str(facts["seeds"][m])}
+        found["top1_test"] = 100.0 * arrays["trained_accuracy"][m]
+        found["top5_test"] = 100.0 * arrays[f"trained_top{TOP}"][m] if f"trained_top{TOP}" in arrays else None
+        found["epoch"] = f"{facts['trained_epoch'][m]:g}"
+        yield f"reinit_{member.replace(' ', '_')}", found
+
+
+def table(facts: dict[str, Any]) -> str:
+    """The first score of every reset, mean and sample standard deviation over networks of one point; rows as drawn."""
+    name, title, unit, scale = facts["columns"][0]
+    lines = []
+    for where, chosen in _by_point(facts["members"]).items():
+        trained = scale * np.array(facts["trained"][name], float)[chosen]
+        lines.append(f"{where}: trained {title} {_spread(trained)} {unit}".rstrip())
+        lines.append(f"{'reset to':14}" + "".join(f"{part[-18:]:>20}" for part in facts["parts"]))
+        values = scale * np.array(facts["scores"][name], float)[chosen]
+        for k, row in enumerate(facts["rows"]):
+            cells = "".join(f"{_spread(values[:, k, g]):>20}" for g in range(len(facts["parts"])))
+            lines.append(f"{_long(row):14}{cells}")
+    return "\n".join(lines)
+
+
+def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, Figure]:
+    """A heat map of the relative drop for each point, the mean over its networks."""
+    drawn = {}
+    for where, chosen in _by_point(facts["members"]).items():
+        drop = np.mean(arrays["drop"][chosen], axis=0)
+        name = "reinit" if where == "all" else f"reinit_{where.replace(' ', '_').replace('=', '')}"
+        drawn[name] = plots.matrix(
+            drop, [_long(row) for row in facts["rows"]], list(facts["parts"]),
+            label=f"relative drop of the test {facts['columns'][0][1]}", axes=("reset", "to its values at"),
+            title=facts["title"] if where == "all" else f"{facts['title']}, {where}",
+        )  # fmt: skip
+    return drawn
+
+
+def _rows(settings: Any, run: Run, step: int | None, at: float | None, number: int) -> Rows:
+    """The trained network of a run and what its layers are reset to, as one stack."""
+    made = run.experiment
+    trained, stats = _network(run, step, at)
+    sources = [choices.source(text if "@" in text else f"{run.folder}@{text}")
+               for text in choices.split(settings.checkpoints)]  # fmt: skip
+    if not sources:
+        kept = [at for at in run.steps if at in run.plan.kept_steps]
+        if not kept and not settings.num_fresh:
+            raise ConfigError(
+                f"{run.folder} kept no checkpoints to reset layers to: train it with keep_steps or keep_every"
+            )
+        sources = [choices.Source(str(run.folder), at) for at in kept]
+    opened = _opened(run, sources)
+    others = [_network(other, source.step, at)[0] for other, source in zip(opened, sources)]
+    key = jax.random.fold_in(members.key_of(settings, "fresh"), number)
+    fresh = geometry.unstack(made.model.init(key, settings.num_fresh)["params"]) if settings.num_fresh else []
+    try:
+        stack = geometry.stack([trained, *others, *fresh])
+    except ValueError as error:
+        names = ", ".join(dict.fromkeys(source.folder for source in sources))
+        raise CheckpointError(f"layers of {run.folder} cannot be reset to those of {names}: {error}") from None
+    epochs = [source.step / other.plan.steps_per_epoch for other, source in zip(opened, sources)]
+    name = run.folder.name if at is None else f"{run.folder.name} t={at:g}"
+    return Rows(name, stack, [*epochs, *[None] * len(fresh)], stats)
+
+
+def _network(run: Run, step: int | None, at: float | None) -> tuple[PyTree, PyTree]:
+    """Parameters of the midpoint, or of the point `at` of a line or curve, and statistics."""
+    if at is None:
+        networks = runs.networks(run, "midpoint", step)
+        if len(networks.names) != 1:
+            raise ConfigError(f"{run.folder} has {len(networks.names)} members: reset layers of runs of one network")
+        return geometry.unstack(networks.stack)[0], networks.batch_stats
+    if not run.experiment.is_curve:
+        raise ConfigError(f"config.at is for lines and curves, {run.folder} has another subspace: leave it empty")
+    networks = runs.networks(run, "endpoints", step)
+    point = run.experiment.space.coordinates(jnp.float32(at))
+    return geometry.contract(networks.stack, point), networks.batch_stats
+
+
+def _opened(run: Run, sources: Sequence[choices.Source]) -> list[Run]:
+    """The run of each checkpoint; all checkpoints that are missing are named in one message."""
+    if unclear := [source.folder for source in sources if source.step is None]:
+        raise ConfigError(f"config.checkpoints: {unclear[0]!r} is no step, and no run and its step, as in runs/a@200")
+    opened = [run if source.folder == str(run.folder) else runs.open_run(source.folder) for source in sources]
+    missing = [f"{of.folder}@{of.step}" for of, other in zip(sources, opened) if of.step not in other.steps]
+    if missing:
+        there = "; ".join(dict.fromkeys(f"{other.folder} has {other.steps}" for other in opened))
+        raise CheckpointError(f"config.checkpoints: there are no checkpoints {', '.join(missing)}: {there}")
+    return opened
+
+
+def _scores(settings: Any, run: Run, rows: Rows, parts: dict[str, tuple[str, ...]]) -> dict[str, np.ndarray]:
+    """{score: [1 + (K - 1) G]} of the trained network and all resets."""
+    made, test = run.experiment, members.test_split(settings, run.experiment)
+    shared = passes(made) | {"images": flat(test.images), "labels": test.labels, "batch_size": settings.eval_batch_size}
+    shared["keep_outputs"] = False
+    size = settings.together or (1 if jax.default_backend() == "cpu" else MANY)
+    stats = rows.batch_stats
+    if settings.statistics == "trained":
+        network = {"params": geometry.unstack(rows.stack)[0], "batch_stats": stats}
+        apply_train, images = shared.pop("apply_train"), shared.pop("train_images")
+        stats = evaluation.refresh_batch_stats(
+            apply_train, network, images, shared["key"], settings.eval_batch_size, made.mesh
+        )
+    points = reinitialisation.resets(geometry.unstack(rows.stack)[0], parts, len(rows.epochs) + 1)
+    top = _top() if made.task.name == "classification" and made.info.num_classes >= TOP else None
+    together = None
+    if size > 1:
+        together = reinitialisation.together(points, size, shared["apply"], shared.get("apply_train"), made.task)
+        points = together.points
+        width = jax.tree.leaves(points)[0].shape[1]
+        stats = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (width, *leaf.shape)), stats)
+        shared |= {"apply": together.apply, "task": together.task}
+        shared |= {"apply_train": together.apply_train} if together.apply_train else {}
+    num = jax.tree.leaves(points)[0].shape[0]
+    found = evaluation.along(
+        rows.stack, points, together.params_at if together else geometry.contract,
+        [] if top is None else [top], batch_stats=stats, with_pairs=False,
+        progress=members.progress(num, rows.network).over, **shared,
+    )  # fmt: skip
+    return {name: np.asarray(together.of(values) if together else values, np.float64) for name, values in found.items()}
+
+
+def _top() -> Measure:
+    """The fraction of examples whose class is among the TOP largest logits; of logits [B, C] and [B, V, C]."""
+    return Measure(_top_sums, _top_read)
+
+
+def _top_sums(logits, labels, mask):
+    best = jax.lax.top_k(logits.astype(jnp.float32), TOP)[1]
+    among = jnp.any(best == labels.reshape(-1, *[1] * (best.ndim - 1)), axis=-1)
+    weights = mask.astype(jnp.float32).reshape(-1, *[1] * (among.ndim - 1))
+    return {"hits": jnp.sum(among * weights, axis=0), "count": jnp.sum(mask.astype(jnp.float32))}
+
+
+def _top_read(sums):
+    return {f"top{TOP}": sums["hits"] / sums["count"]}
+
+
+def _check_epochs(found: Sequence[Rows]) -> None:
+    for rows in found[1:]:
+        if rows.epochs != found[0].epochs:
+            raise ConfigError(
+                f"{rows.network} has checkpoints of epochs {rows.epochs} but {found[0].network} of {found[0].epochs}: "
+                "name steps that all have, as in config.checkpoints=0,100"
+            )
+
+
+def _epoch(run: Run, step: int | None) -> float:
+    return (run.steps[-1] if step is None else step) / run.plan.steps_per_epoch
+
+
+def _row_names(epochs: Sequence[float | None]) -> list[str]:
+    """As the reference has them: epochs, "rand" of a fresh draw; further ones have a number."""
+    names, fresh = [], 0
+    for epoch in epochs:
+        name = f"{epoch:g}" if epoch is not None else "rand" if not fresh else f"rand_{fresh}"
+        fresh += epoch is None
+        names.append(name if name not in names else f"{name} ({names.count(name)})")
+    return names
+
+
+def _long(row: str) -> str:
+    return row.replace("rand", "fresh") if row.startswith("rand") else f"epoch {row}"
+
+
+def _by_point(names: Sequence[str]) -> dict[str, list[int]]:
+    """{"all", or "t=0.5" of points of lines: the networks there}."""
+    found: dict[str, list[int]] = {}
+    for number, name in enumerate(names):
+        _, has, at = name.rpartition(" t=")
+        found.setdefault(f"t={at}" if has else "all", []).append(number)
+    return found
+
+
+def _spread(values: np.ndarray) -> str:
+    return f"{np.mean(values):.2f}" + (f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else "")
