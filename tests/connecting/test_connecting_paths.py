@@ -94,7 +94,7 @@ def test_every_name_is_a_connector_and_those_of_the_code_are_the_same_paths():
         for name in ("PointFinderStepWiseTransportation", "ot_butterfly")
     )
     np.testing.assert_array_equal(a, b)
-    assert len(CONNECTORS) == 26
+    assert len(CONNECTORS) == 28
 
 
 def hidden(params, images, layer):
