@@ -188,7 +188,7 @@ def _normalised(points):
 
 
 def _predecessors(units, exponents, norm, method, block_size):
-    """[..., L, D] -> [P, ..., L] int32; of p = 1 the point before, since no step is longer than those it passes over."""
+    """[..., L, D] -> [P, ..., L] int32; of p = 1 the point before: no step is longer than those it passes over."""
     *batch, num, dim = units.shape
     unit_steps = jnp.maximum(jnp.arange(num, dtype=jnp.int32) - 1, 0)
     rough = tuple(p for p in exponents if p > 1)

@@ -13,7 +13,7 @@ import numpy as np
 
 from subspaces_jax import evaluation, geometry, records, rngs
 from subspaces_jax.analysis import ensembles, hyperplanes, reinitialisation
-from subspaces_jax.connecting import Features, layer_inputs
+from subspaces_jax.connecting import Criterion, Features, layer_inputs
 from subspaces_jax.data import sources
 from subspaces_jax.errors import CheckpointError, ConfigError
 from subspaces_jax.experiments import choices, runs
@@ -183,6 +183,24 @@ def features_of(settings: Any, made: Experiment) -> Features:
         lambda: (normalised(jnp.asarray(batch[0] if isinstance(batch, tuple) else batch)) for batch in batches()),
         patches=settings.patches,
     )
+
+
+def criterion_of(made: Experiment) -> Criterion:
+    """The mean loss of an experiment's task on its training images as they are, in a random order of each pass."""
+    model, train = made.model, made.train
+
+    def loss(params, images, labels):
+        return jnp.mean(made.task.loss(model.apply({"params": params}, images), model.targets(images, labels)))
+
+    def batches(size, seed):
+        if callable(train.images):
+            yield from (batch[:2] for batch in train.images() if np.all(batch[2]))
+            return
+        order, size = np.random.default_rng(seed).permutation(len(train.images)), min(size, len(train.images))
+        for start in range(0, len(order) - size + 1, size):
+            yield jax.tree.map(lambda leaf: leaf[order[start : start + size]], tuple(train))
+
+    return Criterion(loss, batches)
 
 
 class _Together(NamedTuple):
