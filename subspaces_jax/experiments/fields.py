@@ -61,6 +61,14 @@ def _whole_numbers(value: str) -> bool:
     return all(part.isdigit() and int(part) <= LARGEST for part in choices.split(value))
 
 
+def _two_steps(value: str) -> bool:
+    """ "" or "first,last"."""
+    if not value:
+        return True
+    steps = choices.split(value)
+    return _whole_numbers(value) and len(steps) == 2 and int(steps[0]) < int(steps[1])
+
+
 def _endpoints(value: str) -> bool:
     return all(part == ENDS for part in choices.split(value)) or _whole_numbers(value)
 
@@ -98,6 +106,8 @@ NORMALISATIONS: dict[str, Callable[..., tuple[tuple[float, ...], tuple[float, ..
 }
 STATISTICS: dict[str, Callable[..., Any]] = {"none": lambda: None, "p_variation": regularity.variations}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+PRECISIONS = ("default", "high", "highest")
+REMATERIALISED = ("none", "all", "all_but_products")
 OVER_SAMPLES = ("auto", "vmap", "scan", "unroll")
 CALLS: dict[str, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {  # field -> table, what the program gives
     "subspace": (SUBSPACES, ()),
@@ -125,6 +135,7 @@ FIELDS: dict[str, Field] = {
     "keep_steps": Field(
         "", _whole_numbers, "steps, from 0 on, separated by commas, whose checkpoints are kept for good"
     ),
+    "profile_steps": Field("", _two_steps, "two steps, as in 100,110, between which JAX's profiler traces to profile/"),
     "test_every": Field(0, _at_least(0), "epochs between tests of the midpoint; 0 for none"),
     "num_members": Field(1, _at_least(1), "M, networks trained together, with seeds from seed on"),
     "member_options": Field(
@@ -164,6 +175,12 @@ FIELDS: dict[str, Field] = {
     ),
     "dropout": Field(0.0, _at_least(0.0, 1.0), "rate, in [0, 1), of networks that have it"),
     "dtype": _choice("float32", DTYPES, "of the computation; parameters are float32"),
+    "matmul_precision": Field(
+        "default", _one_of(*PRECISIONS), f"one of {', '.join(PRECISIONS)}: of products and convolutions of float32"
+    ),
+    "rematerialise": Field(
+        "none", _one_of(*REMATERIALISED), f"one of {', '.join(REMATERIALISED)}: what the gradient computes again"
+    ),
     "batch_norm": Field("device", _one_of("device", "global"), "statistics of each device, or of all (global)"),
     "initial": Field(
         "",
@@ -191,6 +208,9 @@ FIELDS: dict[str, Field] = {
         0.0, _at_least(0.0), "coefficient of the similarity of two samples' features, at least 0"
     ),
     "over_samples": Field("auto", _one_of(*OVER_SAMPLES), f"one of {', '.join(OVER_SAMPLES)}, for members too"),
+    "num_parts": Field(
+        1, _at_least(1), "of a batch, whose gradients are added up one after another in the memory of one"
+    ),
     "own_coordinates": Field(False, _any, "whether each device draws its own points"),
     # the optimizer
     "optimizer": _call("sgd", optimizers.OPTIMIZERS, "of the stack"),

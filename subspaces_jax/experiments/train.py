@@ -22,6 +22,7 @@ from subspaces_jax.training.loop import fit, step_of
 from subspaces_jax.training.state import State
 from subspaces_jax.training.step import joined, row_of
 
+PROFILE = "profile"
 log = logging.getLogger(__name__)
 Advance = Callable[[State, int, int], tuple[State, Any]]
 
@@ -73,6 +74,8 @@ def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
 
         begin = _on_stream if made.streams else _in_memory
         advance = stack.enter_context(begin(made, state))
+        if made.profile_steps:
+            advance = stack.enter_context(_profiled(advance, folder, *made.profile_steps))
         fit(
             state,
             advance,
@@ -85,6 +88,7 @@ def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
             record=record,
             save=lambda step, state: checkpoints.save(manager, step, starts.resumable(state), made.config, run_id),
             save_at=plan.kept_steps,
+            stop_at=made.profile_steps,
             evaluate_every=made.test_every,
             evaluate=_midpoint_test(made) if made.test_every else None,
         )
@@ -154,6 +158,24 @@ def _on_stream(made: Experiment, state: State) -> Iterator[Advance]:
     finally:
         for stream in streams:
             stream.close()
+
+
+@contextlib.contextmanager
+def _profiled(advance: Advance, folder: pathlib.Path, first: int, last: int) -> Iterator[Advance]:
+    """`advance` with the steps after `first` up to `last` traced by JAX's profiler, for TensorBoard."""
+    with contextlib.ExitStack() as trace:
+
+        def of_some(state, step, num_steps):
+            if step == first:
+                jax.block_until_ready(state)
+                trace.enter_context(jax.profiler.trace(folder / PROFILE))
+            state, report = advance(state, step, num_steps)
+            if step + num_steps == last:
+                jax.block_until_ready(state)
+                trace.close()
+            return state, report
+
+        yield of_some
 
 
 def _midpoint_test(made: Experiment) -> Callable[[State], dict[str, float]]:

@@ -70,6 +70,7 @@ def make_step(
     point_decay: float = 0.0,
     own_coordinates: bool = False,
     feature_diversity: float = 0.0,
+    num_parts: int = 1,
 ) -> Step:
     """The step as a function of one device's share; `parallel.pmapped` or `make_advance` maps it over devices.
 
@@ -86,6 +87,8 @@ def make_step(
         own_coordinates: whether each device draws its own points.
         feature_diversity: coefficient of `feature_similarity`, which needs two samples. All S pairs are then held at
             once.
+        num_parts: of the examples of every sample, whose gradients are added up one part after another in the memory
+            of one. The same numbers but for BatchNorm, which sees a part as it does a device's share.
 
     Returns:
         (state, data with leaves [N, ...], indices [S, b]) -> (state, Record), means and sums over the whole batch:
@@ -148,7 +151,8 @@ def make_step(
         batch = jax.tree.map(lambda leaf: jnp.take(leaf, indices, axis=0), data)
         keys = _example_keys(rngs.stream(key, "augmentation"), indices.shape, device)
         pair_key = rngs.stream(key, "feature_pair")
-        grads, record, batch_stats = data_gradients(state.params, state.batch_stats, coordinates, batch, keys, pair_key)
+        gradients = in_parts(data_gradients, num_parts)
+        grads, record, batch_stats = gradients(state.params, state.batch_stats, coordinates, batch, keys, pair_key)
         grads, means, batch_stats = lax.pmean((grads, record.means, batch_stats), AXIS)
         sums = lax.psum(record.sums, AXIS)
         if beta:
@@ -160,6 +164,30 @@ def make_step(
         return State(state.step + 1, params, batch_stats, opt_state, state.key), Record(means, sums)
 
     return step
+
+
+def in_parts(gradients: Callable[..., tuple[PyTree, Record, PyTree]], num: int) -> Callable[..., Any]:
+    """The gradients of a batch [S, b, ...] as those of `num` parts of it, taken one after another.
+
+    Args:
+        gradients: (params, batch_stats, coordinates, batch, keys, key) -> (mean gradients, record, batch_stats).
+        num: of equal parts along b.
+    """
+    if num == 1:
+        return gradients
+
+    def of_all(params, batch_stats, coordinates, batch, keys, key):
+        split = lambda leaf: jnp.moveaxis(leaf.reshape(leaf.shape[0], num, -1, *leaf.shape[2:]), 1, 0)
+
+        def add(total, part):
+            grads, *others = gradients(params, batch_stats, coordinates, *part, key)
+            return jax.tree.map(jnp.add, total, grads), others
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        total, (records, stats) = lax.scan(add, zeros, jax.tree.map(split, (batch, keys)))
+        return jax.tree.map(lambda g: g / num, total), _joined(records), _mean_over_first(stats)
+
+    return of_all
 
 
 def feature_similarity(features: jax.Array, coordinates: PyTree, i: jax.Array, j: jax.Array) -> jax.Array:

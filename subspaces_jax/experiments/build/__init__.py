@@ -217,7 +217,12 @@ class Experiment:
         """Likewise, of devices that need not be here."""
         config = self.config
         return build_training.mesh(
-            config["num_devices"], config["num_members"], self.batch_size, config["num_samples"], devices
+            config["num_devices"],
+            config["num_members"],
+            self.batch_size,
+            config["num_samples"],
+            config["num_parts"],
+            devices,
         )
 
     @property
@@ -350,6 +355,11 @@ class Experiment:
     @property
     def save_every(self) -> int:
         return self.config["checkpoint_every"] * self.plan.steps_per_epoch
+
+    @property
+    def profile_steps(self) -> tuple[int, ...]:
+        """The first and the last step of what is profiled, () for none."""
+        return tuple(map(int, choices.split(self.config["profile_steps"])))
 
     @property
     def test_every(self) -> int:

@@ -65,6 +65,8 @@ class Settings(NamedTuple):
 
     network: str
     dtype: str
+    matmul_precision: str
+    rematerialise: str
     dropout: float
     batch_norm: str
     augmentation: str
@@ -94,18 +96,20 @@ def model(settings: Settings, info: DatasetInfo, task: Task) -> Model:
     shaped = lambda outputs: outputs.astype(jnp.float32).reshape(outputs.shape[0], *shape)
     as_images = lambda images: images.reshape(images.shape[0], *info.image_shape)
 
+    run = partial(_in_precision, settings.matmul_precision)
+
     def init(key, num_endpoints):
         make = lambda key: geometry.init_stack(module, key, num_endpoints, _example(info), **eval_options)
         return alone(make)(key)
 
     def apply(variables, images):
         images = as_images(images)
-        of_inputs = lambda inputs: module.apply(variables, inputs, **eval_options)
+        of_inputs = lambda inputs: run(module.apply, variables, inputs, **eval_options)
         return shaped(alone(of_inputs)(normalise(images)))
 
     def features(variables, images):
         images = as_images(images)
-        keep = lambda inputs: module.apply(variables, inputs, **eval_options, mutable=["intermediates"])[1]
+        keep = lambda inputs: run(module.apply, variables, inputs, **eval_options, mutable=["intermediates"])[1]
         return alone(keep)(normalise(images))["intermediates"]["features"][0]
 
     def at_points(stack, points, images):
@@ -113,8 +117,8 @@ def model(settings: Settings, info: DatasetInfo, task: Task) -> Model:
         return outputs.astype(jnp.float32).reshape(*outputs.shape[:2], *shape)
 
     def train_mode(module, kept, variables, inputs, key):
-        outputs, updated = module.apply(
-            variables, inputs, **train_options, mutable=["batch_stats", *kept], rngs={"dropout": key}
+        outputs, updated = run(
+            module.apply, variables, inputs, **train_options, mutable=["batch_stats", *kept], rngs={"dropout": key}
         )
         found = updated["intermediates"]["features"][0] if kept else ()
         return shaped(outputs), updated.get("batch_stats", {}), found
@@ -130,7 +134,12 @@ def model(settings: Settings, info: DatasetInfo, task: Task) -> Model:
             return train_mode(in_step, kept, variables, inputs, keys[0])
 
     of_images = objective.supervised(
-        forward, task, normalise=normalise, floats=floats, augment=augment, noise=settings.input_noise
+        _rematerialised(settings.rematerialise, forward),
+        task,
+        normalise=normalise,
+        floats=floats,
+        augment=augment,
+        noise=settings.input_noise,
     )
 
     def of_batch(variables, batch, keys):
@@ -179,6 +188,18 @@ def network(settings: Settings, num_outputs: int, axis_name: str | None = None) 
     except ValueError as error:
         raise ConfigError(f"config.network is {error}") from None
     return made
+
+
+def _in_precision(precision: str, function: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
+    """What the function gives, its products of float32 traced in that precision, and so those of its gradient."""
+    with jax.default_matmul_precision(None if precision == "default" else precision):
+        return function(*args, **keywords)
+
+
+def _rematerialised(what: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The forward pass whose gradient keeps nothing of it, or the results of products alone."""
+    policies = {"all": None, "all_but_products": jax.checkpoint_policies.dots_saveable}
+    return jax.checkpoint(forward, policy=policies[what]) if what in policies else forward
 
 
 def flat(images: Any) -> Any:

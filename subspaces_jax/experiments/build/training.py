@@ -42,6 +42,7 @@ class StepSettings(NamedTuple):
     point_decay: float
     own_coordinates: bool
     feature_diversity: float
+    num_parts: int
 
 
 class NetworkTraits(NamedTuple):
@@ -173,16 +174,18 @@ def mesh(
     num_members: int,
     batch_size: int,
     num_samples: int,
+    num_parts: int = 1,
     devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-    """The device mesh, over `devices` or all that are here; the batch must split evenly over a member's devices and
-    samples."""
+    """The device mesh, over `devices` or all that are here; the batch must split evenly over a member's devices,
+    samples and parts."""
     made = parallel.device_mesh(num_devices or None, num_members, devices)
     devices = made.shape[parallel.AXIS]
-    parts = devices * num_samples
+    parts = devices * num_samples * num_parts
     if batch_size % parts:
+        of_parts = f" in {num_parts} parts (config.num_parts)" if num_parts > 1 else ""
         raise ConfigError(
-            f"config.batch_size is {batch_size}, which {num_samples} samples (config.num_samples) "
+            f"config.batch_size is {batch_size}, which {num_samples} samples (config.num_samples){of_parts} "
             f"on {devices} devices do not divide: choose a multiple of {parts}"
         )
     return made
