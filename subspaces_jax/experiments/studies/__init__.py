@@ -5,6 +5,7 @@ Each has FIELDS, those of networks with `members.FIELDS` in them, and
     run(settings) -> (arrays, facts)            settings have the fields as attributes, "runs" among them
     table(facts) -> text
     figures(arrays, facts) -> {name: Figure}    from results alone
+    summary(facts) -> plots.tables.Table        where there is one, which `plot` writes as CSV and LaTeX
     animations(arrays, facts) -> {name: path -> None}, where there are any, likewise
 
 Adding one is adding its module and its name here.
@@ -23,8 +24,11 @@ from subspaces_jax.experiments.studies import (
     instability,
     line,
     matched,
+    path_variation,
     plane,
+    regularity,
     shared_trunk,
+    training_variation,
 )
 
 STUDIES: dict[str, ModuleType] = {
@@ -40,4 +44,7 @@ STUDIES: dict[str, ModuleType] = {
     "shared_trunk": shared_trunk,
     "instability": instability,
     "family": family,
+    "regularity": regularity,
+    "training_variation": training_variation,
+    "path_variation": path_variation,
 }
