@@ -5,10 +5,13 @@ A size is what a distance is made of: of "l2" its square, of other norms the dis
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 NORMS = ("l2", "l1", "linf")
-BAND = 8  # sizes of points that are at most so many steps apart are found from their differences
+BAND = 4  # sizes of points that are at most so many steps apart are found from their differences
+
+FEW = 1 << 22  # coordinates of all pairs, of which differences are quick
 
 
 def sizes(differences: jax.Array, norm: str) -> jax.Array:
@@ -28,7 +31,7 @@ def powers(sizes: jax.Array, p: float, norm: str) -> jax.Array:
     """The p-th powers of the distances; by roots and products where p is a multiple of a half ("l2") or a quarter."""
     exponent = p / 2 if norm == "l2" else p
     if exponent > 16 or (4 * exponent) % 1:
-        return jnp.power(sizes, jnp.asarray(exponent, sizes.dtype))
+        return jnp.exp(jnp.asarray(exponent, sizes.dtype) * jnp.log(sizes))  # a power is no vector operation on a CPU
     whole, quarters = divmod(round(4 * exponent), 4)
     found = lax.integer_pow(sizes, whole) if whole else jnp.ones_like(sizes)
     if quarters:
@@ -37,29 +40,35 @@ def powers(sizes: jax.Array, p: float, norm: str) -> jax.Array:
     return found
 
 
-def between(a: jax.Array, b: jax.Array, norm: str) -> jax.Array:
+def between(a: jax.Array, b: jax.Array, norm: str, direct: bool = False) -> jax.Array:
     """Sizes of all differences, [N, D] and [M, D] -> [N, M].
 
-    Of "l2" by a matrix product about the mean of `a`: rounding errors are in proportion to how far `a` is spread and
-    to the size itself, whatever the points have in common.
+    Of "l2", unless `direct`, by a matrix product about the mean of `a`: rounding errors are in proportion to how far
+    `a` is spread and to the size itself, whatever the points have in common.
     """
-    if norm != "l2":
-        return lax.map(lambda row: sizes(b - row, norm), a)
+    if norm != "l2" or direct:
+        return sizes(a[:, None] - b[None], norm)
     centre = jnp.mean(a, axis=0)
     a, b = a - centre, b - centre
     products = jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)
     return jnp.maximum(sizes(a, norm)[:, None] + sizes(b, norm)[None] - 2 * products, 0)
 
 
+def is_direct(num: int, dim: int) -> bool:
+    """Whether differences of all pairs of points cost no more than a matrix product is worth."""
+    return dim <= 8 or num * num * dim <= FEW
+
+
 def bands(points: jax.Array, norm: str) -> jax.Array:
     """Sizes of the differences of each point and those up to BAND steps before it, [BAND + 1, L]; at the start 0."""
-    back = jnp.stack([jnp.roll(points, gap, axis=0) for gap in range(BAND + 1)])
-    real = jnp.arange(len(points))[None] >= jnp.arange(BAND + 1)[:, None]
-    return jnp.where(real, sizes(points[None] - back, norm), 0)
+    of_gap = [
+        sizes(points[min(gap, len(points)) :] - points[: max(len(points) - gap, 0)], norm) for gap in range(BAND + 1)
+    ]
+    return jnp.stack([jnp.pad(found, (len(points) - len(found), 0)) for found in of_gap])
 
 
-def banded(found: jax.Array, near: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
-    """Sizes [N, M] of points `first` [N] and `second` [M] with those of near ones from `bands`."""
-    gaps = second[None] - first[:, None]
-    exact = near[jnp.clip(gaps, 0, BAND), jnp.broadcast_to(second[None], gaps.shape)]
-    return jnp.where((gaps >= 0) & (gaps <= BAND), exact, found)
+def banded(found: jax.Array, near: jax.Array, offset: int = 0) -> jax.Array:
+    """Sizes [N, M] with those of near points from `bands` of the M later ones, the first `offset` after the first N."""
+    rows, columns = np.indices(found.shape)
+    rows, columns = np.nonzero(np.isin(columns + offset - rows, np.arange(BAND + 1)))
+    return found.at[rows, columns].set(near[columns + offset - rows, columns])

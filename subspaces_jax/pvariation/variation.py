@@ -156,7 +156,7 @@ def _partition(points, exponents, norm, method, block_size):
 @partial(jax.jit, static_argnums=(1, 2, 3, 4))
 def _running(points, exponents, norm, method, block_size):
     units, scale = _normalised(points)
-    before = _predecessors(units, exponents, norm, method, block_size)
+    before = _predecessors(units, exponents, norm, method, block_size, all_points=True)
     values = _costs(units, before, exponents, norm)
     for _ in range(_doublings(points.shape[-2])):
         values = values + jnp.take_along_axis(values, before, axis=-1)
@@ -180,24 +180,23 @@ def _residual(points, exponents, values, norm):
 
 
 def _normalised(points):
-    """[..., L, D] -> the same about their mean in units of their largest coordinate, and that unit [...]."""
-    centred = points - jnp.mean(lax.stop_gradient(points), axis=-2, keepdims=True)
-    scale = lax.stop_gradient(jnp.max(jnp.abs(centred), axis=(-2, -1), initial=0))
-    scale = jnp.where(scale > 0, scale, 1)
-    return centred / scale[..., None, None], scale
+    """[..., L, D] -> the same in units of about their largest coordinate from the start, powers of two; units [...]."""
+    extent = jnp.max(jnp.abs(lax.stop_gradient(points) - lax.stop_gradient(points[..., :1, :])), axis=(-2, -1))
+    scale = jnp.ldexp(jnp.ones_like(extent), jnp.frexp(extent)[1])
+    return points / scale[..., None, None], scale
 
 
-def _predecessors(units, exponents, norm, method, block_size):
-    """[..., L, D] -> [P, ..., L] int32; of p = 1 the point before, since no step is longer than those it passes over."""
+def _predecessors(units, exponents, norm, method, block_size, all_points=False):
+    """[..., L, D] -> [P, ..., L] int32; of p = 1 the point before: no step is longer than all it passes over."""
     *batch, num, dim = units.shape
     unit_steps = jnp.maximum(jnp.arange(num, dtype=jnp.int32) - 1, 0)
     rough = tuple(p for p in exponents if p > 1)
     found = iter(())
     if rough:
         flat = units.reshape(-1, num, dim)
-        found = iter(search.predecessors(flat, rough, norm, method, block_size).reshape(len(rough), *batch, num))
+        found = iter(search.predecessors(flat, rough, norm, method, block_size, all_points))
     steps = jnp.broadcast_to(unit_steps, (*batch, num))
-    return jnp.stack([next(found) if p > 1 else steps for p in exponents])
+    return jnp.stack([next(found).reshape(*batch, num) if p > 1 else steps for p in exponents])
 
 
 def _costs(units, before, exponents, norm):
