@@ -15,7 +15,7 @@ The rooms in their order, floor by floor; a module imports only from rooms befor
     0  errors logs rngs trees losses metrics tasks pvariation geometry networks data
     1  events records processes parallel checkpoints batch_stats evaluation
     2  training connecting analysis plots
-    3  experiments: choices fields build runs starts train compile evaluate studies connect analyze plot sweep
+    3  experiments: choices fields build runs starts train compile evaluate studies connect export analyze plot sweep
        benchmarks
 """
 

@@ -30,6 +30,7 @@ ROOMS = [  # in their order: a module imports only from rooms before its own, an
         "experiments.evaluate",
         "experiments.studies",
         "experiments.connect",
+        "experiments.export",
         "experiments.analyze",
         "experiments.plot",
     ),
