@@ -74,9 +74,9 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return arrays, facts
 
 
-def summary(facts: dict[str, Any]) -> list[tables.Row]:
+def summary(facts: dict[str, Any]) -> tables.Table:
     """The rows of the table: variants, and what is derived of them."""
-    return tables.summary(dict(sorted((facts["family"] | facts["derived"]).items())))
+    return tables.Table(tables.summary(dict(sorted((facts["family"] | facts["derived"]).items()))))
 
 
 def table(facts: dict[str, Any]) -> str:

@@ -48,16 +48,25 @@ ALIKE = ("network", "task", "dataset", "pixel_shuffle", "augmentation", "normali
          "image_size", "dropout", "dtype")  # fmt: skip
 
 
+def open_any(settings: Any) -> list[Run]:
+    """The runs that are named, however they differ.
+
+    Raises:
+        ConfigError, RunDirectoryError: none are named, or one is no run.
+    """
+    folders = choices.split(settings.runs)
+    if not folders:
+        raise ConfigError("config.runs names no run directory: set config.runs=a,b")
+    return [runs.open_run(folder) for folder in folders]
+
+
 def open_all(settings: Any) -> list[Run]:
     """The runs that are named, which differ in nothing that evaluation shares.
 
     Raises:
         ConfigError, RunDirectoryError, CheckpointError: none are named, one is no run, or two are unlike.
     """
-    folders = choices.split(settings.runs)
-    if not folders:
-        raise ConfigError("config.runs names no run directory: set config.runs=a,b")
-    opened = [runs.open_run(folder) for folder in folders]
+    opened = open_any(settings)
     _check_alike(opened, settings.test_dataset)
     return opened
 

@@ -6,7 +6,7 @@ names of their scores. Training images are scored as they are, without augmentat
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -49,6 +49,7 @@ def scored(
     label: str = "points",
     measures: Sequence[Measure] = (),
     also: Callable[[int, Any], None] = lambda t, variables: None,
+    of_params: Mapping[str, Callable] = {},
     **options: Any,
 ) -> Scores:
     """Scores of points of a stack on the test and the training split, BatchNorm refreshed once at each.
@@ -58,6 +59,7 @@ def scored(
         label: of the progress line.
         measures: of outputs on the test split, beside the task's scores.
         also: called with (t, variables) of each point.
+        of_params: measures of parameters, as `evaluation.along` takes them.
         options: of `evaluation.along`.
 
     Returns:
@@ -88,7 +90,7 @@ def scored(
         points,
         params_at,
         batch_stats=networks.batch_stats,
-        of_params={"l2": _squared_norm},
+        of_params={"l2": _squared_norm} | dict(of_params),
         visit=visit,
         progress=members.progress(num, label).over,
         **shared,
