@@ -6,7 +6,7 @@ import pytest
 
 from subspaces_jax import evaluation
 from subspaces_jax.experiments import benchmarks
-from subspaces_jax.experiments.benchmarks import connections, curves, subspaces
+from subspaces_jax.experiments.benchmarks import connections, curves, hyperplanes, subspaces
 
 TINY = benchmarks.Problem("mlp_8", 8, 3, 16, num_units=12)
 
@@ -28,13 +28,16 @@ def measured(asked):
         patch.setattr(curves, "SIDE", 3)
         patch.setattr(connections, "EXAMPLES", 60)
         patch.setattr(connections, "FEATURES", 5)
+        patch.setattr(hyperplanes, "LARGE", "mlp_8_6")
+        patch.setattr(hyperplanes, "THIN", "mlp_8_6")
+        patch.setattr(hyperplanes, "CHECKPOINTS", 2)
         return benchmarks.run(TINY, rounds=1, peer=benchmarks.Peer(steps, steps, lpips))
 
 
 def test_every_row_is_measured(measured):
-    assert len(measured) == 23 and len({row.name for row in measured}) == 23
+    assert len(measured) == 25 and len({row.name for row in measured}) == 25
     assert all(row.low <= row.ratio <= row.high and np.isfinite(row.ratio) and row.seconds > 0 for row in measured)
-    assert benchmarks.table(measured).count("\n") == 23
+    assert benchmarks.table(measured).count("\n") == 25
 
 
 def test_rows_of_the_peer_ask_it_for_as_much_work(measured, asked):
@@ -100,3 +103,14 @@ def test_a_path_is_matched_once_or_at_every_point(monkeypatch):
         connections.path(12, once)()
         counts.append(len(solved))
     assert counts == [1, 1 + connections.POINTS]
+
+
+def test_statistics_and_resets_are_the_same_both_ways():
+    params = hyperplanes.network("conv_fc((2, 3), (4,))", TINY)
+    ours, base = hyperplanes.statistics(params)(), hyperplanes.by_numpy(jax.device_get(params))()
+    assert [*ours] == [*base, "net"] and ours["Conv_1"]["projections"].shape == (3,)
+    for layer, projections in base.items():
+        np.testing.assert_allclose(ours[layer]["projections"], projections, atol=1e-5)
+    together, alone = (way("mlp_8_6", TINY, 2)() for way in (hyperplanes.resets, hyperplanes.one_by_one))
+    assert len(together) == 1 + 2 * 3
+    np.testing.assert_allclose(together, alone, rtol=1e-5)

@@ -320,7 +320,9 @@ class Experiment:
         config, settings = self.config, self.optimizer_settings
         epoch = batches.steps_per_epoch(num_examples, self.batch_size)
         captured = build_training.capture_steps(settings, epoch) if self.captures else ()
-        named = build_training.kept_steps(config["keep_steps"], config["keep_every"], config["num_epochs"], epoch)
+        named = build_training.kept_steps(
+            config["keep_steps"], config["keep_every"], config["num_epochs"], epoch, config["keep_first"]
+        )
         kept = tuple(sorted({*captured, *named}))
         return Plan(epoch, config["num_epochs"] * epoch, captured, kept)
 
