@@ -132,6 +132,9 @@ FIELDS: dict[str, Field] = {
     "log_every": Field(0, _at_least(0), "steps between rows of metrics; 0 for each epoch's end only"),
     "checkpoint_every": Field(1, _at_least(0), "epochs between checkpoints to resume from; 0 for the last only"),
     "keep_every": Field(0, _at_least(0), "epochs between checkpoints that are kept for good; 0 for none"),
+    "keep_first": Field(
+        0, _at_least(0), "epochs from the first on of which every checkpoint is kept, that of step 0 too; 0 for none"
+    ),
     "keep_steps": Field(
         "", _whole_numbers, "steps, from 0 on, separated by commas, whose checkpoints are kept for good"
     ),

@@ -8,7 +8,7 @@ import pytest
 
 from subspaces_jax import evaluation
 from subspaces_jax.experiments import benchmarks
-from subspaces_jax.experiments.benchmarks import connections, curves, subspaces
+from subspaces_jax.experiments.benchmarks import connections, curves, hyperplanes, subspaces
 
 TINY = benchmarks.Problem("mlp_8", 8, 3, 16, num_units=12, num_examples=60, path_units=12)
 
@@ -29,11 +29,14 @@ def measured(asked):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(curves, "SIDE", 3)
         patch.setattr(connections, "FEATURES", 5)
+        patch.setattr(hyperplanes, "LARGE", "mlp_8_6")
+        patch.setattr(hyperplanes, "THIN", "mlp_8_6")
+        patch.setattr(hyperplanes, "CHECKPOINTS", 2)
         return benchmarks.run(TINY, rounds=1, peer=benchmarks.Peer(steps, steps, lpips))
 
 
 def test_every_row_is_measured(measured):
-    num = 23 + (importlib.util.find_spec("ot") is not None)
+    num = 25 + (importlib.util.find_spec("ot") is not None)
     assert len(measured) == num and len({row.name for row in measured}) == num
     assert all(row.low <= row.ratio <= row.high and np.isfinite(row.ratio) and row.seconds > 0 for row in measured)
     assert benchmarks.table(measured).count("\n") == num
@@ -119,3 +122,14 @@ def test_without_pot_its_row_is_left_out_with_a_word(monkeypatch, caplog):
     monkeypatch.setattr(connections.importlib.util, "find_spec", lambda name: name)
     assert len(rows()) == without + 1 == 4
     assert benchmarks.run(TINY, 1, systems=()) == []
+
+
+def test_statistics_and_resets_are_the_same_both_ways():
+    params = hyperplanes.network("conv_fc((2, 3), (4,))", TINY)
+    ours, base = hyperplanes.statistics(params)(), hyperplanes.by_numpy(jax.device_get(params))()
+    assert [*ours] == [*base, "net"] and ours["Conv_1"]["projections"].shape == (3,)
+    for layer, projections in base.items():
+        np.testing.assert_allclose(ours[layer]["projections"], projections, atol=1e-5)
+    together, alone = (way("mlp_8_6", TINY, 2)() for way in (hyperplanes.resets, hyperplanes.one_by_one))
+    assert len(together) == 1 + 2 * 3
+    np.testing.assert_allclose(together, alone, rtol=1e-5)

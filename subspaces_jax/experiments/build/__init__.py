@@ -344,7 +344,9 @@ class Experiment:
         config, settings = self.config, self.optimizer_settings
         epoch = batches.steps_per_epoch(num_examples, config["batch_size"] or num_examples)
         captured = build_training.capture_steps(settings, epoch) if self.captures else ()
-        named = build_training.kept_steps(config["keep_steps"], config["keep_every"], config["num_epochs"], epoch)
+        named = build_training.kept_steps(
+            config["keep_steps"], config["keep_every"], config["num_epochs"], epoch, config["keep_first"]
+        )
         kept = tuple(sorted({*captured, *named} or ({0} if not config["num_epochs"] else set())))
         return Plan(epoch, config["num_epochs"] * epoch, captured, kept)
 

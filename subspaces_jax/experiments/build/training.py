@@ -359,8 +359,11 @@ def capture_steps(settings: OptimizerSettings, steps_per_epoch: int) -> tuple[in
     return tuple(epoch * steps_per_epoch for epoch in knots)
 
 
-def kept_steps(text: str, keep_every: int, num_epochs: int, steps_per_epoch: int) -> tuple[int, ...]:
-    """Steps whose checkpoints stay for good: multiples of keep_every epochs, and those that are named."""
+def kept_steps(
+    text: str, keep_every: int, num_epochs: int, steps_per_epoch: int, keep_first: int = 0
+) -> tuple[int, ...]:
+    """Steps whose checkpoints stay for good: multiples of keep_every epochs, the start and the ends of the first
+    keep_first epochs, and those that are named."""
     num_steps, every = num_epochs * steps_per_epoch, keep_every * steps_per_epoch
     named = [int(step) for step in choices.split(text)]
     if wrong := [step for step in named if not 0 <= step <= num_steps]:
@@ -368,4 +371,5 @@ def kept_steps(text: str, keep_every: int, num_epochs: int, steps_per_epoch: int
             f"config.keep_steps has {wrong[0]}, and the run has steps 0 to {num_steps}: name some of these"
         )
     regular = range(every, num_steps + 1, every) if every else ()
-    return tuple(sorted({*regular, *named}))
+    first = range(0, min(keep_first, num_epochs) * steps_per_epoch + 1, steps_per_epoch) if keep_first else ()
+    return tuple(sorted({*regular, *first, *named}))

@@ -48,7 +48,7 @@ FIELDS: dict[str, Field] = {name: members.FIELDS[name] for name in _shared} | {
     "checkpoints": Field(
         "",
         lambda value: True,
-        "what layers are reset to: steps of the same run, or runs/a@200, separated by commas; empty for all it kept",
+        "that layers are reset to: steps, or runs/a@200, separated by commas; empty for all kept ones and the last",
     ),
     "num_fresh": Field(3, lambda value: 0 <= value <= LARGEST, "draws of the initialiser, beside the checkpoints"),
     "parts": Field(
@@ -176,12 +176,8 @@ def _rows(settings: Any, run: Run, step: int | None, at: float | None, number: i
     sources = [choices.source(text if "@" in text else f"{run.folder}@{text}")
                for text in choices.split(settings.checkpoints)]  # fmt: skip
     if not sources:
-        kept = [at for at in run.steps if at in run.plan.kept_steps]
-        if not kept and not settings.num_fresh:
-            raise ConfigError(
-                f"{run.folder} kept no checkpoints to reset layers to: train it with keep_steps or keep_every"
-            )
-        sources = [choices.Source(str(run.folder), at) for at in kept]
+        sources = [choices.Source(str(run.folder), at) for at in run.steps[:-1] if at in run.plan.kept_steps]
+        sources += [choices.Source(str(run.folder), run.steps[-1])]
     opened = _opened(run, sources)
     others = [_network(other, source.step, at)[0] for other, source in zip(opened, sources)]
     key = jax.random.fold_in(members.key_of(settings, "fresh"), number)
