@@ -155,16 +155,20 @@ def write_header(
     facts: dict[str, Any] | None = None,
     variant: str = "",
     complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda config: config,
+    may_differ: Sequence[str] = (),
 ) -> Header:
     """Writes config.json, or checks that the one that is there is of the same kind and config.
 
     Args:
         folder: the run directory.
         kind: one of KINDS.
-        config: the flat config, of JSON's types. A field "variant" in it is a label, and never a difference.
+        config: the flat config, of JSON's types. A field "variant" in it is a label, and never a difference, nor is
+            "override".
         facts: see Header.
         variant: likewise.
         complete: fills what a stored config lacks with defaults and reads its renamed fields, before it is compared.
+        may_differ: fields that replace those that are there. The header keeps what was changed as "overrides" among its
+            facts, one {field: [before, now]} a time.
 
     Returns:
         The header that is on the disk, which may be of an earlier call and of format 1.
@@ -189,9 +193,16 @@ def write_header(
         )
     there, here = complete(found.config), json.loads(json.dumps(config))
     names = sorted(name for name in there.keys() | here.keys() if there.get(name) != here.get(name))
-    if names := [name for name in names if name != "variant"]:
-        differences = ", ".join(f"{name} = {there.get(name)!r} there, {here.get(name)!r} here" for name in names[:4])
+    names = [name for name in names if name not in ("variant", "override")]
+    if fixed := [name for name in names if name not in may_differ or found.format < FORMAT]:
+        differences = ", ".join(f"{name} = {there.get(name)!r} there, {here.get(name)!r} here" for name in fixed[:4])
         raise RunDirectoryError(f"workdir {folder} holds a run of another config ({differences}): name another workdir")
+    if names:
+        changed = {name: [there.get(name), here.get(name)] for name in names}
+        facts = (facts or {}) | {"overrides": [*found.facts.get("overrides", []), changed]}
+        header = found._replace(config=config, facts=facts)._asdict()
+        write_text(path, json.dumps(header, indent=2, sort_keys=True) + "\n")
+        return read_header(folder)
     return found
 
 

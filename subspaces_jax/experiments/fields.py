@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from subspaces_jax import geometry, tasks
-from subspaces_jax.data import augmentation
+from subspaces_jax.data import augmentation, subsets
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import choices
 from subspaces_jax.networks import families
@@ -23,6 +23,12 @@ Config = Mapping[str, Any]
 LARGEST = 2**31 - 1  # of whole numbers: steps and indices are int32
 ENDS = "ends"  # the first and the last endpoint of a curve
 INNER = ("linear", "fresh")
+OVERRIDABLE = (  # what may change in the middle of a run: neither what it is nor how its steps are counted
+    "num_epochs", "learning_rate", "schedule", "warmup_epochs", "momentum", "weight_decay", "label_smoothing",
+    "dropout", "beta", "augmentation", "log_every", "checkpoint_every", "keep_every", "keep_steps", "keep_first",
+    "test_every", "test_train", "stop", "num_workers", "eval_batch_size", "num_points", "num_refresh_batches",
+    "data_dir", "idx_dir", "archive",
+)  # fmt: skip
 SEEDS = 2**32  # what a PRNG key tells apart
 
 
@@ -73,6 +79,10 @@ def _endpoints(value: str) -> bool:
     return all(part == ENDS for part in choices.split(value)) or _whole_numbers(value)
 
 
+def _overridable(value: str) -> bool:
+    return all(part in OVERRIDABLE for part in choices.split(value))
+
+
 def _one_of(*names: str) -> Callable[[Any], bool]:
     return lambda value: value in names
 
@@ -105,6 +115,24 @@ NORMALISATIONS: dict[str, Callable[..., tuple[tuple[float, ...], tuple[float, ..
     "given": lambda mean, std: (_numbers("mean", mean), _numbers("std", std)),
 }
 STATISTICS: dict[str, Callable[..., Any]] = {"none": lambda: None, "p_variation": regularity.variations}
+CLASSES: dict[str, Callable[..., Callable[[int], Any] | None]] = {  # -> (number of classes) -> those that are used
+    "all": lambda: None,
+    "first": lambda num: partial(subsets.first_classes, num=_whole("num", num)),
+    "drawn": lambda num, seed=0: partial(subsets.drawn_classes, num=_whole("num", num), seed=_whole("seed", seed)),
+}
+HOLDOUTS: dict[str, Callable[..., Callable[[Any], Any] | None]] = {  # -> (labels) -> rows to train on, and held out
+    "none": lambda: None,
+    "last": lambda fraction=0.1: lambda labels: subsets.last(len(labels), fraction),
+    "drawn": lambda fraction=0.1, seed=0: lambda labels: subsets.last(len(labels), fraction, _whole("seed", seed)),
+    "stratified": lambda fraction=0.1, seed=0: (
+        lambda labels: subsets.stratified(labels, fraction, _whole("seed", seed))
+    ),
+}
+STOPS: dict[str, Callable[..., int | None]] = {  # -> epochs within which a plateau ends training
+    "never": lambda: None,
+    "plateau": lambda within=0: _whole("within", within) or LARGEST,
+}
+SPLITS = ("test", "validation", "train")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 PRECISIONS = ("default", "high", "highest")
 REMATERIALISED = ("none", "all", "all_but_products")
@@ -120,6 +148,9 @@ CALLS: dict[str, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {  
     "augmentation": (AUGMENTATIONS, ()),
     "normalisation": (NORMALISATIONS, ()),
     "statistics": (STATISTICS, ("weight_path",)),
+    "classes": (CLASSES, ()),
+    "validation": (HOLDOUTS, ()),
+    "stop": (STOPS, ()),
 }
 
 FIELDS: dict[str, Field] = {
@@ -133,13 +164,17 @@ FIELDS: dict[str, Field] = {
     "checkpoint_every": Field(1, _at_least(0), "epochs between checkpoints to resume from; 0 for the last only"),
     "keep_every": Field(0, _at_least(0), "epochs between checkpoints that are kept for good; 0 for none"),
     "keep_first": Field(
-        0, _at_least(0), "epochs from the first on of which every checkpoint is kept, that of step 0 too; 0 for none"
-    ),
-    "keep_steps": Field(
-        "", _whole_numbers, "steps, from 0 on, separated by commas, whose checkpoints are kept for good"
+        0, _at_least(0), "epochs, the first ones, whose ends are kept for good, with the start and the last; 0 for none"
     ),
     "profile_steps": Field("", _two_steps, "two steps, as in 100,110, between which JAX's profiler traces to profile/"),
     "test_every": Field(0, _at_least(0), "epochs between tests of the midpoint; 0 for none"),
+    "test_train": Field(False, _any, "whether tests score the training split, too, without augmentation"),
+    "stop": _call("never", STOPS, "where a test scores exactly as the one before, within some epochs or (0) in any"),
+    "override": Field(
+        "",
+        _overridable,
+        f"fields, separated by commas, that change in a run which is gone on with, of {', '.join(OVERRIDABLE)}",
+    ),
     "num_members": Field(1, _at_least(1), "M, networks trained together, with seeds from seed on"),
     "member_options": Field(
         "",
@@ -159,6 +194,14 @@ FIELDS: dict[str, Field] = {
     "image_size": Field(
         0, _at_least(0, 1025), "pixels, H and W to which images are resized bilinearly when they are read; 0 for none"
     ),
+    "image_padding": Field(0, _at_least(0, 513), "black pixels on each side of images, after they are resized"),
+    "classes": _call("all", CLASSES, "of the data set, in both splits; others are left out"),
+    "validation": _call("none", HOLDOUTS, "part of the training split that is held out, and tested during training"),
+    "shuffle": Field(
+        True,
+        _any,
+        "whether each epoch has a new order; without, all have the same, and what does not fill a batch is never seen",
+    ),
     "stream": Field(False, _any, "whether images of a data set that would fit on the device are streamed, too"),
     "num_workers": Field(0, _at_least(0, 1025), "processes that decode images of a stream, 0 for threads"),
     "augmentation": _call("none", AUGMENTATIONS, "of training images, several with | between them"),
@@ -169,7 +212,15 @@ FIELDS: dict[str, Field] = {
         1.0, lambda value: 0.0 < value <= 1.0, "of the training split, in (0, 1]; the first whole number of them"
     ),
     "label_noise": Field(0.0, _fraction, "fraction of training labels drawn anew, in [0, 1]"),
+    "label_noise_kind": Field(
+        "anew",
+        _one_of("anew", "wrong"),
+        "anew, this fraction drawn from all classes; or wrong, each label with this probability another class",
+    ),
     "pixel_shuffle": Field(False, _any, "whether all images have their pixels in one other order"),
+    "pixel_orders": Field(
+        "shared", _one_of("shared", "own"), "of pixel_shuffle, one for all images; or each training image has its own"
+    ),
     "corruption_seed": Field(0, _at_least(0), "of label_noise and pixel_shuffle, whatever the run's seed"),
     # the network and what it is to do
     "task": _call("classification", tasks.TASKS, "what outputs are scored against"),
@@ -230,6 +281,7 @@ FIELDS: dict[str, Field] = {
     "statistics": _call("none", STATISTICS, "of the weights, in every row of metrics"),
     "label_smoothing": Field(0.0, _fraction, "in [0, 1], of classification"),
     # evaluation
+    "eval_split": Field("test", _one_of(*SPLITS), f"what is scored, one of {', '.join(SPLITS)}"),
     "num_points": Field(21, _at_least(2), "points of a curve, or to a side of a simplex, at least 2"),
     "num_refresh_batches": Field(0, _at_least(0), "of a stream, to refresh BatchNorm statistics; 0 for one pass"),
     "eval_batch_size": Field(500, _at_least(1), "at least 1"),

@@ -46,6 +46,12 @@ class Run(NamedTuple):
         """Every field."""
         return self.experiment.config
 
+    @property
+    def num_steps(self) -> int:
+        """Of the whole training: as planned, or where a plateau has ended it."""
+        ended = self.experiment.plateau(rows_of(self.folder))
+        return self.plan.num_steps if ended is None or ended.ended_at is None else ended.ended_at
+
 
 class Networks(NamedTuple):
     """Attributes:
@@ -59,6 +65,11 @@ class Networks(NamedTuple):
     names: list[str]
     batch_stats: PyTree
     step: int
+
+
+def rows_of(folder: pathlib.Path) -> list[dict[str, float]]:
+    """The rows of metrics of a run, none where there are none yet."""
+    return records.read_metrics(folder) if (folder / records.METRICS).exists() else []
 
 
 def complete(config: fields.Config) -> dict[str, Any]:

@@ -107,6 +107,32 @@ def fit(
     return state
 
 
+class Plateau:
+    """Ends a training where a test scores exactly as the one before: `enough` of `fit`.
+
+    Args:
+        score: name in a row of what is compared.
+        within: the last epoch at which it ends.
+        rows: those of an earlier part of the same training, in order.
+
+    Attributes:
+        ended_at: the step at which it ended, None where it has not.
+    """
+
+    def __init__(self, score: str, within: int, rows: Iterable[Row] = ()):
+        self._score, self._within, self._before = score, within, None
+        self.ended_at: int | None = None
+        for row in rows:
+            self(row["step"], row)
+
+    def __call__(self, step: int, row: Row) -> bool:
+        if self._score in row:
+            if row[self._score] == self._before and row["epoch"] <= self._within and self.ended_at is None:
+                self.ended_at = step
+            self._before = row[self._score]
+        return self.ended_at is not None
+
+
 def step_of(state: State) -> int:
     """The step that a state is at; members are all at the same, and may lie on other processes' devices."""
     step = state.step

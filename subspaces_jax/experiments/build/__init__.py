@@ -26,9 +26,10 @@ from subspaces_jax.experiments.build import members as build_members
 from subspaces_jax.experiments.build import model as build_model
 from subspaces_jax.experiments.build import training as build_training
 from subspaces_jax.experiments.build.model import Model
-from subspaces_jax.experiments.fields import CALLS, ENDS, FIELDS, SEEDS, Config, checked
+from subspaces_jax.experiments.fields import CALLS, ENDS, FIELDS, SEEDS, STOPS, Config, checked
 from subspaces_jax.tasks import Task
 from subspaces_jax.training import step as training_step
+from subspaces_jax.training.loop import Plateau
 from subspaces_jax.training.state import State
 
 __all__ = ["Config", "Experiment", "Given", "Model", "Plan", "check", "experiment"]
@@ -47,7 +48,7 @@ def check(config: Config) -> dict[str, Any]:
         known = catalogue.info(config["dataset"])
     except DataError as error:
         raise ConfigError(f"config.dataset: {error}") from None
-    for name in ("image_size", "stream"):
+    for name in ("image_size", "image_padding", "stream"):
         if config[name] and known.input_dtype != "uint8":
             raise ConfigError(
                 f"config.{name} is for images, and {config['dataset']} has real inputs: leave it {FIELDS[name].default}"
@@ -58,6 +59,9 @@ def check(config: Config) -> dict[str, Any]:
         raise ConfigError(f"config.batch_size is 0, and {config['dataset']} streams: name a number of examples")
     if config["label_noise"] and known.label != "class":
         raise ConfigError(f"config.label_noise is for classes, and {config['dataset']} has none: set it to 0")
+    _check_data(config, known)
+    if choices.parse(config["stop"])[0].name != "never" and not config["test_every"]:
+        raise ConfigError(f"config.stop is {config['stop']!r}, and there are no tests: set test_every, or stop='never'")
     several = build_training.subspace(
         config["subspace"], config["num_endpoints"], needs_several=config["beta"] > 0 or config["layerwise"]
     )
@@ -82,6 +86,29 @@ def check(config: Config) -> dict[str, Any]:
     if config["feature_diversity"] and config["num_samples"] < 2:
         raise ConfigError("config.feature_diversity compares two samples of a batch: set num_samples=2 or more")
     return config
+
+
+def _check_data(config: dict[str, Any], known: catalogue.DatasetInfo) -> None:
+    """Options of data that cannot be had together."""
+    held = choices.parse(config["validation"])[0].name
+    if known.label != "class" and (choices.parse(config["classes"])[0].name != "all" or held == "stratified"):
+        raise ConfigError(
+            f"config.classes and a stratified config.validation are for classes, and {config['dataset']} has none: "
+            "leave classes 'all' and validation 'none' or 'drawn(0.1)'"
+        )
+    own = config["pixel_shuffle"] and config["pixel_orders"] == "own"
+    if own and (known.streams or config["stream"] or known.input_dtype != "uint8"):
+        raise ConfigError(
+            "config.pixel_orders is 'own', which takes images in memory: choose 'shared', or stream=False"
+        )
+    if config["image_padding"] and known.streams:
+        raise ConfigError(
+            f"config.image_padding pads whole images, and those of {config['dataset']} are crops: set it 0"
+        )
+    if config["eval_split"] == "validation" and held == "none":
+        raise ConfigError(
+            "config.eval_split is 'validation', and config.validation holds nothing out: set it, or 'test'"
+        )
 
 
 class Given(NamedTuple):
@@ -249,6 +276,7 @@ class Experiment:
         config = self.config
         settings = build_model.Settings(
             pixel_seed=self.data_settings.pixel_seed,
+            own_orders=self.data_settings.own_orders,
             with_features=config["feature_diversity"] > 0,
             **{name: config[name] for name in build_model.Settings._fields if name in config},
         )
@@ -305,6 +333,29 @@ class Experiment:
         """The test split."""
         return self.given.test if self.given else build_data.load(self.data_settings, "test", self.seed, _part())
 
+    @cached_property
+    def validation(self) -> sources.Arrays | None:
+        """What is held out of the training split, None where nothing is."""
+        if self.given or self.data_settings.held_out is None:
+            return None
+        return build_data.load(self.data_settings, "validation", self.seed, _part())
+
+    @property
+    def eval_split(self) -> str:
+        """What is scored, of fields.SPLITS."""
+        return self.config["eval_split"]
+
+    @cached_property
+    def scored(self) -> sources.Arrays:
+        """The split that evaluation scores; training images without augmentation."""
+        return self.scored_split(self.eval_split)
+
+    def scored_split(self, split: str) -> sources.Arrays:
+        """A split as evaluation reads it, see `build.data.scored`."""
+        if split == "train" and self.streams and not self.given:
+            return build_data.scored(self.data_settings, split, _part())
+        return {"train": lambda: self.train, "validation": lambda: self.validation, "test": lambda: self.test}[split]()
+
     @property
     def shuffles_pixels(self) -> bool:
         return self.config["pixel_shuffle"]
@@ -329,7 +380,7 @@ class Experiment:
     def num_examples(self) -> int:
         """Of the training split; where no data are read, as the catalogue says."""
         if self.without_data or not self.config["num_epochs"]:
-            return self.data_settings.num_train(self.info.num_train)
+            return self.data_settings.num_train
         return len(self.train.labels) if self.streams else len(self.train.images)
 
     # the plan, in steps
@@ -351,6 +402,10 @@ class Experiment:
         return Plan(epoch, config["num_epochs"] * epoch, captured, kept)
 
     @property
+    def num_epochs(self) -> int:
+        return self.config["num_epochs"]
+
+    @property
     def log_every(self) -> int:
         return self.config["log_every"]
 
@@ -366,6 +421,26 @@ class Experiment:
     @property
     def test_every(self) -> int:
         return self.config["test_every"] * self.plan.steps_per_epoch
+
+    @property
+    def scores_train(self) -> bool:
+        """Whether tests during training score the training split, too."""
+        return self.config["test_train"]
+
+    @property
+    def tested(self) -> str:
+        """The split that tests during training score: what is held out, or the test split."""
+        return "test" if self.data_settings.held_out is None else "validation"
+
+    def plateau(self, rows: Sequence[dict[str, float]]) -> Plateau | None:
+        """What ends training at a plateau of its tests, after rows of metrics of an earlier part; None for nothing."""
+        within = choices.make("stop", self.config["stop"], STOPS)
+        return within and Plateau(f"{self.tested}_{self.task.columns[0].name}", within, rows)
+
+    @property
+    def overridden(self) -> tuple[str, ...]:
+        """Fields that may differ from those of a run that is gone on with."""
+        return tuple(choices.split(self.config["override"]))
 
     # training
 
@@ -469,8 +544,9 @@ class Experiment:
     def epoch_order(self) -> Any:
         """Compiled (keys [M], epoch) -> indices of its batches, see `build.training.epoch_order`."""
         return build_training.epoch_order(
-            self.num_examples, self.batch_size, self.config["num_samples"], self.num_members, self.mesh
-        )
+            self.num_examples, self.batch_size, self.config["num_samples"], self.num_members, self.mesh,
+            self.config["shuffle"],
+        )  # fmt: skip
 
     # evaluation
 

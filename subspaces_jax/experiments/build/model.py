@@ -61,7 +61,8 @@ class Model(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What a model is made of; fields of a config by their names, but for `pixel_seed` (None: pixels stay)."""
+    """What a model is made of; fields of a config by their names, but for `pixel_seed` (None: pixels stay) and
+    `own_orders` (whether training images carry an order of their pixels, see `corruption.with_orders`)."""
 
     network: str
     dtype: str
@@ -73,6 +74,7 @@ class Settings(NamedTuple):
     normalisation: str
     input_noise: float
     pixel_seed: int | None
+    own_orders: bool
     with_features: bool
 
 
@@ -94,7 +96,8 @@ def model(settings: Settings, info: DatasetInfo, task: Task) -> Model:
     alone = (lambda function: checks.alone(function, parallel.AXIS)) if traits.binds_axis else lambda function: function
     normalise, augment = _normalise(settings, info), _augment(settings, info)
     shaped = lambda outputs: outputs.astype(jnp.float32).reshape(outputs.shape[0], *shape)
-    as_images = lambda images: images.reshape(images.shape[0], *info.image_shape)
+    carrying = partial(_as_images, info)  # an order of their pixels, some training images
+    as_images = lambda images: _settled(info, carrying(images))
 
     run = partial(_in_precision, settings.matmul_precision)
 
@@ -124,7 +127,7 @@ def model(settings: Settings, info: DatasetInfo, task: Task) -> Model:
         return shaped(outputs), updated.get("batch_stats", {}), found
 
     def apply_train(variables, images, key):
-        images, keys = as_images(images), jax.random.split(key, images.shape[0])
+        images, keys = carrying(images), jax.random.split(key, images.shape[0])
         images = images if augment is None else augment(keys, images)
         return alone(lambda inputs: train_mode(module, (), variables, inputs, key)[:2])(normalise(images))
 
@@ -143,7 +146,7 @@ def model(settings: Settings, info: DatasetInfo, task: Task) -> Model:
     )
 
     def of_batch(variables, batch, keys):
-        return of_images(variables, batch | {"images": as_images(batch["images"])}, keys)
+        return of_images(variables, batch | {"images": carrying(batch["images"])}, keys)
 
     return Model(
         module,
@@ -210,6 +213,18 @@ def flat(images: Any) -> Any:
     return images if callable(images) else images.reshape(images.shape[0], -1)
 
 
+def _as_images(info: DatasetInfo, images: jax.Array) -> jax.Array:
+    """Flat images as [B, H, W, channels], and two channels more where they carry an order of their pixels."""
+    extra = images.size != images.shape[0] * int(np.prod(info.image_shape))
+    shape = (*info.image_shape[:-1], info.image_shape[-1] + 2) if extra else info.image_shape
+    return images.reshape(images.shape[0], *shape)
+
+
+def _settled(info: DatasetInfo, images: jax.Array) -> jax.Array:
+    """Images with their pixels in the order that they carry, if any."""
+    return corruption.in_order(images, info.image_shape[-1]) if len(info.image_shape) == 3 else images
+
+
 def floats(images: jax.Array) -> jax.Array:
     """Images as floats: those of bytes scaled to [0, 1], others as they are."""
     return images.astype(jnp.float32) / 255.0 if images.dtype == jnp.uint8 else images.astype(jnp.float32)
@@ -250,7 +265,7 @@ def _example(info: DatasetInfo) -> jax.Array:
 
 @lru_cache(KEPT)
 def _targets(task: Task, info: DatasetInfo) -> Callable[[jax.Array, PyTree], PyTree]:
-    inputs = lambda images: floats(images.reshape(images.shape[0], *info.image_shape))
+    inputs = lambda images: floats(_settled(info, _as_images(info, images)))
     return lambda images, labels: task.targets(None if images is None else inputs(images), labels)
 
 
@@ -279,4 +294,12 @@ def _augment(settings: Settings, info: DatasetInfo) -> Callable[[jax.Array, jax.
     parts = [part for parts in made for part in parts]
     if settings.pixel_seed is not None and not info.streams:  # a stream's images come augmented and shuffled
         parts.append(lambda keys, images: corruption.pixel_shuffle(images, settings.pixel_seed))
-    return augmentation.compose(*parts) if parts else None
+    if not settings.own_orders:
+        return augmentation.compose(*parts) if parts else None
+    augment, channels = augmentation.compose(*parts), info.image_shape[-1]
+
+    def augment_carrying(keys, images):
+        moved = jnp.concatenate([augment(keys, images[..., :channels]), images[..., channels:]], axis=-1)
+        return corruption.in_order(moved, channels)
+
+    return augment_carrying

@@ -301,13 +301,17 @@ def split_indices(num_members: int) -> PartitionSpec:
 
 @lru_cache(COMPILED)
 def epoch_order(
-    num_examples: int, batch_size: int, num_samples: int, num_members: int, device_mesh: Mesh
+    num_examples: int, batch_size: int, num_samples: int, num_members: int, device_mesh: Mesh, shuffle: bool = True
 ) -> Callable[[jax.Array, Any], jax.Array]:
     """Compiled (keys [M], number of the epoch) -> indices of its batches, [steps, (M,) S, b]."""
     steps = batches.steps_per_epoch(num_examples, batch_size)
 
     def indices_of(order_keys, number):
-        rows = lambda key: batches.epoch_indices(key, number, num_examples, batch_size)
+        rows = lambda key: (
+            batches.epoch_indices(key, number, num_examples, batch_size)
+            if shuffle
+            else jnp.arange(steps * batch_size, dtype=jnp.int32)
+        )
         orders = jax.vmap(rows)(order_keys).reshape(num_members, steps, num_samples, -1)
         return orders.swapaxes(0, 1) if num_members > 1 else orders[0]
 
@@ -362,8 +366,8 @@ def capture_steps(settings: OptimizerSettings, steps_per_epoch: int) -> tuple[in
 def kept_steps(
     text: str, keep_every: int, num_epochs: int, steps_per_epoch: int, keep_first: int = 0
 ) -> tuple[int, ...]:
-    """Steps whose checkpoints stay for good: multiples of keep_every epochs, the start and the ends of the first
-    keep_first epochs, and those that are named."""
+    """Steps whose checkpoints stay for good: multiples of keep_every epochs, those that are named, and where keep_first
+    is set the start, the ends of the first keep_first epochs, and the last."""
     num_steps, every = num_epochs * steps_per_epoch, keep_every * steps_per_epoch
     named = [int(step) for step in choices.split(text)]
     if wrong := [step for step in named if not 0 <= step <= num_steps]:
@@ -371,5 +375,5 @@ def kept_steps(
             f"config.keep_steps has {wrong[0]}, and the run has steps 0 to {num_steps}: name some of these"
         )
     regular = range(every, num_steps + 1, every) if every else ()
-    first = range(0, min(keep_first, num_epochs) * steps_per_epoch + 1, steps_per_epoch) if keep_first else ()
-    return tuple(sorted({*regular, *first, *named}))
+    first = {*range(0, min(keep_first, num_epochs) * steps_per_epoch + 1, steps_per_epoch), num_steps}
+    return tuple(sorted({*regular, *named, *(first if keep_first else ())}))

@@ -45,7 +45,7 @@ FIELDS: dict[str, Field] = {
 }
 PATCHES = Field("coarse", lambda value: value in ("coarse", "all"), "of maps, that weights are adjusted on")
 ALIKE = ("network", "task", "dataset", "pixel_shuffle", "augmentation", "normalisation", "num_train_examples",
-         "image_size", "dropout", "dtype")  # fmt: skip
+         "image_size", "image_padding", "classes", "validation", "eval_split", "dropout", "dtype")  # fmt: skip
 
 
 def open_any(settings: Any) -> list[Run]:
@@ -107,7 +107,7 @@ def scored(
 
 def test_split(settings: Any, made: Experiment) -> sources.Arrays:
     """What points are scored on: the runs' own test split, or the one that the study names."""
-    return made.test_of(settings.test_dataset, settings.test_archive) if settings.test_dataset else made.test
+    return made.test_of(settings.test_dataset, settings.test_archive) if settings.test_dataset else made.scored
 
 
 def facts_of(
