@@ -166,6 +166,9 @@ FIELDS: dict[str, Field] = {
     "keep_first": Field(
         0, _at_least(0), "epochs, the first ones, whose ends are kept for good, with the start and the last; 0 for none"
     ),
+    "keep_steps": Field(
+        "", _whole_numbers, "steps, from 0 on, separated by commas, whose checkpoints are kept for good"
+    ),
     "profile_steps": Field("", _two_steps, "two steps, as in 100,110, between which JAX's profiler traces to profile/"),
     "test_every": Field(0, _at_least(0), "epochs between tests of the midpoint; 0 for none"),
     "test_train": Field(False, _any, "whether tests score the training split, too, without augmentation"),
