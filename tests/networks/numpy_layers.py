@@ -1,5 +1,7 @@
 """Layers in NumPy, float64, for forward passes that share no code with the networks."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from subspaces_jax import trees
 def drawn(network, image, seed=0):
     """Variables of a network from NumPy, which compiles nothing: kernels Kaiming-normal, other parameters up to 0.6
     from where BatchNorm starts, statistics as it starts them."""
-    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image)))
+    shapes = traced(network, tuple(image))
     rng = np.random.default_rng(seed)
 
     def draw(name, leaf):
@@ -24,6 +26,11 @@ def drawn(network, image, seed=0):
 
     leaves, structure = jax.tree.flatten(shapes)
     return jax.tree.unflatten(structure, map(draw, trees.leaf_names(shapes), leaves))
+
+
+@functools.cache
+def traced(network, image):
+    return jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image)))
 
 
 def windows(x, size, stride, pad=0, fill=0.0):

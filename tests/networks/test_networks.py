@@ -1,5 +1,7 @@
 """Every network through shared properties, and the architecture's own numbers."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -71,7 +73,9 @@ BIG = (
 SMALL = [name for name in NETWORKS if name not in BIG]
 
 
+@functools.cache
 def shapes(name):
+    """Of a network's variables, traced once."""
     network, image, _ = NETWORKS[name]
     return jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image)))
 
@@ -159,7 +163,7 @@ def test_convolutions_have_gradients_that_are_fast_on_cpu(name):
         return next_method(*args, **keywords)
 
     with nn.intercept_methods(note):
-        params = shapes(name)["params"]
+        params = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *image)))["params"]
     assert len(found) == sum(leaf.ndim == 4 for leaf in jax.tree.leaves(params))
     assert all(function is layers.convolution for function in found)
 
