@@ -17,7 +17,12 @@ from subspaces_jax.experiments import build
 from subspaces_jax.records import Progress
 
 STEPS = 8  # of one epoch of the benchmark's data, and of one timed run
-SYSTEMS = ("subspaces", "curves", "connections")  # modules of this package, each with rows(problem, rounds, peer)
+SYSTEMS = (
+    "subspaces",
+    "curves",
+    "connections",
+    "regularity",
+)  # modules of this package, each with rows(problem, rounds, peer)
 Run = Callable[[], Any]
 
 
@@ -62,6 +67,7 @@ class Problem(NamedTuple):
         network: a call, or a name, of the config field.
         size, channels: of the images; batch_size: B; dtype: of the computation.
         num_units: of the hidden layers that are matched.
+        num_layers: of the deep network whose weights' regularity is measured.
     """
 
     network: str = "cifar_resnet_20"
@@ -70,6 +76,7 @@ class Problem(NamedTuple):
     batch_size: int = 128
     dtype: str = "float32"
     num_units: int = 2000
+    num_layers: int = 2000
 
 
 class Peer(NamedTuple):
