@@ -17,13 +17,15 @@ _NUM_UNITS = flags.DEFINE_integer("num_units", 2000, "of the hidden layers that 
 _NUM_EXAMPLES = flags.DEFINE_integer("num_examples", 6000, "that weights are adjusted on; 60,000 in the paper")
 _PATH_UNITS = flags.DEFINE_integer("path_units", 300, "of the network whose path is compared; 2,000 takes minutes")
 _SYSTEMS = flags.DEFINE_multi_enum("systems", list(benchmarks.SYSTEMS), benchmarks.SYSTEMS, "whose rows are measured")
+_NUM_LAYERS = flags.DEFINE_integer("num_layers", 2000, "points of the paths whose p-variation is found")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "alternations of each row")
 _PEER = flags.DEFINE_bool("peer", importlib.util.find_spec("torch") is not None, "compare with PyTorch (extra 'peer')")
 
 
 def main(argv, interrupts):
     of_images = _SIZE.value, _CHANNELS.value, _BATCH_SIZE.value, _DTYPE.value
-    problem = benchmarks.Problem(_NETWORK.value, *of_images, _NUM_UNITS.value, _NUM_EXAMPLES.value, _PATH_UNITS.value)
+    sizes = _NUM_UNITS.value, _NUM_EXAMPLES.value, _PATH_UNITS.value, _NUM_LAYERS.value
+    problem = benchmarks.Problem(_NETWORK.value, *of_images, *sizes)
     peer = None
     if _PEER.value:
         from launch.peers import features, residual

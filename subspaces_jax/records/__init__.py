@@ -13,6 +13,7 @@ from subspaces_jax.records.metrics import Metrics, read_metrics
 from subspaces_jax.records.names import CONFIG, EVENTS, FIGURES, LOCK, METRICS, RESULTS
 from subspaces_jax.records.progress import Progress
 from subspaces_jax.records.results import load_facts, load_results, plain, save_json, save_results
+from subspaces_jax.records.series import read_series
 
 __all__ = [
     "CONFIG",
@@ -35,6 +36,7 @@ __all__ = [
     "read_config",
     "read_header",
     "read_metrics",
+    "read_series",
     "resolve",
     "save_json",
     "save_results",

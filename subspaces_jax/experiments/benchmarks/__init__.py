@@ -22,6 +22,7 @@ SYSTEMS = (
     "curves",
     "connections",
     "hyperplanes",
+    "regularity",
 )  # modules of this package, each with rows(problem, rounds, peer)
 Run = Callable[[], Any]
 
@@ -69,6 +70,7 @@ class Problem(NamedTuple):
         num_units: of the hidden layers that are matched.
         num_examples: that weights are adjusted on.
         path_units: of the network whose path is compared.
+        num_layers: of the deep network whose weights' regularity is measured.
     """
 
     network: str = "cifar_resnet_20"
@@ -79,6 +81,7 @@ class Problem(NamedTuple):
     num_units: int = 2000
     num_examples: int = 6000
     path_units: int = 300
+    num_layers: int = 2000
 
 
 class Peer(NamedTuple):
