@@ -123,7 +123,7 @@ def blocked(
         before = jnp.zeros(values.shape, jnp.int32).at[:, 0].set(jnp.maximum(start - 1, 0))
         state = solve(within, values, before)
         slack = 1e-3 * (radii[j] + radii)  # of distances that are products of matrices
-        far = distances.distance(between(blocks[j], centres), norm) + radii + slack
+        far = distances.distance(between(blocks[j], centres), norm) + (radii + slack)[None]
         bounds = ends[:, None] + powers(size_of(far))  # [P, b, n]
 
         def offered(state, i, sizes):
