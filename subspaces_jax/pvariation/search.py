@@ -133,7 +133,8 @@ def blocked(
             places = jnp.arange(block_size, dtype=jnp.int32)[:, None]
             first = jnp.min(jnp.where(offers >= best[:, None], places, block_size), axis=1)
             better = best >= values
-            return jnp.where(better, best, values), jnp.where(better, i * block_size + first, before)
+            found = (i * block_size + first).astype(jnp.int32)
+            return jnp.where(better, best, values), jnp.where(better, found, before)
 
         def next_of(values, i):
             matters = jnp.any(bounds >= values[:, :, None], axis=(0, 1)) & (jnp.arange(num_blocks) < i)
@@ -192,7 +193,7 @@ def _pushed(costs, values, before, offset=0):
         m, row = given
         new = values[m] + row
         better = (index > m) & (new > values)
-        return (jnp.where(better, new, values), jnp.where(better, offset + m, before)), None
+        return (jnp.where(better, new, values), jnp.where(better, (offset + m).astype(jnp.int32), before)), None
 
     return lax.scan(offer, (values, before), (index, costs))[0]
 
