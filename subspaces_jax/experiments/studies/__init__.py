@@ -24,6 +24,7 @@ from subspaces_jax.experiments.studies import (
     line,
     matched,
     plane,
+    power_law,
     shared_trunk,
 )
 
@@ -39,5 +40,6 @@ STUDIES: dict[str, ModuleType] = {
     "matched": matched,
     "shared_trunk": shared_trunk,
     "instability": instability,
+    "power_law": power_law,
     "family": family,
 }
