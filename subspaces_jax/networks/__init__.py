@@ -12,6 +12,7 @@ from subspaces_jax.networks.cifar_wide_resnet import CifarWideResNet
 from subspaces_jax.networks.conv_fc import ConvFC
 from subspaces_jax.networks.deep_lenet import DeepLeNet
 from subspaces_jax.networks.deep_residual import DeepResidual
+from subspaces_jax.networks.depth_scaled_resnet import DepthScaledResNet
 from subspaces_jax.networks.imagenet_resnet import (
     ImageNetResNet,
     ResNet18,
@@ -40,8 +41,9 @@ __all__ = [
     "CifarResNet",
     "CifarWideResNet",
     "ConvFC",
-    "DeepResidual",
     "DeepLeNet",
+    "DeepResidual",
+    "DepthScaledResNet",
     "ImageNetResNet",
     "ImageNetVGG",
     "LeNet",

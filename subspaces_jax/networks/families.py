@@ -21,6 +21,7 @@ from subspaces_jax.networks.cifar_wide_resnet import CifarWideResNet
 from subspaces_jax.networks.conv_fc import ConvFC
 from subspaces_jax.networks.deep_lenet import DeepLeNet
 from subspaces_jax.networks.deep_residual import DeepResidual
+from subspaces_jax.networks.depth_scaled_resnet import DepthScaledResNet
 from subspaces_jax.networks.imagenet_vgg import ImageNetVGG
 from subspaces_jax.networks.lenet import LeNet
 from subspaces_jax.networks.mlp import MLP
@@ -180,6 +181,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {  # name of a call -> construct
     "vision_transformer": VisionTransformer,
     "autoencoder": Autoencoder,
     "deep_residual": DeepResidual,
+    "depth_scaled_resnet": DepthScaledResNet,
 }
 EVERY_NAME = f"{'; '.join(family.names for family in FAMILIES.values())}; or package.module:Name"
 

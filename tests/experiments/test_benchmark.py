@@ -8,7 +8,15 @@ import pytest
 
 from subspaces_jax import evaluation
 from subspaces_jax.experiments import benchmarks
-from subspaces_jax.experiments.benchmarks import connections, curves, hyperplanes, pruned, regularity, subspaces
+from subspaces_jax.experiments.benchmarks import (
+    connections,
+    curves,
+    deep_networks,
+    hyperplanes,
+    pruned,
+    regularity,
+    subspaces,
+)
 
 TINY = benchmarks.Problem("mlp_8", 8, 3, 16, num_units=12, num_examples=60, path_units=12, num_layers=20)
 
@@ -34,11 +42,12 @@ def measured(asked):
         patch.setattr(hyperplanes, "CHECKPOINTS", 2)
         patch.setattr(regularity, "NUM_PATHS", 2)
         patch.setattr(regularity, "EXPONENTS", (2.0,))
+        patch.setattr(deep_networks, "DEPTH", 5)
         return benchmarks.run(TINY, rounds=1, peer=benchmarks.Peer(steps, steps, lpips))
 
 
 def test_every_row_is_measured(measured):
-    num = 33 + (importlib.util.find_spec("ot") is not None)
+    num = 34 + (importlib.util.find_spec("ot") is not None)
     assert len(measured) == num and len({row.name for row in measured}) == num
     assert all(row.low <= row.ratio <= row.high and np.isfinite(row.ratio) and row.seconds > 0 for row in measured)
     assert benchmarks.table(measured).count("\n") == num
@@ -135,6 +144,8 @@ def test_statistics_and_resets_are_the_same_both_ways():
     together, alone = (way("mlp_8_6", TINY, 2)() for way in (hyperplanes.resets, hyperplanes.one_by_one))
     assert len(together) == 1 + 2 * 3
     np.testing.assert_allclose(together, alone, rtol=1e-5)
+
+
 @pytest.mark.parametrize("p", (1.0, 1.5, 3.0))
 def test_rows_of_regularity_find_the_same_number(p):
     """The pruned search by both its ways, the scan, and ours; of 45 points, which fill no dyadic block."""

@@ -21,6 +21,7 @@ SYSTEMS = (
     "subspaces",
     "curves",
     "connections",
+    "deep_networks",
     "hyperplanes",
     "regularity",
 )  # modules of this package, each with rows(problem, rounds, peer)
