@@ -48,7 +48,7 @@ def between(a: jax.Array, b: jax.Array, norm: str, direct: bool = False) -> jax.
     """
     if norm != "l2" or direct:
         return sizes(a[:, None] - b[None], norm)
-    centre = jnp.mean(a, axis=0)
+    centre = jnp.mean(a, axis=0, keepdims=True)
     a, b = a - centre, b - centre
     products = jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)
     return jnp.maximum(sizes(a, norm)[:, None] + sizes(b, norm)[None] - 2 * products, 0)

@@ -123,7 +123,7 @@ def blocked(
         before = jnp.zeros(values.shape, jnp.int32).at[:, 0].set(jnp.maximum(start - 1, 0))
         state = solve(within, values, before)
         slack = 1e-3 * (radii[j] + radii)  # of distances that are products of matrices
-        far = distances.distance(between(blocks[j], centres), norm) + radii + slack
+        far = distances.distance(between(blocks[j], centres), norm) + (radii + slack)[None]
         bounds = ends[:, None] + powers(size_of(far))  # [P, b, n]
 
         def offered(state, i, sizes):
@@ -133,7 +133,8 @@ def blocked(
             places = jnp.arange(block_size, dtype=jnp.int32)[:, None]
             first = jnp.min(jnp.where(offers >= best[:, None], places, block_size), axis=1)
             better = best >= values
-            return jnp.where(better, best, values), jnp.where(better, i * block_size + first, before)
+            found = (i * block_size + first).astype(jnp.int32)
+            return jnp.where(better, best, values), jnp.where(better, found, before)
 
         def next_of(values, i):
             matters = jnp.any(bounds >= values[:, :, None], axis=(0, 1)) & (jnp.arange(num_blocks) < i)
@@ -192,7 +193,7 @@ def _pushed(costs, values, before, offset=0):
         m, row = given
         new = values[m] + row
         better = (index > m) & (new > values)
-        return (jnp.where(better, new, values), jnp.where(better, offset + m, before)), None
+        return (jnp.where(better, new, values), jnp.where(better, (offset + m).astype(jnp.int32), before)), None
 
     return lax.scan(offer, (values, before), (index, costs))[0]
 

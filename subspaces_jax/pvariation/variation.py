@@ -172,7 +172,7 @@ def _residual(points, exponents, values, norm):
     values, index = values / total, jnp.arange(points.shape[0])
 
     def best(j):
-        costs = distances.powers(distances.sizes(units - units[j], norm), exponents[0], norm)
+        costs = distances.powers(distances.sizes(units - units[j][None], norm), exponents[0], norm)
         return jnp.max(jnp.where(index < j, values + costs, -jnp.inf), initial=-jnp.inf)
 
     misses = jnp.abs(values - lax.map(best, index).at[0].set(0))

@@ -1,0 +1,275 @@
+"""p-variation against brute force, a NumPy recursion in float64, closed forms and laws."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from subspaces_jax import pvariation
+from subspaces_jax.pvariation import bellman_residual, p_variation, p_variation_partition, running_p_variation
+
+METHODS = ("auto", "push", "fixed_point", "blocked")
+ORDERS = {"l2": 2, "l1": 1, "linf": np.inf}
+K = np.arange(50)
+SPRING = np.stack([np.sin(K), np.cos(2 * K), K / 10], axis=-1)
+SQUARE = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
+
+
+def brute_force(path, p, order=2):
+    """The largest sum over all subsequences, by looking at each."""
+    inner, best = range(1, len(path) - 1), 0.0
+    for size in range(len(path) - 1):
+        for chosen in itertools.combinations(inner, size):
+            points = path[[0, *chosen, len(path) - 1]]
+            best = max(best, float(np.sum(np.linalg.norm(np.diff(points, axis=0), ord=order, axis=1) ** p)))
+    return best
+
+
+def recursion(path, p, order=2):
+    """Running values [L] in float64."""
+    path = np.asarray(path, np.float64)
+    best = np.zeros(len(path))
+    for j in range(1, len(path)):
+        best[j] = np.max(best[:j] + np.linalg.norm(path[:j] - path[j], ord=order, axis=1) ** p)
+    return best
+
+
+def of_partition(path, indices, p, order=2):
+    steps = np.diff(np.asarray(path, np.float64)[indices], axis=0)
+    return float(np.sum(np.linalg.norm(steps, ord=order, axis=1) ** p))
+
+
+def rough_paths():
+    rng = np.random.default_rng(0)
+    t = np.linspace(0.0, 1.0, 150)[:, None]
+    curve = np.sin(t * rng.uniform(1, 5, 40) + rng.uniform(0, 6, 40))
+    return {
+        "independent": rng.normal(size=(150, 40)),
+        "curve": curve,
+        "curve with noise far away": 30.0 + curve + 0.05 * rng.normal(size=(150, 40)),
+        "Brownian": np.cumsum(rng.normal(size=(150, 40)), axis=0),
+        "duplicates": np.repeat(rng.normal(size=(50, 40)), 3, axis=0),
+    }
+
+
+ROUGH = rough_paths()
+
+
+@pytest.mark.parametrize("norm", ORDERS)
+def test_no_partition_of_a_short_path_is_better(norm):
+    path = np.random.default_rng(1).normal(size=(9, 3)).cumsum(axis=0).astype(np.float32)
+    exponents = (1.0, 1.3, 2.0, 3.0)
+    found = p_variation(path, exponents, norm=norm)
+    assert found.shape == (4,) and found.dtype == jnp.float32
+    np.testing.assert_allclose(found, [brute_force(path, p, ORDERS[norm]) for p in exponents], rtol=2e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_the_recursion(method):
+    """Of paths of 150 points: in blocks of 16, whose last has 6 points, and all exponents in one program."""
+    exponents = (1.0, 1.5, 2.0, 2.7, 3.0)
+    paths = np.stack(list(ROUGH.values())).astype(np.float32)
+    options = {"block_size": 16} if method == "blocked" else {}
+    found = p_variation(paths, exponents, method=method, **options)
+    expected = [[recursion(path, p)[-1] for path in paths] for p in exponents]
+    np.testing.assert_allclose(found, expected, rtol=3e-6)
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
+def test_products_of_matrices_find_partitions_as_good_as_differences_do(method, monkeypatch):
+    """As of long paths, in float32: far from the origin, and p so near to 1 that many partitions are nearly as good."""
+    monkeypatch.setattr(pvariation.distances, "FEW", 0)
+    paths = np.stack(list(ROUGH.values())).astype(np.float32)[:, :149]
+    options = {"block_size": 16} if method == "blocked" else {}
+    found = p_variation(paths, (1.1, 1.5, 3.0), method=method, **options)
+    expected = [[recursion(path, p)[-1] for path in paths] for p in (1.1, 1.5, 3.0)]
+    np.testing.assert_allclose(found, expected, rtol=3e-6)
+
+
+def test_the_published_values_of_a_spring():
+    expected = [62.69686087648893, 85.32597380677178, 120.11825937811277, 169.47500567239567, 239.64078305134095]
+    found = p_variation(SPRING, (1, 1.5, 2, 2.5, 3))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert len(p_variation_partition(SPRING, 1.5)[1]) == 32
+    value, indices = p_variation_partition(SPRING, 4)
+    np.testing.assert_allclose(value, 796.9020642233344, rtol=1e-6)
+    assert indices.tolist() == [0, 49]
+
+
+def test_float64_is_kept():
+    with jax.enable_x64(True):
+        found = p_variation(jnp.asarray(SPRING), (1.0, 1.5, 3.0))
+        assert found.dtype == jnp.float64
+        np.testing.assert_allclose(found, [62.69686087648893, 85.32597380677178, 239.64078305134095], rtol=1e-14)
+
+
+def test_closed_forms():
+    line = np.linspace(0.0, 3.0, 21)[:, None] * np.array([[0.6, 0.8]])
+    np.testing.assert_allclose(p_variation(line, (1, 2, 3.5)), [3.0, 9.0, 3.0**3.5], rtol=1e-6)
+    zigzag = np.tile([0.0, 2.0], 6)[:11, None]
+    np.testing.assert_allclose(p_variation(zigzag, (1, 2, 3)), [20, 40, 80], rtol=1e-6)
+    steps = np.tile([0.0, 1.0, 1.0, 4.0], 5)[:, None]
+    np.testing.assert_allclose(p_variation(steps, (1, 2, 3)), [9 * 4.0**p for p in (1, 2, 3)], rtol=1e-6)
+    found = p_variation(SQUARE, (1, 1.5, 2, 2.5, 3, 3.5, 4))
+    np.testing.assert_allclose(found, [4, 4, 4, *(2 ** (p / 2 + 1) for p in (2.5, 3, 3.5, 4))], rtol=1e-6)
+    running = running_p_variation(SQUARE, 3)
+    np.testing.assert_allclose(running, [0, 1, 2.82843, 3.82843, 5.65685], atol=1e-5)
+    uneven = np.array([0, 1, 0.5, 1.5, 1, 2])[:, None]
+    np.testing.assert_allclose(p_variation(uneven, (1, 1.5, 2, 3)), [4, 3.707106781, 4, 8], rtol=1e-6)
+    diagonal = np.array([[0.0, 0.0], [1.0, 1.0]])
+    np.testing.assert_allclose([p_variation(diagonal, 3, norm=norm) for norm in ORDERS], [8**0.5, 8, 1], rtol=1e-6)
+    assert float(p_variation(np.ones((1, 3)), 2)) == 0 == float(p_variation(np.ones((6, 3)), 1.5))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_of_equally_good_predecessors_the_earliest_is_taken(method):
+    path = np.array([[0, 1], [1, 0], *[[0, 0]] * 6], float)
+    value, indices = p_variation_partition(path, 3, method=method)
+    np.testing.assert_allclose(value, 1 + 2**1.5, rtol=1e-6)
+    assert indices.tolist() == [0, 1, 7]
+    assert float(p_variation(path, 3, method=method, norm="l1")) == 9
+
+
+def test_the_partition_attains_the_value_and_the_certificate_says_that_none_is_better():
+    for name, path in ROUGH.items():
+        value, indices = p_variation_partition(path, 2.0)
+        assert indices[0] == 0 and indices[-1] == len(path) - 1 and np.all(np.diff(indices) > 0), name
+        np.testing.assert_allclose(value, of_partition(np.float32(path), indices, 2.0), rtol=1e-6)
+        running = running_p_variation(path, 2.0)
+        np.testing.assert_allclose(running, recursion(np.float32(path), 2.0), rtol=3e-6)
+        assert bellman_residual(path, 2.0, running) < 2e-6
+        assert bellman_residual(path, 2.0, running * 1.01) > 1e-4
+        assert bellman_residual(path, 2.0, running.at[70].multiply(0.9)) > 1e-4
+
+
+def test_real_paths_need_their_extrema_alone():
+    """With plateaus, at the ends and on slopes as well as on tops."""
+    rng = np.random.default_rng(3)
+    paths = rng.choice([-1.0, 0.0, 1.0, 0.5], size=(6, 60)).cumsum(axis=1)
+    paths[0, :9], paths[1, -7:] = paths[0, 0], paths[1, -1]
+    paths[2] = np.sin(np.arange(60) / 6)
+    found = p_variation(paths[..., None], (1.0, 1.6, 2.0, 3.0))
+    expected = [[recursion(path[:, None], p)[-1] for path in paths] for p in (1.0, 1.6, 2.0, 3.0)]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert len(p_variation_partition(paths[2, :, None], 2.0)[1]) == 5
+    np.testing.assert_allclose(running_p_variation(paths[0, :, None], 3), recursion(paths[0, :, None], 3), rtol=1e-6)
+
+
+def test_laws():
+    path = np.random.default_rng(4).normal(size=(60, 3)).cumsum(axis=0).astype(np.float32)
+    exponents = (1.0, 1.5, 2.0, 3.0)
+    p = np.array(exponents)
+    rotation = np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0].astype(np.float32)
+    doubled = np.repeat(path, 2, axis=0)[::2]  # of the same shape: a path with its points twice would compile again
+    same = np.stack([path, path + 5.0, path @ rotation, path[::-1], doubled, 3.0 * path])
+    found = np.asarray(p_variation(same, exponents))
+    np.testing.assert_allclose(found[:, :5], np.broadcast_to(found[:, :1], (4, 5)), rtol=2e-5)
+    np.testing.assert_allclose(found[:, 5], 3.0**p * found[:, 0], rtol=2e-6)
+    roots = found[:, 0] ** (1 / p)
+    assert np.all(np.diff(roots) <= 1e-5)
+    np.testing.assert_allclose(p_variation(same, exponents, rooted=True)[:, 0], roots, rtol=2e-6)
+    steps = np.linalg.norm(np.diff(path, axis=0), axis=1)
+    assert np.all(found[:, 0] >= [np.sum(steps**q) * (1 - 1e-6) for q in exponents])
+    np.testing.assert_allclose(found[0, 0], steps.sum(), rtol=1e-6)
+    diameter = np.max(np.linalg.norm(path[:, None] - path, axis=-1))
+    assert np.all(found[1:, 0] <= diameter ** np.diff(p) * found[:-1, 0] * (1 + 1e-6))
+    halves = [recursion(path[:30], 2.0)[-1], recursion(path[29:], 2.0)[-1]]
+    assert found[2, 0] >= sum(halves) * (1 - 1e-6)
+
+
+def test_points_that_are_repeated_add_nothing():
+    path = np.random.default_rng(6).normal(size=(30, 3))
+    rows = np.sort(np.concatenate([np.arange(30), np.random.default_rng(7).integers(0, 30, 20)]))
+    np.testing.assert_allclose(p_variation(path[rows], 2.5), recursion(path, 2.5)[-1], rtol=2e-6)
+
+
+def test_brownian_motion_has_the_known_mean():
+    """Of 60 paths of 1,000 steps on [0, 1]: within four standard errors of the means of 400 independent ones."""
+    steps = np.random.default_rng(8).normal(size=(60, 1000, 1)) / np.sqrt(1000)
+    found = p_variation(np.concatenate([np.zeros((60, 1, 1)), steps.cumsum(axis=1)], axis=1), (1.0, 1.5, 2.0, 3.0))
+    means, deviations = np.array([25.2, 8.23, 5.09, 6.19]), np.array([0.6, 0.46, 1.36, 5.5])
+    assert np.all(np.abs(np.mean(found, axis=1) - means) < 4 * deviations / np.sqrt(60))
+
+
+def test_the_gradient_is_that_of_the_sum_over_the_partition():
+    """In closed form, sum over used pairs of p d^(p - 2) (x_b - x_a), batched and under jit; and by differences."""
+    paths = np.random.default_rng(9).normal(size=(2, 30, 3)).cumsum(axis=1).astype(np.float32)
+    for p in (1.0, 1.5, 3.0):
+        found = np.asarray(jax.jit(jax.grad(lambda x: jnp.sum(p_variation(x, p))))(paths))
+        expected = np.zeros(paths.shape)
+        for path, into in zip(paths.astype(np.float64), expected):
+            for a, b in itertools.pairwise(p_variation_partition(path, p)[1]):
+                pull = p * np.linalg.norm(path[b] - path[a]) ** (p - 2) * (path[b] - path[a])
+                into[b] += pull
+                into[a] -= pull
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+        mapped = jax.jit(jax.vmap(jax.grad(lambda x: p_variation(x, p))))(paths)
+        np.testing.assert_allclose(mapped, found, rtol=1e-5, atol=1e-5)
+        direction = np.random.default_rng(10).normal(size=(30, 3))
+        small = 1e-5 * direction
+        difference = recursion(paths[0] + small, p)[-1] - recursion(paths[0] - small, p)[-1]
+        np.testing.assert_allclose(np.sum(found[0] * direction), difference / 2e-5, rtol=2e-4)
+
+
+def test_gradients_where_points_coincide_are_finite():
+    for norm in ORDERS:
+        for p in (1.0, 1.5):
+            path = jnp.array([[0.0, 0.0], [0.0, 0.0], [1.0, 2.0], [1.0, 2.0]])
+            rooted = lambda x: p_variation(x, p, norm=norm, rooted=True)
+            assert np.isfinite(jax.grad(rooted)(path)).all() and np.abs(jax.grad(rooted)(path)).sum() > 0
+            np.testing.assert_array_equal(jax.grad(rooted)(jnp.ones((4, 2))), np.zeros((4, 2)))
+
+
+def test_roots_of_large_exponents_do_not_overflow():
+    path = np.array([[0.0], [3e8], [1e8], [4e8]])
+    np.testing.assert_allclose(p_variation(path, 8, rooted=True), recursion(path, 8)[-1] ** (1 / 8), rtol=1e-6)
+    np.testing.assert_allclose(p_variation(path * 1e-16, 6, rooted=True), 1e-16 * 4e8, rtol=1e-5)
+
+
+def test_nan_is_seen_within_a_program():
+    found = jax.jit(lambda x: p_variation(x, 2.0))(
+        jnp.stack([jnp.ones((3, 2)), jnp.ones((3, 2)).at[1, 1].set(jnp.nan)])
+    )
+    assert found[0] == 0 and np.isnan(found[1])
+
+
+def test_programs_of_accelerators_have_another_search():
+    """The text of a program says which: only the fixed point's holds the distances of all points at once."""
+    trace = lambda num: jax.jit(lambda x: p_variation(x, 2.0)).trace(jax.ShapeDtypeStruct((num, 20), jnp.float32))
+    assert "tensor<700x700xf32>" in trace(700).lower(lowering_platforms=("cuda",)).as_text()
+    assert "tensor<700x700xf32>" not in trace(700).lower(lowering_platforms=("cpu",)).as_text()
+    assert "10000x10000" not in trace(10_000).lower(lowering_platforms=("tpu",)).as_text()
+
+
+@pytest.mark.parametrize(
+    "path, p, options, message",
+    [
+        (SPRING, 0.9, {}, "p is a number of at least 1, or a vector of such, got 0.9"),
+        (SPRING, [1.0, np.nan], {}, "p is a number of at least 1"),
+        (SPRING, [], {}, "p is a number of at least 1"),
+        (np.zeros((0, 3)), 2, {}, "at least one point and one coordinate, got shape \\(0, 3\\)"),
+        (np.zeros(5), 2, {}, "expected a path \\[..., L, D\\], got shape \\(5,\\): of numbers, add an axis"),
+        (np.full((3, 2), np.nan), 2, {}, "NaN or infinite"),
+        (np.ones((3, 2), complex), 2, {}, "points are real"),
+        (SPRING, 2, {"method": "fast"}, "method is one of auto, push, fixed_point, blocked, got 'fast'"),
+        (SPRING, 2, {"norm": "l3"}, "norm is one of l2, l1, linf, got 'l3'"),
+        (SPRING, 2, {"block_size": 0}, "a block has at least 1 point, got block_size = 0"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(path, p, options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        p_variation(path, p, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_partition_cannot_be_of():
+    with pytest.raises(ValueError, match="a partition is of one path \\[L, D\\] and one p, got shape \\(1, 50, 3\\)"):
+        p_variation_partition(SPRING[None], 2)
+    with pytest.raises(ValueError, match="call p_variation_partition outside of jit"):
+        jax.jit(lambda x: p_variation_partition(x, 2))(SPRING)
+    with pytest.raises(ValueError, match="p is a constant of the program"):
+        jax.jit(lambda p: p_variation(SPRING, p))(2.0)
+    with pytest.raises(ValueError, match="expected a path \\[L, D\\] and values \\[L\\]"):
+        bellman_residual(SPRING, 2, np.zeros(3))
