@@ -9,6 +9,7 @@ from subspaces_jax.networks.cifar_resnet import CifarResNet
 from subspaces_jax.networks.cifar_wide_resnet import CifarWideResNet
 from subspaces_jax.networks.conv_fc import ConvFC
 from subspaces_jax.networks.deep_residual import DeepResidual
+from subspaces_jax.networks.depth_scaled_resnet import DepthScaledResNet
 from subspaces_jax.networks.imagenet_resnet import (
     ImageNetResNet,
     ResNet18,
@@ -33,6 +34,7 @@ __all__ = [
     "CifarWideResNet",
     "ConvFC",
     "DeepResidual",
+    "DepthScaledResNet",
     "ImageNetResNet",
     "LeNet",
     "PreResNet",

@@ -17,6 +17,7 @@ from subspaces_jax.networks.cifar_resnet import CifarResNet
 from subspaces_jax.networks.cifar_wide_resnet import CifarWideResNet
 from subspaces_jax.networks.conv_fc import ConvFC
 from subspaces_jax.networks.deep_residual import DeepResidual
+from subspaces_jax.networks.depth_scaled_resnet import DepthScaledResNet
 from subspaces_jax.networks.lenet import LeNet
 from subspaces_jax.networks.mlp import MLP
 from subspaces_jax.networks.pre_resnet import PreResNet
@@ -139,6 +140,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {  # name of a call -> construct
     "vision_transformer": VisionTransformer,
     "autoencoder": Autoencoder,
     "deep_residual": DeepResidual,
+    "depth_scaled_resnet": DepthScaledResNet,
 }
 EVERY_NAME = f"{'; '.join(family.names for family in FAMILIES.values())}; or package.module:Name"
 

@@ -51,7 +51,7 @@ def test_every_configs_step_is_lowered_for_gpus_and_tpus(name):
     lowered = compile.lower(program)
     assert lowered.platforms == ("cuda", "tpu") and lowered.nr_devices == 1
     kernels = sum(leaf.ndim == 5 for leaf in jax.tree.leaves(program.args[0].params))  # [K, k, k', C_in, C_out]
-    assert kernels or name in ("line_transformer_digits", "dense")
+    assert kernels or name in ("line_transformer_digits", "dense", "deep_residual")
     # JAX itself has a form of a convolution for each of the two
     assert lowered.mlir_module().count(KERNEL_GRADIENT) == 2 * kernels
 

@@ -64,14 +64,14 @@ def load(name, form="tiny", **fields):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_runs_tiny_from_training_to_figures(name, tmp_path):
     config = load(name, num_epochs=1)
-    if "digits" not in name:  # what the others have of networks is made below
+    if "digits" not in name and name != "deep_residual":  # what the others have of networks is made below
         config["network"] = SMALL if config["task"] == "classification" else "mlp_8"
     last = train.run(config, tmp_path)
     assert last["step"] == 1437 // config["batch_size"] and np.isfinite(last["loss"])
     facts = evaluate.run(None, tmp_path)
     num_points = 1 if config["subspace"] == "none" else config["num_points"]
     score = facts["columns"][0][0]
-    assert score == ("accuracy" if config["task"] == "classification" else "loss")
+    assert score == ("accuracy" if config["task"].startswith("classification") else "loss")
     assert len(facts["scores"][score]) == num_points
     assert evaluate.table(facts).count("\n") == num_points + 1
     arrays, read_back = records.load_results(tmp_path, evaluate.RESULTS)
@@ -101,6 +101,15 @@ def test_every_config_has_the_fields_that_are_known_and_says_how_to_run_it(name)
         ("mode_connectivity", "small,bezier", 3 * 19_800, {"frozen_endpoints": "ends", "decay": "point"}),
         ("mode_connectivity", "small,fge", 19_800, {"capture": True, "schedule": "fge(low=0.005, cycle=4)"}),
         ("autoencoders", "celeba,kaiming_uniform", 17_944_512, {"learning_rate": 1e-4, "weight_decay": 1e-6}),
+        (
+            "deep_residual",
+            "cifar10",
+            3072 * 15 + 100 * 225 + 150 + 1,
+            {"learning_rate": 9.0, "num_epochs": 39, "train_fraction": 0.25, "batch_size": 0, "seed": 1234},
+        ),
+        ("deep_residual", "constant", 1 + 128 + 1 + 1, {"dataset": "constant/n_10000", "num_epochs": 25}),
+        ("deep_residual", "resnet_56", 853_018, {"num_epochs": 16, "batch_size": 128}),
+        ("deep_residual", "digits,alphas", 9 * (64 * 15 + 32 * 225 + 150 + 1), {"num_members": 9}),
         ("autoencoders", "laplacian,bezier", 3 * 70_872, {"task": "reconstruction(loss=laplacian, levels=4)"}),
     ],
 )
@@ -137,6 +146,8 @@ def test_variants_change_only_what_they_name(form, expected):
         ("sweep_tiny_imagenet", "tiny,line", "variant 'tiny,line' is unknown"),
         ("mode_connectivity", "vgg16,bezie", "variant 'bezie' is unknown: there are vgg16, "),
         ("mode_connectivity", "ends,bezier", "variants ends and bezier contradict each other"),
+        ("deep_residual", "constant,sine", "variants constant and sine contradict each other"),
+        ("deep_residual", "resnet_56,alphas", "variants resnet_56 and alphas contradict each other"),
         ("autoencoders", "normal,kaiming_normal", "variants normal and kaiming_normal contradict each other"),
     ],
 )

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from subspaces_jax.networks import axes, deep_initialisations, deep_residual
+from subspaces_jax import trees
+from subspaces_jax.networks import DepthScaledResNet, axes, deep_initialisations
 from subspaces_jax.networks.deep_residual import DeepResidual, flow, published_weights
 
 GOLDEN = {  # recursion -> activation -> outputs of two inputs
@@ -176,20 +177,46 @@ def test_what_a_network_cannot_be_is_named(options, message):
         DeepResidual(10, **options)
 
 
-@pytest.mark.parametrize("recursion", ["linear_skip", "inc_skip"])
-def test_many_points_at_once_are_the_networks_of_the_points(recursion, monkeypatch):
-    """Both forms, against networks whose weights NumPy contracts in float64."""
-    rng = np.random.default_rng(0)
-    network = DeepResidual(num_classes=2, depth=5, width=3, recursion=recursion, activation="elu")
-    draw = lambda *shape: rng.normal(size=(3, *shape)).astype(np.float32)
-    stack = {"readin": {"kernel": draw(4, 3)}, "blocks": {"kernel": draw(5, 3, 3)}, "readout": {"kernel": draw(3, 2)}}
-    stack |= {"delta": np.array([0.4, 0.1, -0.2], np.float32)}
-    points, images = rng.normal(size=(4, 3)).astype(np.float32), rng.normal(size=(6, 2, 2)).astype(np.float32)
-    at = lambda leaf: np.tensordot(points.astype(np.float64), leaf.astype(np.float64), 1).astype(np.float32)
-    networks = jax.tree.map(at, stack)
-    expected = jax.jit(jax.vmap(lambda params: network.apply({"params": params}, images)))(networks)
-    for times in (deep_residual.times_weights, deep_residual.times_products):
-        monkeypatch.setattr(deep_residual, "times_weights", times)
-        found = jax.jit(lambda *of: network.at_points(*of))(jax.tree.map(jnp.asarray, stack), points, images)
-        assert found.shape == (4, 6, 2)
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("depth, count", [(56, 853_018), (104, 1_630_746)])
+def test_networks_scaled_by_depth_have_the_published_number_of_parameters(depth, count):
+    """And so does 224, with 3,575,066: the number is linear in the depth."""
+    network = DepthScaledResNet(10, depth)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))["params"]
+    assert trees.num_parameters(shapes) == count
+    assert axes.units(network.unit_axes(), shapes)["s2b0c0"] == 64
+    assert network.delta == pytest.approx({56: 0.19245, 104: 0.11944}[depth], abs=1e-5)
+
+
+def test_a_network_scaled_by_depth_is_its_shortcuts_where_the_branches_are_zero(getkey):
+    """Every other pixel, the new channels zeros on both sides, pooled and through the classifier."""
+    network, images = DepthScaledResNet(3, 8, 2), jax.random.normal(getkey(), (2, 8, 8, 1))
+    params = jax.jit(lambda key: network.init(key, images))(getkey())
+    blocks = {name: leaf for name, leaf in params["params"].items() if name.startswith("ScaledBlock")}
+    bound = 2**-0.5 / 3
+    first = np.asarray(blocks["ScaledBlock_0"]["Conv_0"]["kernel"])
+    assert 0.7 * bound < np.abs(first).max() <= bound
+    silent = params["params"] | jax.tree.map(jnp.zeros_like, blocks)
+    outputs, sown = jax.jit(lambda p: network.apply(params | {"params": p}, images, mutable=["intermediates"]))(silent)
+    (features,) = sown["intermediates"]["features"]
+    kernel = np.asarray(silent["Conv_0"]["kernel"])
+    padded = np.pad(np.asarray(images), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    at = lambda i, j: np.einsum("bhwc,hwco->bo", padded[:, i : i + 3, j : j + 3], kernel) / np.sqrt(1 + 1e-5)
+    stem = np.mean([np.maximum(at(i, j), 0) for i in (0, 4) for j in (0, 4)], axis=0)
+    np.testing.assert_allclose(features, np.pad(stem, ((0, 0), (3, 3))), rtol=1e-5, atol=1e-6)
+    dense = silent["Dense_0"]
+    expected = np.asarray(features) @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"])
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_branch_is_scaled_twice(getkey):
+    """With identity convolutions and depth 14, delta = 2^-3/4: x + delta^2 x for each block but the fifth, whose branch
+    is in another channel than its shortcut, after the zeros on its side."""
+    network, images = DepthScaledResNet(3, 14, 1), jnp.abs(jax.random.normal(getkey(), (1, 4, 4, 1)))
+    params = jax.jit(lambda key: network.init(key, images))(getkey())
+    identity = lambda leaf: jnp.zeros_like(leaf).at[1, 1].set(jnp.eye(*leaf.shape[2:])) if leaf.ndim == 4 else leaf
+    run = jax.jit(lambda p: network.apply(params | {"params": p}, images, mutable=["intermediates"])[1])
+    (features,) = run(jax.tree.map(identity, params["params"]))["intermediates"]["features"]
+    scale, x = 2**-1.5, float(images[0, 0, 0, 0])
+    assert features.shape == (1, 4) and network.delta**2 == pytest.approx(scale)
+    expected = x * (1 + scale) ** 4 * np.array([scale * (1 + scale), 1 + scale, 0, 0])
+    np.testing.assert_allclose(features[0], expected, rtol=1e-3)

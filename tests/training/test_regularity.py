@@ -63,6 +63,9 @@ def golden_matrix(rows, columns):
     return np.sin(1.0 + np.arange(rows * columns).reshape(rows, columns)).astype(np.float32)
 
 
+MEASURED = jax.jit(jax.vmap(regularity.variations(DeepResidual(1, 6, 2, 0.75, 1.0).weight_path, 2.0)))
+
+
 def traced(task, recursion):
     """Loss, Omega and variations of three steps of gradient descent on all 8 examples; frozen leaves stay."""
     regression = task == "regression"
@@ -73,11 +76,10 @@ def traced(task, recursion):
     of_task = tasks.TASKS[task](detailed=True)
     targets = of_task.targets(inputs, labels)
     optimizer = optax.chain(optimizers.sgd(lambda step: 0.5, 0.0), optimizers.freeze_leaves(network.frozen))
-    measured = regularity.variations(network.weight_path, 2.0)
 
     @jax.jit
     def run(params):
-        state, rows = optimizer.init(params), []
+        state, rows, paths = optimizer.init(params), [], []
 
         def loss(params):
             outputs = network.apply({"params": params}, inputs)
@@ -88,19 +90,19 @@ def traced(task, recursion):
             sums = of_task.scores(outputs, targets, jnp.ones(8)) | {tasks.BATCHES: 1}
             updates, state = optimizer.update(gradients, state, params)
             params = optax.apply_updates(params, updates)
-            after = measured(jax.tree.map(lambda leaf: leaf[None], params))
-            omega = of_task.read(sums)["gradient_norm_of_mean"]
-            rows.append((value, omega, *(after[f"variation_{q}"] for q in ("2", "1", "1.5"))))
-        return params, rows
+            rows.append((value, of_task.read(sums)["gradient_norm_of_mean"]))
+            paths.append({name: params[name] for name in ("blocks", "delta")})
+        return params, rows, jax.tree.map(lambda *leaves: jnp.stack(leaves)[:, None], *paths)
 
     params = jax.jit(network.init)(jax.random.key(0), inputs)["params"]
     params["readin"]["kernel"] = jnp.asarray(golden_matrix(2, num_in).T)
     params["readout"]["kernel"] = jnp.asarray(golden_matrix(num_out, 2).T)
-    after, rows = run(params)
+    after, rows, paths = run(params)
+    variations = MEASURED(paths)
     for name in ("readin", "readout"):
         np.testing.assert_array_equal(after[name]["kernel"], params[name]["kernel"])
     assert after["delta"] == params["delta"] == np.float32(6**-0.75)
-    return np.array(rows, np.float64).T
+    return np.concatenate([np.array(rows).T, [variations[f"variation_{q}"] for q in ("2", "1", "1.5")]])
 
 
 @pytest.mark.parametrize("task, recursion", TRACES)
