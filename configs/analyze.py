@@ -50,6 +50,11 @@ What a sweep's figures and tables show, gathered from several sweeps:
 
     python -m launch.analyze --config=configs/analyze.py:family --config.runs=runs/a,runs/b --workdir=runs/family
 
+How a number that runs logged falls with the step; sources are run directories or TensorBoard event files:
+
+    python -m launch.analyze --config=configs/analyze.py:power_law --config.runs=runs/deep \
+        --config.series=gradient_norm --config.window=5 --workdir=runs/decay
+
 The meaning of each field is in the FIELDS of subspaces_jax/experiments/studies/, one module a study.
 """
 

@@ -1,0 +1,268 @@
+"""Power laws fitted to series of numbers, such as norms of gradients by step, and what is left out before."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from scipy.special import stdtrit
+
+STEPS = 300  # at most, of a fit
+SHIFTS = (0.3, 3.0, 30.0, 300.0)  # that a fit of the shift starts from, beside 1
+TOLERANCE = 1e-12  # relative fall of the sum of squares at which a fit ends
+START = 1e-3  # damping of the first step
+LARGEST_DAMPING = 1e12
+
+
+class PowerLaw(NamedTuple):
+    """y = scale / (t + shift)^exponent, with standard errors; each [...], float64.
+
+    Attributes:
+        scale, exponent, shift: of least squares.
+        scale_error, exponent_error, shift_error: standard errors for independent errors of one variance, from the
+            curvature at the solution; 0 for a shift that is given, NaN where there are no more points than parameters.
+        r_squared: 1 - sum of squared errors / sum of squared deviations from the mean, at most 1.
+        converged: whether steps no longer lower the sum of squares.
+        at_bound: whether exponent or shift is at the end of its range, where its standard error means little.
+        num_points: that were fitted.
+        num_steps: of the best start.
+        num_starts: that were tried.
+    """
+
+    scale: np.ndarray
+    exponent: np.ndarray
+    shift: np.ndarray
+    scale_error: np.ndarray
+    exponent_error: np.ndarray
+    shift_error: np.ndarray
+    r_squared: np.ndarray
+    converged: np.ndarray
+    at_bound: np.ndarray
+    num_points: np.ndarray
+    num_steps: np.ndarray
+    num_starts: int
+
+    def __call__(self, t: np.ndarray) -> np.ndarray:
+        """The law at t [n], [..., n]."""
+        t = np.asarray(t, np.float64) + self.shift[..., None]
+        return self.scale[..., None] * t ** -self.exponent[..., None]
+
+    def interval(self, level: float = 0.95) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Confidence intervals {"scale", "exponent", "shift": (low, high)}, by Student's t."""
+        if not 0 < level < 1:
+            raise ValueError(f"a level of confidence is in (0, 1), got {level}")
+        free = self.num_points - 2 - np.any(self.shift_error != 0)
+        quantile = stdtrit(np.maximum(free, 1), 0.5 + level / 2)
+        names = ("scale", "exponent", "shift")
+        centres, errors = ([getattr(self, name + end) for name in names] for end in ("", "_error"))
+        return {n: (c - quantile * e, c + quantile * e) for n, c, e in zip(names, centres, errors)}
+
+    def describe(self) -> str:
+        """How the fits ended, in one line."""
+        bad, bound = np.size(self.converged) - np.sum(self.converged), int(np.sum(self.at_bound))
+        tried = f"{self.num_starts} starts of at most {STEPS} steps"
+        if bad:
+            return f"{bad} of {np.size(self.converged)} fits did not converge ({tried}): their numbers mean nothing"
+        at_bound = f"; {bound} ended at a bound" if bound else ""
+        return f"converged in {int(np.max(self.num_steps))} steps ({tried}){at_bound}"
+
+
+def fit_power_law(
+    t: np.ndarray,
+    y: np.ndarray,
+    infer_shift: bool = False,
+    where: np.ndarray | None = None,
+    exponents: tuple[float, float] = (0.0, 10.0),
+    shifts: tuple[float, float] | None = None,
+) -> PowerLaw:
+    """Least squares of y = scale / (t + shift)^exponent, by the Levenberg-Marquardt method within bounds.
+
+    Values are divided by their largest before, and the scale's logarithm is fitted, so that it may be of any size. All
+    runs are fitted in one program, in float64 whatever JAX is set to.
+
+    Args:
+        t: [n] or [..., n], at least 0.
+        y: [..., n], finite and somewhere positive.
+        infer_shift: whether the shift is fitted, too; otherwise it is 1.
+        where: [..., n], which points count; None for all. Runs of other lengths are padded.
+        exponents: lowest and highest exponent.
+        shifts: lowest and highest shift; None for 0 (or a thousandth of a step where t has 0) to ten times the
+            largest t.
+
+    Returns:
+        A `PowerLaw` of [...].
+
+    Raises:
+        ValueError: shapes that do not fit, values that are not finite, fewer points than parameters, no positive
+            value, or bounds that hold nothing.
+
+    >>> t = np.arange(1.0, 50.0)
+    >>> law = fit_power_law(t, 6e-9 / (t + 1) ** 0.6)
+    >>> print(f"{law.scale:.2e} {law.exponent:.3f} {law.r_squared:.3f}")
+    6.00e-09 0.600 1.000
+
+    Reference: More, The Levenberg-Marquardt Algorithm: Implementation and Theory, 1978.
+    """
+    t, y, where = _checked(t, y, where, 2 + infer_shift)
+    low = 0.0 if np.min(t) > 0 else 1e-3 * float(np.min(t[t > 0], initial=np.inf if np.any(t > 0) else 1.0))
+    shifts = shifts or (low, 10.0 * max(float(np.max(t)), 1.0))
+    for name, (lowest, highest) in {"exponents": exponents, "shifts": shifts}.items():
+        if not lowest < highest < np.inf:
+            raise ValueError(f"{name} are a range (low, high) of finite numbers, got ({lowest}, {highest})")
+    if infer_shift and shifts[0] + np.min(t) <= 0:
+        raise ValueError(f"t + shift is positive, but t has {np.min(t):g} and shifts begin at {shifts[0]:g}")
+    batch = np.broadcast_shapes(t.shape[:-1], y.shape[:-1])
+    flat = [np.broadcast_to(of, (*batch, y.shape[-1])).reshape(-1, y.shape[-1]) for of in (t, y, where)]
+    lower, upper = np.array([-np.inf, exponents[0], shifts[0]]), np.array([np.inf, exponents[1], shifts[1]])
+    starts = np.array((1.0, *SHIFTS)) if infer_shift else np.ones(1)
+    with jax.enable_x64(True):
+        found = jax.device_get(_fit_all(*flat, np.clip(starts, *shifts) if infer_shift else starts, lower, upper,
+                                        infer_shift))  # fmt: skip
+    return PowerLaw(*(np.asarray(of).reshape(batch) for of in found), len(starts))
+
+
+def without_period(t: np.ndarray, y: np.ndarray, period: int) -> tuple[np.ndarray, np.ndarray]:
+    """The points [n] but every `period`-th one, such as the short last batch of each epoch; 0 leaves all.
+
+    Raises:
+        ValueError: a period of 1 or below 0, which leaves nothing.
+    """
+    if period < 0 or period == 1:
+        raise ValueError(f"period is 0, for all points, or at least 2, got {period}, which leaves none")
+    kept = np.arange(1, len(t) + 1) % period != 0 if period else slice(None)
+    return t[kept], y[kept]
+
+
+def without_extremes(t: np.ndarray, y: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """The points [n] but those that are the largest or the smallest of their window; 0 leaves all.
+
+    Windows are floor(n / window) consecutive ones of nearly equal length.
+
+    Raises:
+        ValueError: a window of 1 or 2 or below 0, or one that is longer than the series, which leave nothing, or a
+            series that is constant within every window.
+    """
+    if not window:
+        return t, y
+    if not 3 <= window <= len(y):
+        raise ValueError(f"window is 0, for all points, or from 3 to their number {len(y)}, got {window}")
+    parts = np.array_split(y, len(y) // window)
+    kept = np.concatenate([(part < part.max()) & (part > part.min()) for part in parts])
+    if not kept.any():
+        raise ValueError(f"the series is constant within every window of {window} points: set window = 0")
+    return t[kept], y[kept]
+
+
+def _checked(t, y, where, num_parameters):
+    t, y = np.asarray(t, np.float64), np.asarray(y, np.float64)
+    where = np.ones(y.shape, bool) if where is None else np.asarray(where, bool)
+    try:
+        fits = t.ndim and y.ndim and t.shape[-1] == y.shape[-1] and np.broadcast_shapes(t.shape, y.shape) == y.shape
+        fits = fits and where.shape == y.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"expected t [n] or [..., n] and y, where [..., n], got {t.shape}, {y.shape}, {where.shape}")
+    fewest = np.min(where.sum(axis=-1), initial=y.shape[-1])
+    if fewest < num_parameters:
+        raise ValueError(f"{num_parameters} parameters need as many points, got {fewest}")
+    bad = where & ~(np.isfinite(y) & np.isfinite(t) & (t >= 0))
+    if bad.any():
+        raise ValueError(f"{int(bad.sum())} points are not finite or have t below 0: leave them out by `where`")
+    if not np.all(np.any(where & (y > 0), axis=-1)):
+        raise ValueError("a power law is positive, but a series has no positive value")
+    ones = np.broadcast_to(where, y.shape)
+    return np.where(ones, t, 1.0) if t.shape == y.shape else t, np.where(ones, y, 0.0), where
+
+
+@partial(jax.jit, static_argnums=6)
+def _fit_all(t, y, where, starts, lower, upper, infer_shift):
+    return jax.vmap(lambda t, y, where: _best(t, y, where, starts, lower, upper, infer_shift))(t, y, where)
+
+
+def _best(t, y, where, starts, lower, upper, infer_shift):
+    """One series [n], from all starts."""
+    weights = where.astype(y.dtype)
+    unit = jnp.max(y)
+    y, free = y / unit, jnp.array([True, True, infer_shift])
+    middle = jnp.exp(jnp.sum(weights * jnp.log(t + 1)) / jnp.sum(weights))  # about which the scale is fitted
+    fit = lambda shift: _levenberg_marquardt(t, y, weights, middle, _start(t, y, weights, middle, shift, lower, upper),
+                                             lower, upper, free)  # fmt: skip
+    theta, cost, steps, converged = jax.vmap(fit)(starts)
+    best = jnp.argmin(jnp.where(jnp.isfinite(cost), cost, jnp.inf))
+    theta, cost = theta[best], cost[best]
+    _, jacobian = _errors(theta, t, y, weights, middle)
+    num, num_free = jnp.sum(weights), 2 + infer_shift
+    # of the logarithm of the scale, which is that of the value at the middle and exponent times log(middle + shift)
+    log_scale = theta[0] + theta[1] * jnp.log(middle + theta[2])
+    change = jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    change = change.at[0].set(jnp.array([1.0, jnp.log(middle + theta[2]), theta[1] / (middle + theta[2])]))
+    inverse = jnp.linalg.inv(jacobian[:, :num_free].T @ jacobian[:, :num_free])
+    variance = jnp.zeros((3, 3)).at[:num_free, :num_free].set(inverse * jnp.where(num > num_free, cost, jnp.nan)
+                                                              / jnp.maximum(num - num_free, 1))  # fmt: skip
+    errors = jnp.sqrt(jnp.diagonal(change @ variance @ change.T))
+    scale = unit * jnp.exp(log_scale)
+    mean = jnp.sum(weights * y) / num
+    spread = jnp.sum(weights * (y - mean) ** 2)
+    r_squared = jnp.where(spread > 0, 1 - cost / jnp.where(spread > 0, spread, 1), jnp.nan)
+    at_bound = jnp.any(free & ((theta <= lower) | (theta >= upper)))
+    shift_error = errors[2] if infer_shift else 0.0 * scale
+    return (scale, theta[1], theta[2], scale * errors[0], errors[1], shift_error, r_squared, converged[best], at_bound,
+            num.astype(int), steps[best])  # fmt: skip
+
+
+def _start(t, y, weights, middle, shift, lower, upper):
+    """A straight line through the logarithms of what is positive."""
+    weights = weights * (y > 0)
+    x = jnp.log((t + shift) / (middle + shift))
+    logs = jnp.log(jnp.where(y > 0, y, 1))
+    total = jnp.sum(weights)
+    x_mean, log_mean = jnp.sum(weights * x) / total, jnp.sum(weights * logs) / total
+    spread = jnp.sum(weights * (x - x_mean) ** 2)
+    slope = jnp.sum(weights * (x - x_mean) * (logs - log_mean)) / jnp.where(spread > 0, spread, 1)
+    exponent = jnp.clip(-slope, lower[1], upper[1])
+    return jnp.array([log_mean + exponent * x_mean, exponent, shift])
+
+
+def _errors(theta, t, y, weights, middle):
+    """Errors [n] and their derivatives [n, 3] by the logarithm of the value at the middle, exponent and shift."""
+    amplitude, exponent, shift = theta
+    x = jnp.log(t + shift) - jnp.log(middle + shift)
+    value = jnp.exp(amplitude - exponent * x)
+    by_shift = -exponent * (1 / (t + shift) - 1 / (middle + shift))
+    root = jnp.sqrt(weights)
+    jacobian = (root * value)[:, None] * jnp.stack([jnp.ones_like(x), -x, by_shift], axis=1)
+    return root * (value - y), jacobian
+
+
+def _levenberg_marquardt(t, y, weights, middle, theta, lower, upper, free):
+    """(theta, sum of squares, steps, whether it converged); parameters at a bound that pull outwards stay there."""
+    cost_of = lambda theta: jnp.sum(_errors(theta, t, y, weights, middle)[0] ** 2)
+
+    def go_on(state):
+        _, _, damping, steps, done = state
+        return ~done & (steps < STEPS) & (damping < LARGEST_DAMPING)
+
+    def step(state):
+        theta, cost, damping, steps, _ = state
+        errors, jacobian = _errors(theta, t, y, weights, middle)
+        gradient = jacobian.T @ errors
+        outwards = ((theta <= lower) & (gradient > 0)) | ((theta >= upper) & (gradient < 0))
+        moves = free & ~outwards
+        curvature = jnp.where(moves[:, None] & moves[None], jacobian.T @ jacobian, 0)
+        diagonal = jnp.where(moves, damping * jnp.diagonal(curvature) + 1e-300, 1.0)
+        change = jnp.linalg.solve(curvature + jnp.diag(diagonal), -jnp.where(moves, gradient, 0))
+        new = jnp.where(moves, jnp.clip(theta + change, lower, upper), theta)
+        new_cost = cost_of(new)
+        better = new_cost < cost
+        settled = jnp.abs(cost - new_cost) <= TOLERANCE * cost
+        damping = jnp.where(better, jnp.maximum(damping / 5, 1e-12), damping * 4)
+        theta, cost = jnp.where(better, new, theta), jnp.where(better, new_cost, cost)
+        return theta, cost, damping, steps + 1, settled | (cost <= 1e-28 * jnp.sum(weights))
+
+    theta, cost, _, steps, done = lax.while_loop(
+        go_on, step, (theta, cost_of(theta), jnp.full((), START, y.dtype), 0, jnp.zeros((), bool))
+    )
+    return theta, cost, steps, done

@@ -1,0 +1,43 @@
+"""Figures of power laws: points and their fits on logarithmic axes."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from subspaces_jax.plots import style
+
+
+def laws(
+    arrays: dict[str, np.ndarray], fits: Sequence[dict[str, Any]], names: Sequence[str], series: str, title: str = ""
+) -> Figure:
+    """The points that were fitted as crosses, the others pale, the laws as lines with their formulas in the legend.
+
+    Args:
+        arrays: "t", "values", "kept" and "law", each [R, n].
+        fits: of each run "scale", "exponent" and "shift".
+        names: of the runs.
+        series: what the values are.
+        title: above the figure.
+    """
+    with style.panels(1, height=3.3) as (figure, (axis,)):
+        for k, (name, fit) in enumerate(zip(names, fits)):
+            t, values, kept = (arrays[of][k] for of in ("t", "values", "kept"))
+            drawn, colour = (t > 0) & (values > 0), f"C{k}"
+            pale = drawn & ~kept
+            axis.plot(t[pale], values[pale], "x", color=colour, alpha=0.15)
+            axis.plot(t[drawn & kept], values[drawn & kept], "x", color=colour, alpha=0.6, label=name)
+            axis.plot(t[t > 0], arrays["law"][k][t > 0], color=colour, label=formula(fit))
+        axis.set(xscale="log", yscale="log", xlabel="$t$", ylabel=series.replace("_", " "))
+        return style.finished(figure, axis, title, columns=2)
+
+
+def formula(fit: dict[str, Any]) -> str:
+    """The law as mathematical text, scale in scientific notation.
+
+    >>> formula({"scale": 7.1e-5, "exponent": 0.61, "shift": 1.0})
+    '$7.10 \\\\times 10^{-5}\\\\,(t + 1)^{-0.61}$'
+    """
+    digits, power = f"{fit['scale']:.2e}".split("e")
+    return rf"${digits} \times 10^{{{int(power)}}}\,(t + {fit['shift']:.3g})^{{-{fit['exponent']:.2f}}}$"
