@@ -6,7 +6,7 @@ import pytest
 
 from subspaces_jax import evaluation
 from subspaces_jax.experiments import benchmarks
-from subspaces_jax.experiments.benchmarks import connections, curves, subspaces
+from subspaces_jax.experiments.benchmarks import connections, curves, deep_networks, subspaces
 
 TINY = benchmarks.Problem("mlp_8", 8, 3, 16, num_units=12)
 
@@ -28,13 +28,14 @@ def measured(asked):
         patch.setattr(curves, "SIDE", 3)
         patch.setattr(connections, "EXAMPLES", 60)
         patch.setattr(connections, "FEATURES", 5)
+        patch.setattr(deep_networks, "DEPTH", 5)
         return benchmarks.run(TINY, rounds=1, peer=benchmarks.Peer(steps, steps, lpips))
 
 
 def test_every_row_is_measured(measured):
-    assert len(measured) == 23 and len({row.name for row in measured}) == 23
+    assert len(measured) == 24 and len({row.name for row in measured}) == 24
     assert all(row.low <= row.ratio <= row.high and np.isfinite(row.ratio) and row.seconds > 0 for row in measured)
-    assert benchmarks.table(measured).count("\n") == 23
+    assert benchmarks.table(measured).count("\n") == 24
 
 
 def test_rows_of_the_peer_ask_it_for_as_much_work(measured, asked):

@@ -108,7 +108,6 @@ def test_every_config_has_the_fields_that_are_known_and_says_how_to_run_it(name)
             {"learning_rate": 9.0, "num_epochs": 39, "train_fraction": 0.25, "batch_size": 0, "seed": 1234},
         ),
         ("deep_residual", "constant", 1 + 128 + 1 + 1, {"dataset": "constant/n_10000", "num_epochs": 25}),
-        ("deep_residual", "resnet_56", 853_018, {"num_epochs": 16, "batch_size": 128}),
         ("deep_residual", "digits,alphas", 9 * (64 * 15 + 32 * 225 + 150 + 1), {"num_members": 9}),
         ("autoencoders", "laplacian,bezier", 3 * 70_872, {"task": "reconstruction(loss=laplacian, levels=4)"}),
     ],

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from configs import deep_residual as deep_residual_configs
 from subspaces_jax import checkpoints
 from subspaces_jax.data import functions
 from subspaces_jax.errors import ConfigError, DataError
@@ -38,6 +39,13 @@ def members(tmp_path_factory):
     config = CONFIG | {"num_members": 4, "member_options": OPTIONS}
     train.run(config, folder)
     return folder, config, read_rows(folder)
+
+
+def test_recipes_of_convolutional_networks_have_the_published_rates():
+    for depth, rate in ((56, 6.119), (104, 8.085), (224, 11.419)):
+        config = deep_residual_configs.get_config(f"resnet_{depth}")
+        assert config.learning_rate == pytest.approx(rate, abs=1e-3) and config.network.endswith(f"(depth={depth})")
+        assert (config.num_epochs, config.batch_size, config.momentum, config.weight_decay) == (16, 128, 0.0, 0.0)
 
 
 def read_rows(folder):

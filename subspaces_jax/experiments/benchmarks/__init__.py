@@ -17,7 +17,12 @@ from subspaces_jax.experiments import build
 from subspaces_jax.records import Progress
 
 STEPS = 8  # of one epoch of the benchmark's data, and of one timed run
-SYSTEMS = ("subspaces", "curves", "connections")  # modules of this package, each with rows(problem, rounds, peer)
+SYSTEMS = (
+    "subspaces",
+    "curves",
+    "connections",
+    "deep_networks",
+)  # modules of this package, each with rows(problem, rounds, peer)
 Run = Callable[[], Any]
 
 
