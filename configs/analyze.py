@@ -29,6 +29,17 @@ them:
     python -m launch.analyze --config=configs/analyze.py:shared_trunk --config.num_layers=0 \
         --config.runs=runs/a,runs/b,runs/c --workdir=runs/shared_trunk
 
+How regular weights are, over depth of networks of several depths, over a training that kept checkpoints, and along a
+trained line or curve; and the surface around a deep network, in directions that are orthogonal in every layer:
+
+    python -m launch.analyze --config=configs/analyze.py:regularity --config.runs=runs/L_32,runs/L_128 \\
+        --config.exponents=1,1.5,2 --workdir=runs/regularity
+    python -m launch.analyze --config=configs/analyze.py:training_variation --config.runs=runs/L_32 \\
+        --workdir=runs/over_training
+    python -m launch.analyze --config=configs/analyze.py:path_variation --config.runs=runs/line --workdir=runs/along
+    python -m launch.analyze --config=configs/analyze.py:plane --config.through=random --config.normalise=layer \\
+        --config.orthogonal --config.extent=2.5 --config.num_points=101 --config.runs=runs/L_128 --workdir=runs/surface
+
 ImageNet-C (BatchNorm statistics from clean training images):
 
     python -m launch.analyze --config=configs/analyze.py \

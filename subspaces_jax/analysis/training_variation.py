@@ -7,7 +7,6 @@ The points of a path are flattened weights, of a layer or of the whole network; 
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -47,26 +46,26 @@ def over_training(
     num = len(next(iter(leaves.values())))
     if num < 2:
         raise ValueError(f"a training has a variation from two checkpoints on, got {num}")
-    found, parts = {}, []
+    parts: list[np.ndarray] = []  # [S, S] coordinates of every layer
+    places: dict[str, Any] = {}
     for name, of_layer in _layers(leaves, table).items():
         first = of_layer[0]
-        if len(of_layer) == 1 and variation.is_stack(f"{name}/kernel", first[0], table):
-            rows = np.stack([_coordinates(first[:, k]) for k in range(first.shape[1])])
-            of_rows = p_variation(jnp.asarray(rows, jnp.float32), exponents, rooted=True)
-            found[f"layers/{name}"] = jnp.moveaxis(of_rows, 0, -1)
-            parts.append(_coordinates(np.moveaxis(rows, 1, 0)))
-        else:
-            parts.append(_coordinates(*of_layer))
-            found[f"layers/{name}"] = variation.variations(jnp.asarray(parts[-1], jnp.float32), exponents)
+        is_stack = len(of_layer) == 1 and variation.is_stack(f"{name}/kernel", first[0], table)
+        own = [[first[:, k]] for k in range(first.shape[1])] if is_stack else [of_layer]
+        places[name] = slice(len(parts), len(parts) + len(own)) if is_stack else len(parts)
+        parts += [_coordinates(*of) for of in own]
+    rows = jnp.asarray(np.stack(parts), jnp.float32)
+    of_layers = np.moveaxis(np.asarray(p_variation(rows, exponents, rooted=True)), 0, -1)
     running = _running(_coordinates(*parts), exponents)
-    return {name: np.asarray(value) for name, value in ({NET: running[-1], "running": running} | found).items()}
+    found = {f"layers/{name}": of_layers[place] for name, place in places.items()}
+    return {NET: running[-1], "running": running} | found
 
 
-def _running(path: np.ndarray, exponents: Sequence[float]) -> jax.Array:
+def _running(path: np.ndarray, exponents: Sequence[float]) -> np.ndarray:
     """[S, D] -> [S, P] rooted variations of the path up to each of its points."""
     size = np.max(np.abs(path)) or 1.0  # powers of distances of order 1 neither overflow nor vanish
     points = jnp.asarray(path / size, jnp.float32)
-    return size * jnp.stack([running_p_variation(points, p) ** (1.0 / p) for p in exponents], axis=-1)
+    return size * np.stack([np.asarray(running_p_variation(points, p)) ** (1.0 / p) for p in exponents], axis=-1)
 
 
 def _layers(leaves: dict[str, Any], table: AxisTable | None) -> dict[str, list[np.ndarray]]:
@@ -80,7 +79,9 @@ def _layers(leaves: dict[str, Any], table: AxisTable | None) -> dict[str, list[n
 
 
 def _coordinates(*leaves: np.ndarray) -> np.ndarray:
-    """Leaves [S, ...] -> the same S points in at most S dimensions, [S, min(S, D)], the first at the origin."""
+    """Leaves [S, ...] -> the same S points in S dimensions, [S, S], the first at the origin."""
     num = len(leaves[0])
     rows = np.concatenate([leaf.reshape(num, -1) - leaf.reshape(num, -1)[:1] for leaf in leaves], axis=1)
-    return np.linalg.qr(rows.T, mode="r").T if rows.shape[1] > num else rows
+    if rows.shape[1] > num:
+        return np.linalg.qr(rows.T, mode="r").T
+    return np.pad(rows, ((0, 0), (0, num - rows.shape[1])))

@@ -44,6 +44,7 @@ __all__ = [
     "DeepLeNet",
     "DeepResidual",
     "DepthScaledResNet",
+    "DepthScaledResNet",
     "ImageNetResNet",
     "ImageNetVGG",
     "LeNet",

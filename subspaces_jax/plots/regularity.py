@@ -52,7 +52,7 @@ def variations(groups: Sequence[Group], exponents: Sequence[float], band: str = 
                 values = [np.asarray(group.arrays["variation"], np.float64)[:, i] for group in of_family]
                 means, widths = [of.mean() for of in values], [_width(of, band) for of in values]
                 axis.errorbar(xs, means, widths, color=colour, marker=MARKERS[i % 5], capsize=2, label=f"$p = {p:g}$")
-            axis.set(xlabel="layers $L$", xscale="log", title=name)
+            axis.set(xlabel="layers $L$", xscale="log", title=_title(name))
             axis.set_xticks(xs, [str(x) for x in xs], minor=False)
             axis.minorticks_off()
             axis.set_ylim(bottom=0)
@@ -136,7 +136,7 @@ def _over_depth(groups: Sequence[Group], rows: Mapping[str, Callable[[Group], An
         for place, (axis, ((label, values_of), (name, of_family))) in enumerate(places):
             for group in of_family:
                 _band(axis, group.arrays["depth"], values_of(group), band, colours[group.num_layers])
-            axis.set(title=name if place < len(families) else "", xlim=(0, 1))
+            axis.set(title=_title(name) if place < len(families) else "", xlim=(0, 1))
             axis.set(ylabel="" if place % len(families) else label)
             axis.set(xlabel="depth $k/L$" if place >= len(families) * (len(rows) - 1) else "")
         for depth in depths:
@@ -164,6 +164,10 @@ def _by_family(groups: Sequence[Group]) -> dict[str, list[Group]]:
     for group in groups:
         families.setdefault(group.family, []).append(group)
     return {name: sorted(of, key=lambda group: group.num_layers) for name, of in families.items()}
+
+
+def _title(family: str) -> str:
+    return family.replace("alpha =", r"$\alpha$ =").replace("gamma =", r"$\gamma$ =").replace("_", " ")
 
 
 def _colours(num: int) -> list[Any]:

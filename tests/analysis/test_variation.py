@@ -9,7 +9,7 @@ import pytest
 
 from subspaces_jax.analysis import training_variation, variation
 
-PS = (1.0, 1.5, 2.0, 3.0)
+PS = (1.0, 2.5)
 
 
 def every_partition(path, p):
@@ -78,7 +78,7 @@ def test_every_shape_of_several_makes_a_path_of_its_own():
 def test_the_measure_of_a_point_is_jitted_and_equals_that_of_the_network(deep):
     measure = variation.OverDepth(PS, 0.25, ("blocks",))
     assert measure == variation.OverDepth(PS, 0.25, ("blocks",)) and hash(measure) is not None
-    (found,) = jax.jit(measure)(deep).values()
+    (found,) = jax.jit(lambda params: measure(params))(deep).values()
     np.testing.assert_allclose(found, variation.over_depth(deep, PS, beta=0.25)["blocks"]["variation"], rtol=1e-6)
 
 

@@ -6,6 +6,7 @@ results/training_variation.npz has of network i, a run's midpoint or a member, "
 step, of weights scaled by L^beta. All are rooted.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -90,8 +91,13 @@ def _measured(settings: Any, network: depth.Network, stacked: Any) -> dict[str, 
             return found
         variation.layer_stacks(network.params, table, layers)
     measure = variation.OverDepth(exponents, depth.beta(settings, made), layers, tuple(table.items()))
-    of_steps = jax.jit(lambda stacked: jax.lax.map(measure, stacked))(jax.tree.map(np.asarray, stacked))
+    of_steps = _at_each(measure, stacked)
     return found | {f"depth/{name}": np.asarray(values) for name, values in of_steps.items()}
+
+
+@partial(jax.jit, static_argnums=0)
+def _at_each(measure, stacked):
+    return jax.lax.map(measure, stacked)
 
 
 def _has_path(params: Any, table: Any) -> bool:
