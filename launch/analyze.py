@@ -4,11 +4,13 @@ python -m launch.analyze --config=configs/analyze.py --config.runs=runs/a,runs/b
 """
 
 from launch import app
-from subspaces_jax.experiments import analyze, plot
+from subspaces_jax.experiments import analyze, plot, references
 
 
 def run(config, workdir):
-    print(analyze.table(analyze.run(config, workdir)))
+    facts = analyze.run(config, workdir)
+    print(analyze.table(facts))
+    print(references.text(facts["config"]))
     print("\n".join(plot.run(None, workdir)["figures"]))
 
 

@@ -14,13 +14,16 @@ _CHANNELS = flags.DEFINE_integer("channels", 3, "channels of the images")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "images a step")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the computation")
 _NUM_UNITS = flags.DEFINE_integer("num_units", 2000, "of the hidden layers that are matched; 6144 takes minutes")
+_NUM_EXAMPLES = flags.DEFINE_integer("num_examples", 6000, "that weights are adjusted on; 60,000 in the paper")
+_PATH_UNITS = flags.DEFINE_integer("path_units", 300, "of the network whose path is compared; 2,000 takes minutes")
+_SYSTEMS = flags.DEFINE_multi_enum("systems", list(benchmarks.SYSTEMS), benchmarks.SYSTEMS, "whose rows are measured")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "alternations of each row")
 _PEER = flags.DEFINE_bool("peer", importlib.util.find_spec("torch") is not None, "compare with PyTorch (extra 'peer')")
 
 
 def main(argv, interrupts):
     of_images = _SIZE.value, _CHANNELS.value, _BATCH_SIZE.value, _DTYPE.value
-    problem = benchmarks.Problem(_NETWORK.value, *of_images, _NUM_UNITS.value)
+    problem = benchmarks.Problem(_NETWORK.value, *of_images, _NUM_UNITS.value, _NUM_EXAMPLES.value, _PATH_UNITS.value)
     peer = None
     if _PEER.value:
         from launch.peers import features, residual
@@ -31,7 +34,7 @@ def main(argv, interrupts):
         f"{problem} on {device.platform} ({device.device_kind}), jax {jax.__version__}, "
         f"median of {_ROUNDS.value} rounds"
     )
-    print(benchmarks.table(benchmarks.run(problem, _ROUNDS.value, peer)))
+    print(benchmarks.table(benchmarks.run(problem, _ROUNDS.value, peer, _SYSTEMS.value)))
 
 
 if __name__ == "__main__":

@@ -2,16 +2,20 @@
 
 from launch import app
 from subspaces_jax import parallel
-from subspaces_jax.experiments import evaluate, plot, train
+from subspaces_jax.experiments import evaluate, plot, references, train
 
 
 def run(config, workdir):
     rows = train.run(config, workdir)
+    if not rows["step"]:
+        print(f"step 0: saved in {rows['seconds']:.0f} s; see {workdir}")
+        return
     facts = evaluate.run(config, workdir)
     if not parallel.is_main():
         return
     print(evaluate.table(facts))
     plot.run(config, workdir)
+    print(references.text(facts["config"]))
     print(
         f"step {facts['step']}: trained in {rows['seconds']:.0f} s, evaluated in {facts['seconds']:.0f} s; "
         f"see {workdir}"

@@ -178,6 +178,44 @@ def summary_sums(probs: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[s
     return sums
 
 
+CONFUSION = ("true_positives", "predicted", "labelled")
+
+
+def confusion_sums(probs: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+    """Counts of each class over the examples whose mask is 1, additive over batches: CONFUSION, each [C].
+
+    Args:
+        probs: [N, C] probabilities (or logits).
+        labels: [N] integer classes.
+        mask: [N].
+    """
+    _check(probs, labels)
+    one_hot = lambda classes: jax.nn.one_hot(classes, probs.shape[-1]) * mask.astype(jnp.float32)[:, None]
+    predicted, labelled = one_hot(_predictions(probs)), one_hot(labels)
+    counts = (predicted * (labels == _predictions(probs))[:, None], predicted, labelled)
+    return {name: jnp.sum(count, axis=0) for name, count in zip(CONFUSION, counts)}
+
+
+def of_confusion(sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Accuracy, precision and recall of `confusion_sums`, [..., C] -> [...], fractions.
+
+    "..._micro" pools the classes, which makes all three the fraction of examples that are right. "..._macro" is a mean
+    over the classes that are present, labelled or predicted; precision of a class that is never predicted is 0, recall
+    of one that is never labelled, too. "accuracy_macro" is the mean over classes of the accuracy within a class, which
+    is its recall.
+    """
+    right, predicted, labelled = (sums[name] for name in CONFUSION)
+    present = (predicted + labelled > 0).astype(jnp.float32)
+    mean = lambda of: jnp.sum(right / jnp.maximum(of, 1.0) * present, axis=-1) / jnp.maximum(present.sum(-1), 1.0)
+    pooled = jnp.sum(right, axis=-1) / jnp.maximum(jnp.sum(labelled, axis=-1), 1.0)
+    found = {f"{name}_micro": pooled for name in ("accuracy", "precision", "recall")}
+    return found | {
+        "accuracy_macro": mean(labelled),
+        "precision_macro": mean(predicted),
+        "recall_macro": mean(labelled),
+    }
+
+
 def _directions(features: jax.Array) -> jax.Array:
     """Vectors [..., D] in float32 at length 1, those of zeros as they are, with gradient 0."""
     features = features.astype(jnp.float32)

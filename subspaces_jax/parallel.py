@@ -18,10 +18,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from subspaces_jax.errors import ConfigError
-from subspaces_jax.processes import PATIENCE, Watch, relay
+from subspaces_jax.processes import PATIENCE, Place, Watch, detected, relay
 
 PyTree = Any
 AXIS, MEMBERS, COPIES = "batch", "members", "copies"
+AUTO = "auto"  # in the place of a coordinator
 SETTLE = 1.0  # seconds that a failing process waits for news of others
 
 
@@ -151,7 +152,7 @@ def _replicate_leaf(leaf: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def initialize(
-    coordinator: str, num_processes: int, process_id: int, on_loss: Callable[[str], None] | None = None
+    coordinator: str, num_processes: int = 1, process_id: int = 0, on_loss: Callable[[str], None] | None = None
 ) -> None:
     """Joins this process to others, before anything else touches a device. On CPU they talk through Gloo.
 
@@ -159,7 +160,8 @@ def initialize(
     its end, or `failed` where it stops for an error.
 
     Args:
-        coordinator: host:port of process 0.
+        coordinator: host:port of process 0, or "auto": it and the numbers are found in the environment, see
+            `processes.detected`.
         num_processes: how many there are.
         process_id: which of them this is, from 0.
         on_loss: called in a thread with one line when another process is gone, must end this one; by default prints
@@ -168,6 +170,8 @@ def initialize(
     Raises:
         ConfigError: an argument is out of range, or the processes do not find one another.
     """
+    place = detected() if coordinator == AUTO else Place(coordinator, num_processes, process_id)
+    coordinator, num_processes, process_id, local_devices = place
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdigit() or not 0 <= process_id < num_processes:
         raise ConfigError(
@@ -177,7 +181,8 @@ def initialize(
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # which takes SIGTERM for itself
     try:
-        jax.distributed.initialize(relay(host, int(port)) if process_id else coordinator, num_processes, process_id)
+        address = relay(host, int(port)) if process_id else coordinator
+        jax.distributed.initialize(address, num_processes, process_id, local_devices)
         _WATCHES.append(Watch(host, num_processes, process_id, on_loss or _end))
     except (RuntimeError, ValueError, OSError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]

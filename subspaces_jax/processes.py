@@ -13,11 +13,48 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, TextIO
 
-from jax._src import distributed  # whose client of the key-value store has no public name
+from jax._src import clusters, distributed  # environments of clusters, and the key-value store: without public names
+
+from subspaces_jax.errors import ConfigError
 
 WATCH = "subspaces_jax/watch"  # key of the port and the password of process 0
 SILENCE = 30  # seconds without an answer of the other machine's system after which a connection is lost
 PATIENCE = 5.0  # seconds that a process waits for an error of its own when another has failed
+
+
+class Place(NamedTuple):
+    """Where a process stands among those of its run.
+
+    Attributes:
+        coordinator: host:port of process 0.
+        num_processes: how many there are.
+        process_id: which of them this is, from 0.
+        local_devices: those of its host that are its own, None for all.
+    """
+
+    coordinator: str
+    num_processes: int
+    process_id: int
+    local_devices: list[int] | None = None
+
+
+def detected() -> Place:
+    """This process' place, as its environment has it: of SLURM's srun, of a TPU pod, of Open MPI or of Kubernetes.
+
+    Raises:
+        ConfigError: there is no such environment, or it does not say enough.
+    """
+    find = clusters.ClusterEnv.auto_detect_unset_distributed_params
+    try:
+        coordinator, num_processes, process_id, local = find(None, None, None, None, None, int(SILENCE))
+    except Exception as error:  # of metadata servers that do not answer, or variables that are no numbers
+        raise ConfigError(f"coordinator 'auto': {type(error).__name__}: {error}; give host:port of process 0") from None
+    if coordinator is None or num_processes is None or process_id is None:
+        raise ConfigError(
+            "coordinator 'auto' found no environment of SLURM (srun), a TPU pod, Open MPI or Kubernetes: give host:port"
+            " of process 0, num_processes and process_id"
+        )
+    return Place(coordinator, num_processes, process_id, None if local is None else list(local))
 
 
 class Link(NamedTuple):

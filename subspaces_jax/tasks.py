@@ -16,6 +16,7 @@ from subspaces_jax import losses, metrics
 
 PyTree = Any
 Sums = dict[str, jax.Array]
+BATCHES = "batches"  # beside sums of training: how many batches they are of, all of one size
 
 
 class Column(NamedTuple):
@@ -35,7 +36,7 @@ class Task(NamedTuple):
         normalisation and noise; labels may be ().
     loss: (outputs, targets) -> [b], what training minimises.
     scores: (outputs, targets, mask [b]) -> sums over the examples whose mask is 1; in training as in evaluation.
-    read: sums -> {name: scalar}.
+    read: sums, in training with BATCHES among them -> {name: scalar}.
     mean: outputs of M networks [M, b, ...] -> those of their ensemble [b, ...].
     compare: (outputs, other outputs, targets, mask) -> sums of how far two networks are from each other.
     columns: the scores that tables and figures show, in order.
@@ -58,10 +59,10 @@ def read(sums: Sums) -> dict[str, jax.Array]:
     """Scores of sums: those of "ece_..." are sums over bins of |gap|, all over "count"."""
     count = sums["count"]
     total = lambda name, value: jnp.sum(jnp.abs(value), axis=-1) if name.startswith("ece_") else value
-    return {name: total(name, value) / count for name, value in sums.items() if name != "count"}
+    return {name: total(name, value) / count for name, value in sums.items() if name not in ("count", BATCHES)}
 
 
-def classification(label_smoothing: float = 0.0) -> Task:
+def classification(label_smoothing: float = 0.0, detailed: bool = False) -> Task:
     """Outputs are logits [b, C], targets integer classes [b].
 
     Scores: accuracy, nll (nats), brier, ece_15, ece_20 of the softmax. An ensemble predicts the mean of its members'
@@ -70,6 +71,7 @@ def classification(label_smoothing: float = 0.0) -> Task:
 
     Args:
         label_smoothing: in [0, 1], of the loss alone.
+        detailed: whether there are the scores of `read_gradients` and of `metrics.of_confusion`, too.
 
     Raises:
         ValueError: label_smoothing outside [0, 1].
@@ -78,7 +80,19 @@ def classification(label_smoothing: float = 0.0) -> Task:
         raise ValueError(f"label_smoothing is a fraction in [0, 1], got {label_smoothing}")
 
     def scores(logits, labels, mask):
-        return metrics.summary_sums(jax.nn.softmax(logits.astype(jnp.float32)), labels, mask)
+        probs = jax.nn.softmax(logits.astype(jnp.float32))
+        sums = metrics.summary_sums(probs, labels, mask)
+        if not detailed:
+            return sums
+        num_classes = logits.shape[-1]
+        smooth = (1.0 - label_smoothing) * jax.nn.one_hot(labels, num_classes) + label_smoothing / num_classes
+        gradient = _summed({GRADIENT: jnp.sum(jnp.square(probs - smooth), axis=-1)}, mask)
+        return sums | gradient | metrics.confusion_sums(probs, labels, mask)
+
+    def read_all(sums):
+        confusion = {name: sums[name] for name in metrics.CONFUSION}
+        others = {name: value for name, value in sums.items() if name not in confusion}
+        return read_gradients(others) | metrics.of_confusion(confusion)
 
     def compare(logits, others, labels, mask):
         logits, others = (x.astype(jnp.float32) for x in (logits, others))
@@ -96,7 +110,7 @@ def classification(label_smoothing: float = 0.0) -> Task:
         targets=lambda inputs, labels: labels,
         loss=lambda logits, labels: losses.cross_entropy(logits, labels, label_smoothing),
         scores=scores,
-        read=read,
+        read=read_all if detailed else read,
         mean=lambda logits: jnp.log(jnp.maximum(jnp.mean(jax.nn.softmax(logits), axis=0), metrics.SMALLEST)),
         compare=compare,
         columns=(
@@ -108,13 +122,14 @@ def classification(label_smoothing: float = 0.0) -> Task:
     )
 
 
-def regression(p: float = 2.0) -> Task:
+def regression(p: float = 2.0, detailed: bool = False) -> Task:
     """Outputs are real numbers [b, d], targets the labels as such, [b] or [b, d]; the loss is sum_d |difference|^p.
 
     Scores, means over examples: "loss"; "mae" and "mse" over all d.
 
     Args:
         p: at least 1.
+        detailed: whether there are the scores of `read_gradients`, too.
 
     Raises:
         ValueError: p below 1.
@@ -126,13 +141,35 @@ def regression(p: float = 2.0) -> Task:
         labels = jnp.asarray(labels, jnp.float32)
         return labels.reshape(labels.shape[0], -1)
 
-    return _of_differences(
+    def gradients(outputs, targets):
+        return {GRADIENT: p**2 * _power_sum(outputs - targets, 2.0 * p - 2.0)}
+
+    made = _of_differences(
         "regression",
         lambda shape, num_classes: (1,),
         targets,
         loss,
         (Column("loss", "loss"), Column("mae", "MAE"), Column("mse", "MSE")),
+        *[gradients] * detailed,
     )
+    return made._replace(read=read_gradients) if detailed else made
+
+
+GRADIENT = "gradient_norm"
+
+
+def read_gradients(sums: Sums) -> dict[str, jax.Array]:
+    """Scores of sums, with Omega of Cont, Rossier and Xu (2022, arXiv:2204.07261) in both normalisations.
+
+    "gradient_norm" is the mean over examples i of |g_i|^2, g_i the gradient of example i's loss in the network's
+    outputs. In training "gradient_norm_of_mean" is that over N^2, N the examples of a batch: of gradients of the
+    batch's mean loss, as the code beside the thesis on weights' regularity logs it.
+    """
+    found = read(sums)
+    if BATCHES not in sums:
+        return found
+    size = sums["count"] / sums[BATCHES]
+    return found | {f"{GRADIENT}_of_mean": found[GRADIENT] / size**2}
 
 
 RECONSTRUCTION_LOSSES: dict[str, Callable[..., jax.Array]] = {  # (images, images, levels, residual) -> [b]

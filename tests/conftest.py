@@ -2,10 +2,12 @@
 
 import itertools
 import os
+from importlib.metadata import version
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Four virtual devices; programs that run for milliseconds are not worth seconds of optimisation; and on a busy machine
-# XLA takes virtual devices that wait for one another for 40 s for stuck, and aborts.
+# XLA takes virtual devices that wait for one another for 40 s for stuck, and aborts. XLA's older emitters of loops take
+# a third of the time to compile; later versions lack them, and end the process at a flag that they do not know.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
@@ -13,6 +15,7 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
         "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+        "--xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else "",
     ]
 )
 
@@ -53,9 +56,9 @@ def compilation_cache(tmp_path_factory):
     """One cache of compiled programs for all tests, in all workers, and for the processes that they start."""
     base = tmp_path_factory.getbasetemp()
     folder = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled")
-    os.environ |= {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -314,14 +314,36 @@ def test_what_is_not_there_is_named(tmp_path, monkeypatch):
     write(tmp_path)
     with pytest.raises(CheckpointError, match=r"no checkpoint of step 3 in .*: there are \[1, 2\]"):
         checkpoints.restore(tmp_path, 3)
-    with pytest.raises(RunDirectoryError, match="is a URL"):
-        checkpoints.restore("gs://bucket/run")
     with pytest.raises(RunDirectoryError, match="is a URL"), checkpoints.open_manager("gs://bucket/run"):
         pass
     monkeypatch.setenv("HOME", str(tmp_path))
     assert checkpoints.restore("~").step == 2 and checkpoints.steps("~") == [1, 2]
     with pytest.raises(CheckpointError, match="no run directories"):
         checkpoints.restore_stack([])
+
+
+def test_weights_behind_a_url_are_restored(tmp_path, monkeypatch):
+    """A file system in memory stands for a cloud's; what it lacks, and what is not installed, is one line."""
+    import fsspec
+
+    write(tmp_path, (1, 2))
+    system = fsspec.filesystem("memory")
+    system.put(str(tmp_path / "checkpoints"), "/bucket/run/checkpoints", recursive=True)
+    for step in (None, 1, 2):
+        found, own = (checkpoints.restore(place, step) for place in ("memory://bucket/run", tmp_path))
+        chex.assert_trees_all_equal(found.params, own.params)
+        assert found.step == own.step and found.config == own.config
+    both = checkpoints.restore_stack(["memory://bucket/run", tmp_path])
+    assert jax.tree.leaves(both.params)[0].shape[0] == 2 * jax.tree.leaves(own.params)[0].shape[0]
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 3 in memory://bucket/run: there are \[1, 2\]"):
+        checkpoints.restore("memory://bucket/run", 3)
+    with pytest.raises(CheckpointError, match="no checkpoints at memory://bucket/other: name the run's own"):
+        checkpoints.restore("memory://bucket/other")
+    with pytest.raises(RunDirectoryError, match="nothing://x cannot be read .*nothing"):
+        checkpoints.restore("nothing://x")
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    with pytest.raises(RunDirectoryError, match=r"needs what is not installed .*\[remote\]"):
+        checkpoints.restore("memory://bucket/run")
 
 
 def test_runs_restore_as_one_stack(tmp_path):

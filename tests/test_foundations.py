@@ -15,7 +15,17 @@ from subspaces_jax import rngs, trees
 PACKAGE = pathlib.Path(__file__).parents[1] / "subspaces_jax"
 ROOMS = [  # in their order: a module imports only from rooms before its own, and within its own
     *("errors", "logs", "rngs", "trees", "losses", "metrics", "tasks", "pvariation", "geometry", "networks", "data"),
-    *("events", "records", "processes", "parallel", "checkpoints", "batch_stats", "evaluation"),
+    *(
+        "events",
+        "records",
+        "remote",
+        "processes",
+        "parallel",
+        "checkpoints",
+        "weight_files",
+        "batch_stats",
+        "evaluation",
+    ),
     *("training", "connecting", "analysis", "plots"),
     *(
         "experiments.choices",
@@ -30,10 +40,11 @@ ROOMS = [  # in their order: a module imports only from rooms before its own, an
         "experiments.evaluate",
         "experiments.studies",
         "experiments.connect",
+        "experiments.export",
         "experiments.analyze",
         "experiments.plot",
     ),
-    *("experiments.sweep", "experiments.benchmarks"),
+    *("experiments.sweep", "experiments.references", "experiments.describe", "experiments.benchmarks"),
 ]
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem != "__init__")
 

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from subspaces_jax import processes
+from subspaces_jax.errors import ConfigError
 
 
 class Store(dict):
@@ -103,3 +104,33 @@ def test_strangers_are_hung_up_on(monkeypatch):
         make.join(10)
         assert finished(made[0])
     close(made[0])
+
+
+SLURM = {
+    **{"SLURM_JOB_ID": "4097", "SLURM_STEP_NODELIST": "gpu[003-004,7]", "SLURM_NTASKS": "3", "SLURM_PROCID": "2"},
+    **{"SLURM_LOCALID": "1", "SLURM_STEP_NUM_NODES": "2"},
+}
+
+
+@pytest.fixture
+def alone(monkeypatch):
+    """No cluster but SLURM is around, wherever the tests run."""
+    for name in ("KUBERNETES_SERVICE_HOST", "OMPI_MCA_orte_hnp_uri", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_place_is_found_in_the_environment_of_slurm(alone, monkeypatch):
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    place = processes.detected()
+    assert place == processes.Place("gpu003:61441", 3, 2, [1])  # 65535 - 2^12 + 1 + 4097 mod 2^12
+    monkeypatch.setenv("JAX_COORDINATOR_PORT", "1234")
+    assert processes.detected().coordinator == "gpu003:1234"
+    monkeypatch.setenv("SLURM_NTASKS", "three")
+    with pytest.raises(ConfigError, match="'auto': ValueError.*give host:port"):
+        processes.detected()
+
+
+def test_no_environment_of_a_cluster_is_said(alone):
+    with pytest.raises(ConfigError, match="'auto' found no environment of SLURM"):
+        processes.detected()

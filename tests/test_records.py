@@ -1,5 +1,6 @@
 """The run directory: what is written whole, what is read back, and what is refused with one line."""
 
+import fcntl
 import json
 import os
 import pathlib
@@ -168,8 +169,8 @@ def test_paths_are_treated_alike(tmp_path, monkeypatch):
 
 def test_a_workdir_in_use_is_refused_in_threads_too(tmp_path, monkeypatch):
     """Some file systems lock for a process: the second of two threads is then refused without the system's help."""
-    for flock in (records.fcntl.flock, lambda *_: None):
-        monkeypatch.setattr(records.fcntl, "flock", flock)
+    for flock in (fcntl.flock, lambda *_: None):
+        monkeypatch.setattr(fcntl, "flock", flock)
         (tmp_path / "link").unlink(missing_ok=True)
         (tmp_path / "link").symlink_to(tmp_path / "run")
         refused = []

@@ -130,3 +130,45 @@ def test_reconstruction_scores_outputs_against_inputs(loss):
 def test_what_a_task_cannot_be_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_detailed_classification_adds_scores_and_changes_none(predictions):
+    logits, _, labels = predictions
+    labels = np.where(labels == 3, 2, labels)  # class 3 is predicted and never right
+    logits = logits - 100.0 * (np.arange(C) == 4)  # class 4 is labelled and never predicted
+    plain, found = (in_parts(tasks.classification(0.1, detailed), logits, labels) for detailed in (False, True))
+    assert found.items() >= plain.items()
+    predicted = logits.argmax(-1)
+    recall = [np.mean(predicted[labels == c] == c) if (labels == c).any() else 0.0 for c in range(C)]
+    precision = [np.mean(labels[predicted == c] == c) if (predicted == c).any() else 0.0 for c in range(C)]
+    smooth = 0.9 * np.eye(C)[labels] + 0.1 / C
+    expected = {f"{name}_micro": np.mean(predicted == labels) for name in ("accuracy", "precision", "recall")}
+    expected |= {"recall_macro": np.mean(recall), "precision_macro": np.mean(precision)}
+    expected |= {"gradient_norm": ((softmax(logits) - smooth) ** 2).sum(-1).mean()}
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert found["accuracy_macro"] == found["recall_macro"] and expected["recall_macro"] > 0.05
+
+
+def test_macro_scores_leave_out_classes_that_are_absent():
+    probs, labels = jnp.eye(4)[jnp.array([0, 0, 1, 1])], jnp.array([0, 0, 1, 0])
+    found = metrics.of_confusion(metrics.confusion_sums(probs, labels, jnp.array([1, 1, 1, 1])))
+    expected = {"recall_macro": (2 / 3 + 1) / 2, "precision_macro": (1 + 1 / 2) / 2, "accuracy_micro": 0.75}
+    assert {name: float(found[name]) for name in expected} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0, 3.0])
+def test_the_gradient_norm_of_a_regression_is_that_of_automatic_differentiation(p):
+    outputs, targets = (jax.random.normal(jax.random.key(i), (6, 3)) for i in range(2))
+    task = tasks.regression(p, detailed=True)
+    sums = task.scores(outputs, targets, jnp.ones(6))
+    gradients = jax.vmap(jax.grad(lambda y, t: task.loss(y[None], t[None])[0]))(outputs, targets)
+    found = task.read(sums | {tasks.BATCHES: 2})
+    assert float(found["gradient_norm"]) == pytest.approx(float(jnp.sum(gradients**2) / 6), rel=1e-5)
+    assert float(found["gradient_norm_of_mean"]) == pytest.approx(float(found["gradient_norm"]) / 9)
+    assert found.keys() - task.read(sums).keys() == {"gradient_norm_of_mean"}
+
+
+def test_the_gradient_norm_of_a_classifier_starts_below_its_bound_as_that_of_uniform_outputs():
+    task = tasks.classification(detailed=True)
+    found = task.read(task.scores(jnp.zeros((8, 10)), jnp.arange(8), jnp.ones(8)))
+    assert float(found["gradient_norm"]) == pytest.approx(0.9)

@@ -6,7 +6,9 @@ Pure functions of parameter trees and axis tables, see `networks.axes`: no run d
 from subspaces_jax.connecting.activations import match_activations
 from subspaces_jax.connecting.adjustment import Adjusted, Grams, adjust_weights, grams, solve
 from subspaces_jax.connecting.connectors import CONNECTORS, connect
+from subspaces_jax.connecting.couplings import Flow
 from subspaces_jax.connecting.features import Features, layer_inputs
+from subspaces_jax.connecting.flows import Criterion, fit_bijection, fit_flow
 from subspaces_jax.connecting.heads import cost_ratio, operations, with_trunk
 from subspaces_jax.connecting.matching import match, match_networks
 from subspaces_jax.connecting.methods import METHODS
@@ -27,7 +29,9 @@ __all__ = [
     "CONNECTORS",
     "METHODS",
     "Adjusted",
+    "Criterion",
     "Features",
+    "Flow",
     "Grams",
     "Path",
     "Permutations",
@@ -38,6 +42,8 @@ __all__ = [
     "compose",
     "connect",
     "cost_ratio",
+    "fit_bijection",
+    "fit_flow",
     "function_difference",
     "grams",
     "identity",

@@ -10,7 +10,8 @@ network does on the data about what a does.
                         at every point anew; the kernel after that moves to what the next piece begins with. The last
                         piece moves the outputs.
 
-Biases and scales move with their units; those of the outputs in the last piece. With transport the units of b are
+Biases and scales move with their units; those of the outputs in the last piece. With `bias` W^ is a kernel and a bias,
+fitted together, and both go where above the kernel goes. With transport the units of b are
 matched to those of a layer by layer, where they are to move, and stay in that order.
 
 The paper's code goes back to the units' own order after each piece, leaves kernels to jump where a piece begins, never
@@ -34,7 +35,7 @@ from subspaces_jax.connecting import adjustment
 from subspaces_jax.connecting.chains import Layer, layers_of
 from subspaces_jax.connecting.features import Features
 from subspaces_jax.connecting.matching import check_same, match
-from subspaces_jax.connecting.methods import by_name
+from subspaces_jax.connecting.methods import METHODS, by_name
 from subspaces_jax.connecting.paths import Path
 from subspaces_jax.connecting.permutations import permute, positions_first, with_leaves
 from subspaces_jax.connecting.pieces import Fit, Move, Piece
@@ -56,6 +57,8 @@ class StepWise:
         interpolation, num_components: the connect method, as in `simultaneous`.
         transport: whether the units of b are matched to those of a.
         reference: whether to do as the paper's code does, see the top of this file.
+        bias: whether biases are fitted together with the kernels that are adjusted; else they stay as they are until
+            their units move, as in the paper.
         floor, ridge: as in `adjustment.solve`. Features that barely vary in some directions need a ridge, 1e-3 for
             example: plain least squares fits them with weights so large that the butterfly is lost between its ends.
     """
@@ -68,6 +71,7 @@ class StepWise:
     num_components: int | None = None
     transport: bool = False
     reference: bool = False
+    bias: bool = False
     floor: float = adjustment.FLOOR
     ridge: float = 0.0
 
@@ -76,6 +80,8 @@ class StepWise:
         axes.units(self.table, self.params_a)
         layers_of(self.table)
         by_name(self.interpolation, self.num_components)
+        if self.bias and not any(self._fitted(layer)[1:] for layer in layers_of(self.table)[1:]):
+            raise ValueError("bias=True fits biases, and no layer that weights are adjusted in has one: leave it out")
         if self.reference:
             object.__setattr__(self, "floor", 0.0)
         if self.reference and self.features is not None:
@@ -90,19 +96,19 @@ class StepWise:
             last, moved, hats_moved = after is layers[-1], reached, hats
             if self.transport:
                 slots = writing_slots(here, self._shapes) + reading_slots(after, self._shapes)
-                aims = reached | ({} if last else {after.kernel: hats[after.kernel]})
+                aims = reached | ({} if last else self._hat(hats, after))
                 order = self._order(here, slots, before, aims)
                 moved, hats_moved = self._permuted(reached, hats, here, after, order)
                 permutations |= {here.units: order}
             end = before | {name: moved[name] for name in (here.kernel, *here.vectors)}
-            end |= {after.kernel: (moved if last else hats_moved)[after.kernel]}
+            end |= {after.kernel: moved[after.kernel]} if last else self._hat(hats_moved, after)
             if last and not (self.reference and self._convolutional):
                 end |= {name: moved[name] for name in after.vectors}
-            names = [here.kernel, *here.vectors, *(after.vectors if last else ())]
+            names = [here.kernel, *here.vectors, *(after.vectors if last else self._fitted(after)[1:])]
             pieces.append(self._piece(before, end, [*map(self._move, names), self._move_read(after)]))
             if self.reference and not last:  # back to the units' own order
                 own = {name: reached[name] for name in (here.kernel, *here.vectors)}
-                before, permutations = end | own | {after.kernel: hats[after.kernel]}, {}
+                before, permutations = end | own | self._hat(hats, after), {}
             else:
                 before, reached, hats = end, moved, hats_moved
         return Path(tuple(pieces), permutations, ranks)
@@ -121,18 +127,18 @@ class StepWise:
                 moved, hats_moved = self._permuted(reached, hats, here, after, order)
                 permutations |= {here.units: order}
             end = before | {name: moved[name] for name in (here.kernel, *here.vectors)}
-            end |= {after.kernel: hats_moved[after.kernel]}
+            end |= self._hat(hats_moved, after)
             moves = list(map(self._move, (here.kernel, *here.vectors)))
             if after is not layers[-1] and not self.reference:
                 following = layers[number + 2]
-                settled = self._fit(following).solve(self._network(end)).kernel
-                end |= {following.kernel: settled}
-                moves.append(Move(self._move(following.kernel).slots, self._shapes[following.kernel][-1]))
+                settled = self._fit(following)
+                end |= settled.named(settled.solve(self._network(end)))
+                moves += [self._move(name)._replace(method=METHODS["linear"]) for name in settled.leaves]
             fit = self._fit(after, exact=not self.reference, determined=self.reference or number > 0)
             pieces.append(self._piece(before, end, moves, fit))
             if self.reference:  # back to the units' own order
                 own = {name: reached[name] for name in (here.kernel, *here.vectors)}
-                before, permutations = end | own | {after.kernel: hats[after.kernel]}, {}
+                before, permutations = end | own | self._hat(hats, after), {}
             else:
                 before, reached, hats = end, moved, hats_moved
         if not (self.reference and self._convolutional):
@@ -142,18 +148,29 @@ class StepWise:
         return Path(tuple(pieces), permutations, ranks)
 
     def _adjusted(self, layers: tuple[Layer, ...]) -> tuple[dict[str, jax.Array], dict[str, tuple[int, int]]]:
-        """The kernels W^ of all layers but the first, and the ranks of the features that they are adjusted to."""
+        """W^ of all layers but the first, and the ranks of the features that they are adjusted to."""
         if layers[1:] and not isinstance(self.features, Features):
             raise ValueError("weights are adjusted on data: pass features=Features(layer_inputs(module), images)")
         if layers[1:] and (scales := [leaf for leaf in self.table if leaf.endswith("/scale")]):
             raise ValueError(f"weights are adjusted in networks without BatchNorm, this one has {scales[0]}")
-        found = {layer: self._fit(layer).solve(self.params_b) for layer in layers[1:]}
-        ranks = {layer.name: (adjusted.rank, adjusted.size) for layer, adjusted in found.items()}
-        return {layer.kernel: adjusted.kernel for layer, adjusted in found.items()}, ranks
+        fits = {layer.name: self._fit(layer) for layer in layers[1:]}
+        found = {name: fit.solve(self.params_b) for name, fit in fits.items()}
+        ranks = {name: (adjusted.rank, adjusted.size) for name, adjusted in found.items()}
+        return {leaf: value for name, fit in fits.items() for leaf, value in fit.named(found[name]).items()}, ranks
+
+    def _fitted(self, layer: Layer) -> tuple[str, ...]:
+        """The leaves of a layer that are adjusted."""
+        bias = f"{layer.name}/bias"
+        return (layer.kernel, *((bias,) if self.bias and bias in layer.vectors else ()))
+
+    def _hat(self, hats: Mapping[str, jax.Array], layer: Layer) -> dict[str, jax.Array]:
+        """W^ of one layer."""
+        return {name: hats[name] for name in self._fitted(layer)}
 
     def _fit(self, layer: Layer, **begin: bool) -> Fit:
-        kernel = trees.leaf_names(self.params_a)[layer.kernel]
-        return Fit(layer.kernel, layer.name, kernel, self.params_a, self.features, self.floor, self.ridge, **begin)
+        leaves, names = trees.leaf_names(self.params_a), self._fitted(layer)
+        own = (leaves[layer.kernel], leaves[names[1]] if names[1:] else None)
+        return Fit(names, layer.name, *own, self.params_a, self.features, self.floor, self.ridge, **begin)
 
     def _order(self, layer: Layer, slots: tuple, leaves_a: Mapping, leaves_b: Mapping) -> np.ndarray:
         num = self._shapes[layer.kernel][-1]

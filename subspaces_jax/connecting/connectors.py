@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from subspaces_jax.connecting.butterfly import butterfly, weight_adjusted
+from subspaces_jax.connecting.flows import bijection, flow
 from subspaces_jax.connecting.paths import Path
 from subspaces_jax.connecting.simultaneous import simultaneous, transported, whole_neurons
 from subspaces_jax.networks.axes import AxisTable
@@ -28,6 +29,8 @@ CONNECTORS: dict[str, Callable[..., Path]] = {  # name -> constructor(params_a, 
     "arc_wa": partial(weight_adjusted, **arc),
     "linear_butterfly": butterfly,
     "arc_butterfly": partial(butterfly, **arc),
+    "flow": flow,
+    "bijection": bijection,
     # of its code
     "PointFinderSimultaneous": simultaneous,
     "PointFinderWithBias": whole_neurons,
@@ -52,8 +55,9 @@ def connect(method: str, params_a: PyTree, params_b: PyTree, table: AxisTable | 
         method: a name of CONNECTORS.
         params_a, params_b: two networks of one architecture.
         table: their axis table, which all but "linear", "arc" and "simultaneous" need.
-        options: of the connector: `interpolation` and `num_components` of all, `rule` and `seed` of "ot", and what
-            `butterfly.StepWise` has of those that go layer by layer, of which they need `features`.
+        options: of the connector: `interpolation` and `num_components` of all, `rule` and `seed` of "ot", what
+            `butterfly.StepWise` has of those that go layer by layer, of which they need `features`, and of "flow" and
+            "bijection" what `flows` says; the latter needs a `criterion`.
 
     Raises:
         ValueError: an unknown name, networks that differ, or what the connector refuses.

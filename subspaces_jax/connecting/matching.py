@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from subspaces_jax import trees
 from subspaces_jax.connecting.permutations import Permutations, check, identity, permute
@@ -59,6 +58,8 @@ def assign(similarities: np.ndarray) -> np.ndarray:
     """
     if not np.all(np.isfinite(similarities)):
         raise ValueError("units to be matched are not finite: one of the networks has diverged")
+    from scipy.optimize import linear_sum_assignment  # takes half a second to import
+
     return linear_sum_assignment(similarities, maximize=True)[1]
 
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import norm
-from scipy import stats
+from scipy.special import ndtri
 
 from subspaces_jax.geometry import Arc
 
@@ -130,8 +130,10 @@ def _normal_scores(a, b):
 
     The i-th of 2n order statistics has the probability (i - 1/2) / 2n, equal ones that of their mean rank.
     """
+    from scipy.stats import rankdata  # takes half a second to import
+
     pooled = np.concatenate([a, b])
-    scores = stats.norm.ppf((stats.rankdata(pooled, axis=0) - 0.5) / len(pooled))
+    scores = ndtri((rankdata(pooled, axis=0) - 0.5) / len(pooled))
     return {"scores_a": scores[: len(a)], "scores_b": scores[len(a) :], "sorted": np.sort(pooled, axis=0)}
 
 

@@ -90,7 +90,7 @@ class Path:
         forms, states, fits = [], [], []
         for number, piece in enumerate(self.pieces):
             still = tuple((name, _place(values.setdefault(name, []), leaf)) for name, leaf in piece.still.items())
-            forms.append(_Form(still, piece.moves, piece.fit and piece.fit.leaf))
+            forms.append(_Form(still, piece.moves, piece.fit.leaves if piece.fit else ()))
             states.append(piece.states)
             fits.append(_solved(piece, sorted({s for of, s in local if of == number})))
         leaves, structure = jax.tree.flatten(self.pieces[0].start)
@@ -117,7 +117,7 @@ class _Form(NamedTuple):
 
     still: tuple[tuple[str, int], ...]
     moves: tuple[Move, ...]
-    fitted: str | None
+    fitted: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,8 +138,8 @@ class ParamsAt:
         form = self.forms[number]
         found = {name: tree["values"][name][place] for name, place in form.still}
         found |= moved_leaves(form.moves, self.shapes, tree["states"][number], s)
-        if form.fitted is not None:
-            found[form.fitted] = _interpolated(tree["fits"][number], s)
+        if form.fitted:
+            found |= _interpolated(tree["fits"][number], s)
         return jax.tree.unflatten(self.structure, [jnp.asarray(found[name]) for name, _ in self.shapes])
 
 
@@ -152,21 +152,22 @@ def _place(values: list[jax.Array], leaf: jax.Array) -> int:
     return len(values) - 1
 
 
-def _solved(piece: Piece, shares: list[float]) -> dict[str, jax.Array]:
-    """The fitted kernels at some s, or at both ends where none is wanted; {} where none is fitted."""
+def _solved(piece: Piece, shares: list[float]) -> dict[str, Any]:
+    """The fitted leaves at some s, or at both ends where none is wanted; {} where none is fitted."""
     if piece.fit is None:
         return {}
     if shares:
-        kernels = [trees.leaf_names(piece.params(s))[piece.fit.leaf] for s in shares]
+        points = [trees.leaf_names(piece.params(s)) for s in shares]
     else:
-        shares, kernels = [0.0, 1.0], [trees.leaf_names(end)[piece.fit.leaf] for end in (piece.start, piece.end)]
-    return {"shares": jnp.asarray(shares, jnp.float32), "kernels": jnp.stack(kernels)}
+        shares, points = [0.0, 1.0], [trees.leaf_names(end) for end in (piece.start, piece.end)]
+    leaves = {name: jnp.stack([point[name] for point in points]) for name in piece.fit.leaves}
+    return {"shares": jnp.asarray(shares, jnp.float32), "leaves": leaves}
 
 
-def _interpolated(solved: dict[str, jax.Array], s: jax.Array) -> jax.Array:
-    shares, kernels = solved["shares"], solved["kernels"]
+def _interpolated(solved: dict[str, Any], s: jax.Array) -> dict[str, jax.Array]:
+    shares = solved["shares"]
     below = jnp.clip(jnp.searchsorted(shares, s, side="right") - 1, 0, len(shares) - 1)
     above = jnp.minimum(below + 1, len(shares) - 1)
     width = shares[above] - shares[below]
     share = jnp.where(width > 0, jnp.clip((s - shares[below]) / jnp.where(width > 0, width, 1.0), 0.0, 1.0), 0.0)
-    return kernels[below] + share * (kernels[above] - kernels[below])
+    return {name: leaf[below] + share * (leaf[above] - leaf[below]) for name, leaf in solved["leaves"].items()}

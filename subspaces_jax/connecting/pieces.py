@@ -1,7 +1,7 @@
 """Pieces of paths: which weights move, how, and which are fitted to the others.
 
 In a piece of local time s from 0 to 1 some leaves are still, some move together as samples of a connect method, a row a
-unit, and one kernel at most is fitted to the others by weight adjustment at every s.
+unit, and one kernel at most, or a kernel and its bias, is fitted to the others by weight adjustment at every s.
 """
 
 import dataclasses
@@ -51,11 +51,12 @@ class Move(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """A kernel that is fitted to what its layer takes at each s.
+    """A kernel, alone or with its bias, that is fitted to what its layer takes at each s.
 
     Attributes:
-        leaf, layer: names of the kernel and its layer.
-        kernel: what is to be reproduced, as of network `before`.
+        leaves: names of the kernel and, where it is fitted too, of the bias.
+        layer: name of their layer.
+        kernel, bias: what is to be reproduced, as of network `before`; no bias where it is not fitted.
         before: the network whose features it took.
         features: of the data.
         floor, ridge: as in `adjustment.solve`.
@@ -64,9 +65,10 @@ class Fit(NamedTuple):
             it is what features that do not determine a kernel leave open, and does next to nothing on them.
     """
 
-    leaf: str
+    leaves: tuple[str, ...]
     layer: str
     kernel: jax.Array
+    bias: jax.Array | None
     before: PyTree
     features: Features
     floor: float
@@ -75,9 +77,13 @@ class Fit(NamedTuple):
     determined: bool = True
 
     def solve(self, params: PyTree) -> adjustment.Adjusted:
-        """The kernel fitted to what the layer takes in a network."""
+        """What is fitted to what the layer takes in a network."""
         found = self.features.grams(self.layer, self.kernel.shape, self.before, params)
-        return adjustment.solve(found, self.kernel, floor=self.floor, ridge=self.ridge)
+        return adjustment.solve(found, self.kernel, self.bias, floor=self.floor, ridge=self.ridge)
+
+    def named(self, adjusted: adjustment.Adjusted) -> Leaves:
+        """The leaves of what `solve` finds."""
+        return dict(zip(self.leaves, (adjusted.kernel, adjusted.bias)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,7 +93,7 @@ class Piece:
     Attributes:
         start, end: the networks at s = 0 and s = 1.
         moves: of leaves that are in no other move.
-        fit: the kernel that is fitted at each s, None for none.
+        fit: what is fitted at each s, None for nothing.
     """
 
     start: PyTree
@@ -104,27 +110,35 @@ class Piece:
     @functools.cached_property
     def still(self) -> Leaves:
         """The leaves that are neither moved nor fitted."""
-        moved = {name for move in self.moves for name, _ in move.slots} | ({self.fit.leaf} if self.fit else set())
+        moved = {name for move in self.moves for name, _ in move.slots} | set(self.fit.leaves if self.fit else ())
         return {name: leaf for name, leaf in trees.leaf_names(self.start).items() if name not in moved}
 
     def params(self, s: float) -> PyTree:
         """The network at s in [0, 1]; a fit is solved anew."""
         shapes = tuple((name, leaf.shape) for name, leaf in trees.leaf_names(self.start).items())
         params = with_leaves(self.start, self.still | moved_leaves(self.moves, shapes, self.states, np.float32(s)))
-        return params if self.fit is None else with_leaves(params, {self.fit.leaf: self._fitted(params, s)})
+        return params if self.fit is None else with_leaves(params, self._fitted(params, s))
 
-    def _fitted(self, params: PyTree, s: float) -> jax.Array:
+    def _fitted(self, params: PyTree, s: float) -> Leaves:
         if s == 1.0:
-            return jnp.asarray(trees.leaf_names(self.end)[self.fit.leaf])
+            return self._of(self.end)
         if s == 0.0 and self.fit.exact:
-            return jnp.asarray(trees.leaf_names(self.start)[self.fit.leaf])
-        kernel = self.fit.solve(params).kernel
-        return kernel if self.fit.determined else kernel + (1.0 - s) * self._missed
+            return self._of(self.start)
+        found = self.fit.named(self.fit.solve(params))
+        if self.fit.determined:
+            return found
+        return {name: leaf + (1.0 - s) * self._missed[name] for name, leaf in found.items()}
+
+    def _of(self, params: PyTree) -> Leaves:
+        """The leaves of a network that are fitted."""
+        leaves = trees.leaf_names(params)
+        return {name: jnp.asarray(leaves[name]) for name in self.fit.leaves}
 
     @functools.cached_property
-    def _missed(self) -> jax.Array:
-        """What the fit misses of the kernel that the piece begins with."""
-        return trees.leaf_names(self.start)[self.fit.leaf] - self.fit.solve(self.start).kernel
+    def _missed(self) -> Leaves:
+        """What the fit misses of that which the piece begins with."""
+        begin, found = self._of(self.start), self.fit.named(self.fit.solve(self.start))
+        return {name: begin[name] - found[name] for name in begin}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -59,19 +59,29 @@ def whole_neurons(
     Args, Raises: as in `simultaneous`; a table is needed, and a network with one hidden layer.
     """
     check_same(params_a, params_b)
-    axes.units(table, params_a)
-    layers, method = layers_of(table), by_name(interpolation, num_components)
+    method = by_name(interpolation, num_components)
+    slots, num, vectors = neurons_of(params_a, table)
+    outputs = tuple(move_of(name, shape, method) for name, shape in vectors.items())
+    return Path((Piece(params_a, params_b, (Move(slots, num, method), *outputs)),))
+
+
+def neurons_of(params: PyTree, table: AxisTable) -> tuple[tuple[tuple[str, int], ...], int, dict[str, tuple[int, ...]]]:
+    """Of a network with one hidden layer: the slots of its neurons, their number, and shapes of what the outputs own.
+
+    Raises:
+        ValueError: a network with another number of hidden layers.
+    """
+    axes.units(table, params)
+    layers = layers_of(table)
     if len(layers) != 2:
         raise ValueError(
             f"neurons of one hidden layer are connected as a whole, this network has {len(layers) - 1}: "
             "take simultaneous or butterfly"
         )
-    shapes = {name: leaf.shape for name, leaf in trees.leaf_names(params_a).items()}
+    shapes = {name: leaf.shape for name, leaf in trees.leaf_names(params).items()}
     hidden, output = layers
     slots = writing_slots(hidden, shapes) + reading_slots(output, shapes)
-    neurons = Move(slots, shapes[hidden.kernel][-1], method)
-    outputs = tuple(move_of(name, shapes[name], method) for name in output.vectors)
-    return Path((Piece(params_a, params_b, (neurons, *outputs)),))
+    return slots, shapes[hidden.kernel][-1], {name: shapes[name] for name in output.vectors}
 
 
 def transported(

@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 from collections.abc import Iterable
 
+from subspaces_jax.data import functions
 from subspaces_jax.errors import DataError
 
 
@@ -51,6 +52,10 @@ DATASETS: dict[str, DatasetInfo] = {
     "imagenet2012": DatasetInfo(
         (224, 224, 3), 1_000, 1_281_167, 50_000, *_IMAGENET, streams=True, test_split="validation"
     ),
+    **{
+        name: DatasetInfo((1,), 0, 90_000, 10_000, (), (), label="real", input_dtype="float32")
+        for name in functions.FAMILIES
+    },
     "imagenet_c": DatasetInfo((224, 224, 3), 1_000, 0, 50_000, *_IMAGENET, streams=True),  # imagenet_c/snow_1 ...
 }
 
@@ -60,7 +65,8 @@ def info(name: str) -> DatasetInfo:
 
     Args:
         name: a key of DATASETS; imagenet_c takes a corruption and a severity with it, as in "imagenet_c/snow_1", and
-            celeba may take options, as in "celeba/test_0.2-skip_unreadable", see `builders.celeba.Options`.
+            celeba may take options, as in "celeba/test_0.2-skip_unreadable", see `builders.celeba.Options`, and so may
+            constant and sine, see `functions.options`.
 
     Raises:
         DataError: the name is unknown.
@@ -72,6 +78,9 @@ def info(name: str) -> DatasetInfo:
         known = DATASETS[family]
         num, fraction = known.num_train + known.num_test, options(config).test_fraction
         return dataclasses.replace(known, num_train=num - int(num * fraction), num_test=int(num * fraction))
+    if family in functions.FAMILIES:
+        chosen = functions.options(name)
+        return dataclasses.replace(DATASETS[family], num_train=chosen.num - chosen.num_test, num_test=chosen.num_test)
     if family != "imagenet_c":
         check_known("data set", name, DATASETS)
     else:

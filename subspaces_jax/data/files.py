@@ -32,6 +32,15 @@ def read(path: pathlib.Path, limit: int) -> bytes:
         return read_all(file, limit)
 
 
+def free_memory() -> int | None:
+    """Bytes that the machine could still give, None where it does not say."""
+    try:
+        rows = dict(line.split(":") for line in pathlib.Path("/proc/meminfo").read_text().splitlines())
+        return int(rows["MemAvailable"].split()[0]) * 1024
+    except (OSError, LookupError, ValueError):
+        return None
+
+
 def read_all(file: BinaryIO, limit: int) -> bytes:
     """What is left of an open file, at most `limit` bytes. OSError where there is more."""
     content = file.read(limit + 1)

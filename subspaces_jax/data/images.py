@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image, JpegImagePlugin, PngImagePlugin
 
+from subspaces_jax.data import files
 from subspaces_jax.errors import DataError
 
 MAX_PIXELS = 89_478_485  # above it Pillow warns of a bomb: a quarter of a GiB in three channels
@@ -66,15 +67,36 @@ def decode(content: bytes, shape: tuple[int, int, int], where: str, remedy: str)
         return np.asarray(image).reshape(shape)
 
 
-def resized(image: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
+def resized(image: Image.Image, shape: tuple[int, int, int], padding: int = 0) -> np.ndarray:
     """The pixels of an image of any size, uint8 [H, W, channels] of this shape.
 
     Another size is resized by Pillow, bilinearly: over all pixels that a new one covers where it shrinks, and with
-    half-pixel centres where it grows. Channels are 1 or 3.
+    half-pixel centres where it grows. Channels are 1 or 3. Of the shape, `padding` pixels on each side are black, and
+    the image is resized to what is left.
     """
     image = image if image.mode == _MODE[shape[2]] else image.convert(_MODE[shape[2]])
-    size = (shape[1], shape[0])
-    return np.asarray(image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)).reshape(shape)
+    size = (shape[1] - 2 * padding, shape[0] - 2 * padding)
+    pixels = np.asarray(image if image.size == size else image.resize(size, Image.Resampling.BILINEAR))
+    pixels = pixels.reshape(size[1], size[0], shape[2])
+    return np.pad(pixels, ((padding, padding), (padding, padding), (0, 0))) if padding else pixels
+
+
+def all_resized(pixels: np.ndarray, shape: tuple[int, int, int], padding: int = 0) -> np.ndarray:
+    """Images uint8 [N, H, W, channels] as `resized` has them, [N, *shape].
+
+    Raises:
+        DataError: they would not fit into the memory that is free; says how much is needed.
+    """
+    needed, free = len(pixels) * int(np.prod(shape)), files.free_memory()
+    if free is not None and needed > free:
+        raise DataError(
+            f"{len(pixels):,} images of {shape[0]}x{shape[1]} pixels need {needed / 2**30:.1f} GiB of memory, and "
+            f"{free / 2**30:.1f} GiB are free: set stream=True, fewer num_train_examples or a smaller image_size"
+        )
+    found = np.empty((len(pixels), *shape), np.uint8)
+    for i, image in enumerate(pixels):
+        found[i] = resized(Image.fromarray(image.squeeze(-1) if shape[-1] == 1 else image), shape, padding)
+    return found
 
 
 def in_colour(image: Image.Image) -> np.ndarray:

@@ -70,6 +70,16 @@ def _celeba(name: str) -> tuple[Any, dict[str, Any]]:
     return Celeba, {"config": tfds.core.BuilderConfig(name=config, version=Celeba.VERSION)} if config else {}
 
 
+def _functions(name: str) -> tuple[Any, dict[str, Any]]:
+    import tensorflow_datasets as tfds
+
+    from subspaces_jax.data import functions
+    from subspaces_jax.data.builders.functions import Constant, Sine
+
+    builder = {"constant": Constant, "sine": Sine}[name.partition("/")[0]]
+    return builder, {"config": tfds.core.BuilderConfig(name=functions.canonical(name), version=builder.VERSION)}
+
+
 def _idx_files(name: str, root: pathlib.Path) -> str:
     return f"{_by_tfds(name, root)}; or set idx_dir to a folder of its IDX files"
 
@@ -110,6 +120,8 @@ _IDX = Recipe(_idx_images, "idx_dir", _idx_files, folder="idx_images")
 
 RECIPES: dict[str, Recipe] = {
     "digits": Recipe(_digits),
+    "constant": Recipe(_functions),
+    "sine": Recipe(_functions),
     "mnist": _IDX,
     "fashion_mnist": _IDX,
     "kmnist": _IDX,

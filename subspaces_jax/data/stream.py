@@ -105,6 +105,8 @@ def train_stream(
     *,
     image_size: int = 224,
     shape: tuple[int, int, int] | None = None,
+    padding: int = 0,
+    shuffle: bool = True,
     seed: int = 0,
     relabel: np.ndarray | None = None,
     pixel_seed: int | None = None,
@@ -124,6 +126,8 @@ def train_stream(
         image_size: H and W of the batches, pixels.
         shape: (H, W, channels) of images that are neither cropped nor mirrored, but resized where they are of another
             size (see `images.resized`); in the place of image_size.
+        padding: of these, black pixels on each side.
+        shuffle: whether the order is a new one each epoch, not that of the source in all of them.
         seed: of order, crops and mirroring.
         relabel: int32 [N], as of `corruption.label_noise`: labels that replace the source's where not negative.
         pixel_seed: of `corruption.pixel_shuffle`, after all else; None leaves pixels where they are.
@@ -140,13 +144,11 @@ def train_stream(
     steps = batches.steps_per_epoch(len(source), batch_size)  # refuses a batch larger than the data
     if relabel is not None and np.shape(relabel) != (len(source),):
         raise ConfigError(f"relabel has shape {np.shape(relabel)} for {len(source)} examples: give each a label or -1")
-    examples = (
-        grain.MapDataset.source(source)
-        .map_with_index(functools.partial(_indexed, len(source), relabel))
-        .shuffle(_named_seed(seed, "order"))
-    )
+    examples = grain.MapDataset.source(source).map_with_index(functools.partial(_indexed, len(source), relabel))
+    if shuffle:
+        examples = examples.shuffle(_named_seed(seed, "order"))
     if shape:
-        examples = examples.map(functools.partial(_whole_example, shape))
+        examples = examples.map(functools.partial(_whole_example, shape, padding))
     else:
         shape, crop = (image_size, image_size, 3), functools.partial(_train_example, image_size)
         examples = examples.random_map(crop, seed=_named_seed(seed, "crops"))
@@ -161,6 +163,7 @@ def eval_stream(
     resize: int = 256,
     crop: int = 224,
     shape: tuple[int, int, int] | None = None,
+    padding: int = 0,
     pixel_seed: int | None = None,
     part: tuple[int, int] = (0, 1),
     num_workers: int = 0,
@@ -173,7 +176,7 @@ def eval_stream(
         batch_size: B, of the whole batch; the last one is filled up with zeros, where its mask is False.
         resize, crop: pixels; equal ones leave images of that size as they are.
         shape: of images that are not cropped, in the place of both, as in train_stream.
-        pixel_seed, part: as in train_stream. A part of the last batch may be zeros alone.
+        padding, pixel_seed, part: as in train_stream. A part of the last batch may be zeros alone.
         num_workers, num_threads: as in Stream.
 
     Raises:
@@ -182,10 +185,11 @@ def eval_stream(
     """
     if not 1 <= crop <= resize:
         raise ConfigError(f"crop is {crop} and resize {resize}: the crop is cut from the resized image, lower it")
+    whole, cropped = functools.partial(_whole_example, shape, padding), functools.partial(_eval_example, resize, crop)
     examples = (
         grain.MapDataset.source(source)
         .map_with_index(functools.partial(_indexed, len(source), None))
-        .map(functools.partial(_whole_example, shape) if shape else functools.partial(_eval_example, resize, crop))
+        .map(whole if shape else cropped)
     )
     rows = _rows(batch_size, part)
     steps = -(-len(source) // batch_size)
@@ -263,10 +267,12 @@ def _eval_example(resize: int, crop: int, example: tuple[int, bytes, Label]) -> 
         return crops.middle_crop(image, resize, crop), label
 
 
-def _whole_example(shape: tuple[int, int, int], example: tuple[int, bytes, Label]) -> tuple[np.ndarray, Label]:
+def _whole_example(
+    shape: tuple[int, int, int], padding: int, example: tuple[int, bytes, Label]
+) -> tuple[np.ndarray, Label]:
     index, content, label = example
     with _opened(index, content) as image:
-        return images.resized(image, shape), label
+        return images.resized(image, shape, padding), label
 
 
 def _opened(index: int, content: bytes) -> contextlib.AbstractContextManager[Image.Image]:

@@ -127,6 +127,12 @@ def options(field: str, text: str, table: Table, usual: Mapping[str, Any] = {}) 
     return taken | _bound(field, call, constructor, set())
 
 
+def takes(field: str, text: str, table: Table, name: str) -> bool:
+    """Whether the constructor of one call has an argument of this name."""
+    (call,) = _parsed(field, text, pipeline=False)
+    return name in _parameters(_constructor(field, call, table))
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """What the name may have meant, or all that there is."""
     known = list(known)

@@ -29,7 +29,7 @@ from subspaces_jax.experiments.studies import members, profiles
 from subspaces_jax.plots import curves
 
 RESULTS = "path"
-GIVEN = ("params_a", "params_b", "table", "features")
+GIVEN = ("params_a", "params_b", "table", "features", "others", "criterion")
 FIELDS: dict[str, Field] = profiles.FIELDS | {
     "connector": Field("linear", bool, f"a call of {', '.join(CONNECTORS)}: how the two are connected"),
     "num_points": Field(21, lambda value: 2 <= value <= LARGEST, "of the whole path, at least 2"),
@@ -48,13 +48,14 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     """Connects two networks, scores points of the path on both splits, and keeps its knots as a checkpoint.
 
     Args:
-        config: a mapping with fields of FIELDS; "runs" names two runs, or one that gives two networks.
+        config: a mapping with fields of FIELDS; "runs" names two runs, or one that gives two networks. More, for the
+            connectors flow and bijection only, are networks that these are fitted to beside the two.
         workdir: the path's own run directory.
 
     Returns:
-        The facts of results/path.json: "connector", "num_pieces", "members", "length", "summary" of the scores, "worst"
-        {split: {"t", "acc"}} (of a classification), "ranks" {layer: (rank, number)} of features that weights were
-        adjusted to, "columns", "seconds".
+        The facts of results/path.json: "connector", "num_pieces", "members", "others" (networks that the path was
+        fitted to beside them), "length", "summary" of the scores, "worst" {split: {"t", "acc"}} (of a classification),
+        "ranks" {layer: (rank, number)} of features that weights were adjusted to, "columns", "seconds".
 
     Raises:
         ConfigError, RunDirectoryError, CheckpointError, DataError: see `errors`.
@@ -66,7 +67,8 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         raise RunDirectoryError(f"workdir {folder} holds a run of the kind {kind}: name another workdir")
     opened = members.open_all(settings)
     networks, made = members.gathered(settings, opened, members.key_of(settings, "members")), opened[0].experiment
-    path = connected(settings, made, networks)
+    path, others = connected(settings, made, networks), networks.names[2:]
+    networks = networks._replace(names=networks.names[:2])
     arrays, worst = _scored(settings, opened, networks, path)
     arrays["computation_time"] = np.float64(time.perf_counter() - clock)
     facts = {
@@ -74,6 +76,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         "variant": settings.connector,
         "num_pieces": path.num_pieces,
         "members": networks.names,
+        "others": others,
         "step": 0,
         "length": float(np.sum(arrays["dl"])),
         "columns": profiles.columns(made),
@@ -92,11 +95,13 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
 
 
 def connected(settings: Any, made: Experiment, networks: Networks) -> Path:
-    """The path between two networks of one experiment."""
-    if (num := len(networks.names)) != 2:
+    """The path between two networks of one experiment; more are what a flow or a bijection is fitted to, too."""
+    takes_others = choices.takes("connector", settings.connector, CONNECTORS, "others")
+    if (num := len(networks.names)) < 2 or num > 2 and not takes_others:
         raise ConfigError(f"config.runs and config.members give {num} networks, a path connects two")
-    table, features = members.axis_table(made), members.features_of(settings, made)
-    given = dict(zip(GIVEN, (*geometry.unstack(networks.stack), table, features)))
+    a, b, *others = geometry.unstack(networks.stack)
+    of_data = (members.axis_table(made), members.features_of(settings, made), others, members.criterion_of(made))
+    given = dict(zip(GIVEN, (a, b, *of_data)))
     return choices.make("connector", settings.connector, CONNECTORS, given)
 
 

@@ -21,6 +21,8 @@ from subspaces_jax.plots import paths
 RESULTS = "points"
 FREE = (
     "variant",
+    "override",
+    "eval_split",
     "num_points",
     "num_refresh_batches",
     "eval_batch_size",
@@ -36,6 +38,8 @@ COLUMNS = [list(column) for column in tasks.classification().columns]  # of resu
 
 def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | None = None) -> dict[str, Any]:
     """Scores the points of what a run trained, the BatchNorm statistics refreshed at each, and writes results/points.
+
+    Of another split than the run's own eval_split to results/points_train, points_validation or points_test.
 
     A curve gets config.num_points points, equally spaced in t, each also as an ensemble with its mirror image. A
     simplex gets its lattice with config.num_points to a side, and its barycentre. One network gets one point. Members
@@ -73,25 +77,41 @@ def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | No
     )
     facts = {
         "step": networks.step,
-        "num_steps": own.plan.num_steps,
+        "num_steps": own.num_steps,
         "config": made.config,
         "variant": own.variant,
         "columns": [list(column) for column in made.task.columns],
         "midpoint": midpoint,
+        "split": made.eval_split,
+        "regularisation": _regularisation(made, networks),
         "scores": {name: values.tolist() for name, values in arrays.items() if values.ndim == 1},
     }
     if (made.num_members > 1 or made.captures) and "logits" in arrays:
         members = arrays["logits"][1 if made.captures else 0 :]
-        by_size = ensembles.by_size(members, made.test.labels)
+        by_size = ensembles.by_size(members, made.scored.labels)
         facts["ensembles"] = {name: values.tolist() for name, values in by_size.items()}
     if made.space.num_endpoints > 1:
         statistics = jax.jit(geometry.endpoint_statistics)(networks.stack)
         facts |= {name: float(value) for name, value in statistics.items()}
     facts["seconds"] = time.perf_counter() - clock
     if parallel.is_main():
-        arrays |= {"points": np.asarray(points), "labels": np.asarray(made.test.labels)}
-        records.save_results(own.folder, RESULTS if step is None else f"{RESULTS}_{step}", arrays, facts)
+        arrays |= {"points": np.asarray(points), "labels": np.asarray(made.scored.labels)}
+        is_own = made.eval_split == own.experiment.eval_split
+        parts = [RESULTS, *[made.eval_split] * (not is_own), *[str(step)] * (step is not None)]
+        records.save_results(own.folder, "_".join(parts), arrays, facts)
     return facts
+
+
+def _regularisation(made: Experiment, networks: runs.Networks) -> dict[str, float]:
+    """Of the midpoint, or of members the first: what weight decay adds to the loss, |w|^2 / 2 over all parameters times
+    its coefficient, and the norms of weights times the same, see `geometry.weight_norms`."""
+    params = (
+        geometry.contract(networks.stack, made.space.midpoint)
+        if made.space.num_endpoints > 1
+        else (geometry.unstack(networks.stack)[0])
+    )
+    squares = sum(float(np.sum(np.square(leaf, dtype=np.float64))) for leaf in jax.tree.leaves(params))
+    return {"decay": made.weight_decay * squares / 2, "norms": made.weight_decay * geometry.weight_norms(params)}
 
 
 def passes(made: Experiment) -> dict[str, Any]:
@@ -101,8 +121,8 @@ def passes(made: Experiment) -> dict[str, Any]:
         "apply_train": made.model.apply_train,
         "task": made.task,
         "targets": made.model.targets,
-        "images": flat(made.test.images),
-        "labels": made.test.labels,
+        "images": flat(made.scored.images),
+        "labels": made.scored.labels,
         "train_images": flat(made.train.images),
         "key": made.refresh_key,
         "batch_size": made.eval_batch_size,
@@ -117,7 +137,7 @@ def _check_own(made: Experiment, own: Run, step: int | None) -> None:
         if name not in FREE and value != own.config[name]:
             raise ConfigError(
                 f"config.{name} is {value!r} but {own.folder} was trained with {own.config[name]!r}: an evaluation may "
-                f"change only {', '.join(FREE[1:])}"
+                f"change only {', '.join(FREE[2:])}"
             )
     if step is not None and made.captures:
         raise ConfigError(f"{own.folder} captured checkpoints, which are evaluated together: leave step out")

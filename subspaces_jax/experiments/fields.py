@@ -13,16 +13,22 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from subspaces_jax import geometry, tasks
-from subspaces_jax.data import augmentation
+from subspaces_jax.data import augmentation, subsets
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import choices
 from subspaces_jax.networks import families
-from subspaces_jax.training import optimizers
+from subspaces_jax.training import optimizers, regularity
 
 Config = Mapping[str, Any]
 LARGEST = 2**31 - 1  # of whole numbers: steps and indices are int32
 ENDS = "ends"  # the first and the last endpoint of a curve
 INNER = ("linear", "fresh")
+OVERRIDABLE = (  # what may change in the middle of a run: neither what it is nor how its steps are counted
+    "num_epochs", "learning_rate", "schedule", "warmup_epochs", "momentum", "weight_decay", "label_smoothing",
+    "dropout", "beta", "augmentation", "log_every", "checkpoint_every", "keep_every", "keep_steps", "keep_first",
+    "test_every", "test_train", "stop", "num_workers", "eval_batch_size", "num_points", "num_refresh_batches",
+    "data_dir", "idx_dir", "archive",
+)  # fmt: skip
 SEEDS = 2**32  # what a PRNG key tells apart
 
 
@@ -61,8 +67,20 @@ def _whole_numbers(value: str) -> bool:
     return all(part.isdigit() and int(part) <= LARGEST for part in choices.split(value))
 
 
+def _two_steps(value: str) -> bool:
+    """ "" or "first,last"."""
+    if not value:
+        return True
+    steps = choices.split(value)
+    return _whole_numbers(value) and len(steps) == 2 and int(steps[0]) < int(steps[1])
+
+
 def _endpoints(value: str) -> bool:
     return all(part == ENDS for part in choices.split(value)) or _whole_numbers(value)
+
+
+def _overridable(value: str) -> bool:
+    return all(part in OVERRIDABLE for part in choices.split(value))
 
 
 def _one_of(*names: str) -> Callable[[Any], bool]:
@@ -96,15 +114,43 @@ NORMALISATIONS: dict[str, Callable[..., tuple[tuple[float, ...], tuple[float, ..
     "none": lambda: ((), ()),
     "given": lambda mean, std: (_numbers("mean", mean), _numbers("std", std)),
 }
+STATISTICS: dict[str, Callable[..., Any]] = {"none": lambda: None, "p_variation": regularity.variations}
+CLASSES: dict[str, Callable[..., Callable[[int], Any] | None]] = {  # -> (number of classes) -> those that are used
+    "all": lambda: None,
+    "first": lambda num: partial(subsets.first_classes, num=_whole("num", num)),
+    "drawn": lambda num, seed=0: partial(subsets.drawn_classes, num=_whole("num", num), seed=_whole("seed", seed)),
+}
+HOLDOUTS: dict[str, Callable[..., Callable[[Any], Any] | None]] = {  # -> (labels) -> rows to train on, and held out
+    "none": lambda: None,
+    "last": lambda fraction=0.1: lambda labels: subsets.last(len(labels), fraction),
+    "drawn": lambda fraction=0.1, seed=0: lambda labels: subsets.last(len(labels), fraction, _whole("seed", seed)),
+    "stratified": lambda fraction=0.1, seed=0: (
+        lambda labels: subsets.stratified(labels, fraction, _whole("seed", seed))
+    ),
+}
+STOPS: dict[str, Callable[..., int | None]] = {  # -> epochs within which a plateau ends training
+    "never": lambda: None,
+    "plateau": lambda within=0: _whole("within", within) or LARGEST,
+}
+SPLITS = ("test", "validation", "train")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+PRECISIONS = ("default", "high", "highest")
+REMATERIALISED = ("none", "all", "all_but_products")
 OVER_SAMPLES = ("auto", "vmap", "scan", "unroll")
 CALLS: dict[str, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {  # field -> table, what the program gives
     "subspace": (SUBSPACES, ()),
     "task": (tasks.TASKS, ()),
-    "optimizer": (optimizers.OPTIMIZERS, ("schedule", "weight_decay")),
+    "optimizer": (
+        optimizers.OPTIMIZERS,
+        ("schedule", "weight_decay", "weight_path", "activation", "steps_per_epoch"),
+    ),
     "schedule": (optimizers.POLICIES, ("peak", "num_epochs", "warmup")),
     "augmentation": (AUGMENTATIONS, ()),
     "normalisation": (NORMALISATIONS, ()),
+    "statistics": (STATISTICS, ("weight_path",)),
+    "classes": (CLASSES, ()),
+    "validation": (HOLDOUTS, ()),
+    "stop": (STOPS, ()),
 }
 
 FIELDS: dict[str, Field] = {
@@ -112,19 +158,34 @@ FIELDS: dict[str, Field] = {
     "variant": Field("", _any, "a label: what figures and tables call the run; it changes nothing"),
     "seed": Field(0, _at_least(0, SEEDS), "a whole number from 0 up, below 2^32"),
     "num_devices": Field(0, _at_least(0), "devices to use, 0 for all"),
-    "num_epochs": Field(160, _at_least(1), "at least 1"),
-    "batch_size": Field(128, _at_least(1), "examples per step over all devices and samples, at least 1"),
+    "num_epochs": Field(160, _at_least(0), "at least 0; 0 saves the start and reads no data"),
+    "batch_size": Field(128, _at_least(0), "examples per step over all devices and samples, 0 for the training split"),
     "log_every": Field(0, _at_least(0), "steps between rows of metrics; 0 for each epoch's end only"),
     "checkpoint_every": Field(1, _at_least(0), "epochs between checkpoints to resume from; 0 for the last only"),
     "keep_every": Field(0, _at_least(0), "epochs between checkpoints that are kept for good; 0 for none"),
     "keep_first": Field(
-        0, _at_least(0), "epochs from the first on of which every checkpoint is kept, that of step 0 too; 0 for none"
+        0, _at_least(0), "epochs, the first ones, whose ends are kept for good, with the start and the last; 0 for none"
     ),
     "keep_steps": Field(
         "", _whole_numbers, "steps, from 0 on, separated by commas, whose checkpoints are kept for good"
     ),
+    "profile_steps": Field("", _two_steps, "two steps, as in 100,110, between which JAX's profiler traces to profile/"),
     "test_every": Field(0, _at_least(0), "epochs between tests of the midpoint; 0 for none"),
+    "test_train": Field(False, _any, "whether tests score the training split, too, without augmentation"),
+    "stop": _call("never", STOPS, "where a test scores exactly as the one before, within some epochs or (0) in any"),
+    "override": Field(
+        "",
+        _overridable,
+        f"fields, separated by commas, that change in a run which is gone on with, of {', '.join(OVERRIDABLE)}",
+    ),
     "num_members": Field(1, _at_least(1), "M, networks trained together, with seeds from seed on"),
+    "member_options": Field(
+        "",
+        _any,
+        "what members differ in: parts with ; between them, as in 'alpha=0.5 learning_rate=1; alpha=0.75', of "
+        "learning_rate, seed and the network's initial options; each is that of num_members / parts members, with "
+        "seeds from seed on; empty for seeds alone",
+    ),
     "capture": Field(
         False, _any, "whether num_cycles checkpoints are kept: the cycles' ends, or equally spaced from swa_start"
     ),
@@ -136,14 +197,33 @@ FIELDS: dict[str, Field] = {
     "image_size": Field(
         0, _at_least(0, 1025), "pixels, H and W to which images are resized bilinearly when they are read; 0 for none"
     ),
+    "image_padding": Field(0, _at_least(0, 513), "black pixels on each side of images, after they are resized"),
+    "classes": _call("all", CLASSES, "of the data set, in both splits; others are left out"),
+    "validation": _call("none", HOLDOUTS, "part of the training split that is held out, and tested during training"),
+    "shuffle": Field(
+        True,
+        _any,
+        "whether each epoch has a new order; without, all have the same, and what does not fill a batch is never seen",
+    ),
     "stream": Field(False, _any, "whether images of a data set that would fit on the device are streamed, too"),
     "num_workers": Field(0, _at_least(0, 1025), "processes that decode images of a stream, 0 for threads"),
     "augmentation": _call("none", AUGMENTATIONS, "of training images, several with | between them"),
     "normalisation": _call("dataset", NORMALISATIONS, "of inputs; dataset has the data set's own mean and deviation"),
     "input_noise": Field(0.0, _at_least(0.0), "standard deviation of noise on normalised training inputs, at least 0"),
     "num_train_examples": Field(0, _at_least(0), "of the training split, 0 for all"),
+    "train_fraction": Field(
+        1.0, lambda value: 0.0 < value <= 1.0, "of the training split, in (0, 1]; the first whole number of them"
+    ),
     "label_noise": Field(0.0, _fraction, "fraction of training labels drawn anew, in [0, 1]"),
+    "label_noise_kind": Field(
+        "anew",
+        _one_of("anew", "wrong"),
+        "anew, this fraction drawn from all classes; or wrong, each label with this probability another class",
+    ),
     "pixel_shuffle": Field(False, _any, "whether all images have their pixels in one other order"),
+    "pixel_orders": Field(
+        "shared", _one_of("shared", "own"), "of pixel_shuffle, one for all images; or each training image has its own"
+    ),
     "corruption_seed": Field(0, _at_least(0), "of label_noise and pixel_shuffle, whatever the run's seed"),
     # the network and what it is to do
     "task": _call("classification", tasks.TASKS, "what outputs are scored against"),
@@ -152,13 +232,19 @@ FIELDS: dict[str, Field] = {
     ),
     "dropout": Field(0.0, _at_least(0.0, 1.0), "rate, in [0, 1), of networks that have it"),
     "dtype": _choice("float32", DTYPES, "of the computation; parameters are float32"),
+    "matmul_precision": Field(
+        "default", _one_of(*PRECISIONS), f"one of {', '.join(PRECISIONS)}: of products and convolutions of float32"
+    ),
+    "rematerialise": Field(
+        "none", _one_of(*REMATERIALISED), f"one of {', '.join(REMATERIALISED)}: what the gradient computes again"
+    ),
     "batch_norm": Field("device", _one_of("device", "global"), "statistics of each device, or of all (global)"),
     "initial": Field(
         "",
         _any,
         "run directories, separated by commas, whose networks (of one run: whose endpoints) the endpoints start from, "
-        "runs/a@200 for its step 200, random for a network of random weights; two are the ends of a curve; empty for "
-        "random weights",
+        "runs/a@200 for its step 200, random for a network of random weights, or files of torchvision's weights "
+        "(.safetensors, .pth); two are the ends of a curve; empty for random weights",
     ),
     "inner_endpoints": Field(
         "linear", _one_of(*INNER), "how those between two initial ends start: on the line between them, or fresh"
@@ -179,6 +265,9 @@ FIELDS: dict[str, Field] = {
         0.0, _at_least(0.0), "coefficient of the similarity of two samples' features, at least 0"
     ),
     "over_samples": Field("auto", _one_of(*OVER_SAMPLES), f"one of {', '.join(OVER_SAMPLES)}, for members too"),
+    "num_parts": Field(
+        1, _at_least(1), "of a batch, whose gradients are added up one after another in the memory of one"
+    ),
     "own_coordinates": Field(False, _any, "whether each device draws its own points"),
     # the optimizer
     "optimizer": _call("sgd", optimizers.OPTIMIZERS, "of the stack"),
@@ -192,8 +281,10 @@ FIELDS: dict[str, Field] = {
     "momentum": Field(0.9, _at_least(0.0, 1.0), "in [0, 1), of sgd"),
     "weight_decay": Field(1e-4, _at_least(0.0), "at least 0"),
     "decay": Field("endpoints", _one_of("endpoints", "point"), "what decays: endpoints, or the sampled point"),
+    "statistics": _call("none", STATISTICS, "of the weights, in every row of metrics"),
     "label_smoothing": Field(0.0, _fraction, "in [0, 1], of classification"),
     # evaluation
+    "eval_split": Field("test", _one_of(*SPLITS), f"what is scored, one of {', '.join(SPLITS)}"),
     "num_points": Field(21, _at_least(2), "points of a curve, or to a side of a simplex, at least 2"),
     "num_refresh_batches": Field(0, _at_least(0), "of a stream, to refresh BatchNorm statistics; 0 for one pass"),
     "eval_batch_size": Field(500, _at_least(1), "at least 1"),

@@ -6,7 +6,7 @@ from typing import Any
 from subspaces_jax import records
 from subspaces_jax.errors import RunDirectoryError
 from subspaces_jax.experiments import analyze, connect, evaluate
-from subspaces_jax.experiments.studies import STUDIES, family
+from subspaces_jax.experiments.studies import STUDIES
 from subspaces_jax.plots import style, tables, training
 
 FAMILY = "family"
@@ -16,15 +16,15 @@ def run(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
     """Draws what the results of a run, an analysis or a sweep hold, into its folder figures.
 
     Of a run: training dynamics, and the profile of a path where it was evaluated. Of a connected path: its scores. Of
-    an analysis and of a sweep (the study "family"): what `studies` draws of it; of a family its table as CSV and LaTeX,
-    too.
+    an analysis and of a sweep (the study "family"): what `studies` draws of it; where it has a summary, this table as
+    CSV and LaTeX, too.
 
     Args:
         config: not needed and not read; every experiment takes (config, workdir).
         workdir: a run directory, or the folder of an analysis or a sweep.
 
     Returns:
-        {"figures": paths of the files written, "table": a sweep's table as Markdown, "" of a run}.
+        {"figures": paths of the files written, "table": a summary as Markdown, "" where there is none}.
 
     Raises:
         RunDirectoryError: no run directory, or nothing in it to draw.
@@ -52,9 +52,9 @@ def _of_study(folder: pathlib.Path, name: str) -> dict[str, Any]:
         )
     arrays, facts = records.load_results(folder, name)
     written, text = [], ""
-    if name == FAMILY:
-        rows = family.summary(facts)
-        written, text = tables.write(rows, folder / records.FIGURES, name), tables.text(rows)
+    if hasattr(study, "summary"):
+        table = study.summary(facts)
+        written, text = tables.write(table, folder / records.FIGURES, name), tables.text(table)
     animations = getattr(study, "animations", lambda arrays, facts: {})(arrays, facts)
     moving = [write(folder / records.FIGURES / f"{name}.gif") for name, write in animations.items()]
     saved = _saved(folder, study.figures(arrays, facts))

@@ -46,6 +46,12 @@ class Run(NamedTuple):
         """Every field."""
         return self.experiment.config
 
+    @property
+    def num_steps(self) -> int:
+        """Of the whole training: as planned, or where a plateau has ended it."""
+        ended = self.experiment.plateau(rows_of(self.folder))
+        return self.plan.num_steps if ended is None or ended.ended_at is None else ended.ended_at
+
 
 class Networks(NamedTuple):
     """Attributes:
@@ -59,6 +65,11 @@ class Networks(NamedTuple):
     names: list[str]
     batch_stats: PyTree
     step: int
+
+
+def rows_of(folder: pathlib.Path) -> list[dict[str, float]]:
+    """The rows of metrics of a run, none where there are none yet."""
+    return records.read_metrics(folder) if (folder / records.METRICS).exists() else []
 
 
 def complete(config: fields.Config) -> dict[str, Any]:
@@ -121,10 +132,7 @@ def networks(
             )
         return _of_steps(run, captured, like)
     if which == "snapshots":
-        kept = [at for at in run.steps if at in run.plan.kept_steps]
-        if not kept:
-            raise ConfigError(f"{run.folder} kept no checkpoints: it was trained with keep_every=0 and no keep_steps")
-        return _of_steps(run, kept, like)
+        return _of_steps(run, kept_steps(run), like)
     if which == "midpoint" and captured and step is None:
         of_captures = _of_steps(run, captured, like)
         mean = geometry.contract(of_captures.stack, geometry.Simplex(len(captured)).midpoint)
@@ -138,6 +146,18 @@ def networks(
         return Networks(checkpoint.params, names, stats, checkpoint.step)
     rows = [geometry.contract(checkpoint.params, coordinates) for _, coordinates in named]
     return Networks(geometry.stack(rows), names, stats, checkpoint.step)
+
+
+def kept_steps(run: Run) -> list[int]:
+    """The steps of the checkpoints that a run kept for good, in order.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    kept = [at for at in run.steps if at in run.plan.kept_steps]
+    if not kept:
+        raise ConfigError(f"{run.folder} kept no checkpoints: it was trained with keep_every=0 and no keep_steps")
+    return kept
 
 
 def stacked(parts: Sequence[Networks], runs: Sequence[Run]) -> Networks:

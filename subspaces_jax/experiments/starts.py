@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from subspaces_jax import checkpoints, geometry, parallel, trees
+from subspaces_jax import checkpoints, geometry, parallel, trees, weight_files
 from subspaces_jax.errors import CheckpointError, ConfigError
 from subspaces_jax.experiments import choices, runs
 from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.build.training import of_members
+from subspaces_jax.networks import torch_names
 from subspaces_jax.training.state import State
 
 PyTree = Any
@@ -40,13 +41,19 @@ def resumable(state: State) -> checkpoints.Resumable:
 def _of_networks(made: Experiment, state: State) -> State:
     """With the networks that config.initial names as endpoints; the statistics are the first one's."""
     named, num = made.initial, made.space.num_endpoints
-    opened = {i: runs.open_run(source.folder) for i, source in enumerate(named) if source.folder != choices.RANDOM}
+    files = {i: source for i, source in enumerate(named) if weight_files.is_weights(source.folder)}
+    opened = {
+        i: runs.open_run(source.folder)
+        for i, source in enumerate(named)
+        if source.folder != choices.RANDOM and i not in files
+    }
     _check_data({run.experiment.dataset: run.folder for run in opened.values()}, made)
     sizes = (num, 2) if made.is_curve else (num,)
     whole = lambda run: run.experiment.num_members > 1 or (len(named) == 1 and run.experiment.num_rows in sizes)
     parts = {
         i: runs.networks(run, "endpoints" if whole(run) else "midpoint", named[i].step) for i, run in opened.items()
     }
+    parts |= {i: _of_file(made, source) for i, source in files.items()}
     given = sum(len(parts[i].names) if i in parts else 1 for i in range(len(named)))
     is_curve = given == 2 and made.is_curve and num > 2
     if given != num and not is_curve:
@@ -65,6 +72,22 @@ def _of_networks(made: Experiment, state: State) -> State:
     stats = next((parts[i].batch_stats for i in parts), state.batch_stats)
     params, stats = jax.tree.map(jnp.asarray, (geometry.stack(rows), stats))
     return state._replace(params=params, batch_stats=stats)
+
+
+def _of_file(made: Experiment, source: choices.Source) -> runs.Networks:
+    """The network of a file of PyTorch's weights."""
+    if source.step is not None:
+        raise ConfigError(
+            f"config.initial: {source.folder} is a file of weights and has no steps: leave out @{source.step}"
+        )
+    try:
+        variables = torch_names.from_torch(made.model.network, weight_files.load(source.folder))
+    except (CheckpointError, ConfigError):
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"config.initial: {source.folder} has {error}") from None
+    stack = geometry.stack([jax.tree.map(jnp.asarray, variables["params"])])
+    return runs.Networks(stack, [source.folder], variables.get("batch_stats", {}), 0)
 
 
 def _inner(made: Experiment, ends: list[PyTree], fresh: list[PyTree]) -> list[PyTree]:

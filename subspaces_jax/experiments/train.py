@@ -22,12 +22,15 @@ from subspaces_jax.training.loop import fit, step_of
 from subspaces_jax.training.state import State
 from subspaces_jax.training.step import joined, row_of
 
+PROFILE = "profile"
 log = logging.getLogger(__name__)
 Advance = Callable[[State, int, int], tuple[State, Any]]
 
 
 def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     """Trains what the config says, from the latest checkpoint of `workdir` where there is one, to the end.
+
+    With num_epochs=0 the start alone is saved, random weights or what `initial` names, and no data are read.
 
     Args:
         config: a mapping with fields of `fields.FIELDS`; those that are left out have their defaults.
@@ -45,15 +48,24 @@ def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     plan = made.plan
     if thin := made.thin_parts:
         log.warning(thin)
-    state = starts.start(made, new=not checkpoints.steps(folder))
+    done = checkpoints.steps(folder)
+    if done and done[-1] > plan.num_steps:
+        raise ConfigError(
+            f"config.num_epochs is {made.num_epochs}, which is {plan.num_steps} steps, and {folder} has done {done[-1]}"
+        )
+    state = starts.start(made, new=not done)
 
     with contextlib.ExitStack() as stack:
         run_id = stack.enter_context(_held(made, folder))
         manager = stack.enter_context(checkpoints.open_manager(folder, keep_steps=plan.kept_steps))
         state, resumed_from = _resume(manager, state, run_id)
-        if resumed_from == plan.num_steps:
-            log.warning("%s is finished (step %d); nothing to train", folder, plan.num_steps)
-            return {"step": plan.num_steps, "resumed_from": resumed_from, "seconds": time.perf_counter() - clock}
+        if not plan.num_steps:
+            checkpoints.save(manager, 0, starts.resumable(state), made.config, run_id)
+            return {"step": 0, "resumed_from": 0, "seconds": time.perf_counter() - clock}
+        plateau = made.plateau([row for row in runs.rows_of(folder) if row["step"] <= resumed_from])
+        if resumed_from == plan.num_steps or plateau and plateau.ended_at == resumed_from:
+            log.warning("%s is finished (step %d); nothing to train", folder, resumed_from)
+            return {"step": resumed_from, "resumed_from": resumed_from, "seconds": time.perf_counter() - clock}
 
         rows = stack.enter_context(records.Metrics(folder, resumed_from)) if parallel.is_main() else None
         progress = records.Progress(plan.num_steps, resumed_from, label="train")
@@ -68,6 +80,8 @@ def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
 
         begin = _on_stream if made.streams else _in_memory
         advance = stack.enter_context(begin(made, state))
+        if made.profile_steps:
+            advance = stack.enter_context(_profiled(advance, folder, *made.profile_steps))
         fit(
             state,
             advance,
@@ -80,8 +94,10 @@ def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
             record=record,
             save=lambda step, state: checkpoints.save(manager, step, starts.resumable(state), made.config, run_id),
             save_at=plan.kept_steps,
+            stop_at=made.profile_steps,
             evaluate_every=made.test_every,
             evaluate=_midpoint_test(made) if made.test_every else None,
+            enough=plateau,
         )
         progress.close()
     return last | {"resumed_from": resumed_from, "seconds": time.perf_counter() - clock}
@@ -96,7 +112,12 @@ def _held(made: Experiment, folder: pathlib.Path) -> Iterator[str]:
             stack.enter_context(records.locked(folder))
             facts = {name: list(value) if isinstance(value, tuple) else value
                      for name, value in made.plan._asdict().items()}  # fmt: skip
-            header = records.write_header(folder, "train", made.config, facts, made.variant, runs.complete)
+            before = runs.complete(records.read_config(folder)) if (folder / records.CONFIG).exists() else {}
+            header = records.write_header(
+                folder, "train", made.config, facts, made.variant, runs.complete, made.overridden
+            )
+            for name in (name for name in made.overridden if before.get(name, made.config[name]) != made.config[name]):
+                log.warning("%s goes on with %s = %r, until now %r", folder, name, made.config[name], before[name])
             run_id = header.run_id
         yield parallel.from_main(run_id)
 
@@ -151,30 +172,57 @@ def _on_stream(made: Experiment, state: State) -> Iterator[Advance]:
             stream.close()
 
 
+@contextlib.contextmanager
+def _profiled(advance: Advance, folder: pathlib.Path, first: int, last: int) -> Iterator[Advance]:
+    """`advance` with the steps after `first` up to `last` traced by JAX's profiler, for TensorBoard."""
+    with contextlib.ExitStack() as trace:
+
+        def of_some(state, step, num_steps):
+            if step == first:
+                jax.block_until_ready(state)
+                trace.enter_context(jax.profiler.trace(folder / PROFILE))
+            state, report = advance(state, step, num_steps)
+            if step + num_steps == last:
+                jax.block_until_ready(state)
+                trace.close()
+            return state, report
+
+        yield of_some
+
+
 def _midpoint_test(made: Experiment) -> Callable[[State], dict[str, float]]:
-    """state -> scores of the midpoint on the test split, its BatchNorm statistics refreshed; means over members."""
+    """state -> scores of the midpoint on the test split, its BatchNorm statistics refreshed; means over members.
+
+    On what is held out where something is; and on the training split where the config says so.
+    """
     model, mesh, size = made.model, made.mesh, made.eval_batch_size
-    train, test = (evaluation.on_device(flat(split.images), mesh) for split in (made.train, made.test))
-    labels, coordinates = made.test.labels, made.space.midpoint
+    train = evaluation.on_device(flat(made.train.images), mesh)
+    scored = {name: made.scored_split(name) for name in (made.tested, *["train"] * made.scores_train)}
+    splits = {name: (evaluation.on_device(flat(split.images), mesh), split.labels) for name, split in scored.items()}
+    coordinates = made.space.midpoint
 
     def score(params, stats, key):
         variables = {"params": geometry.contract(params, coordinates), "batch_stats": stats}
         refresh_key = rngs.stream(key, "refresh")
         stats = batch_stats.refresh_batch_stats(model.apply_train, variables, train, refresh_key, size, mesh)
-        return evaluation.score(
-            model.apply, variables | {"batch_stats": stats}, test, labels, size,
-            task=made.task, targets=model.targets, mesh=mesh,
-        )  # fmt: skip
+        rows = {
+            name: evaluation.score(
+                model.apply, variables | {"batch_stats": stats}, images, labels, size,
+                task=made.task, targets=model.targets, mesh=mesh,
+            )
+            for name, (images, labels) in splits.items()
+        }  # fmt: skip
+        return {f"{split}_{name}": value for split, row in rows.items() for name, value in row.items()}
 
     def evaluate(state):
         params, stats = parallel.gathered((state.params, state.batch_stats), mesh)
         if made.num_members == 1:
-            return {f"test_{name}": value for name, value in score(params, stats, made.keys[0]).items()}
+            return score(params, stats, made.keys[0])
         member = lambda m: jax.tree.map(lambda leaf: leaf[m], (params, stats))
         scores = [score(*member(m), key) for m, key in enumerate(made.keys)]
-        first = made.task.columns[0].name
-        of_each = {f"test_{first}_{m}": of_member[first] for m, of_member in enumerate(scores)}
-        return {f"test_{name}": sum(row[name] for row in scores) / len(scores) for name in scores[0]} | of_each
+        first = f"{made.tested}_{made.task.columns[0].name}"
+        of_each = {f"{first}_{m}": of_member[first] for m, of_member in enumerate(scores)}
+        return {name: sum(row[name] for row in scores) / len(scores) for name in scores[0]} | of_each
 
     return evaluate
 

@@ -1,5 +1,6 @@
 """Directions in weight space that a plane may take: random ones at the scale of the weights, and principal ones."""
 
+from collections.abc import Collection
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,7 +16,15 @@ NORMALISATIONS = ("filter", "layer", "none")
 
 
 def random_directions(
-    params: PyTree, key: jax.Array, num: int = 2, normalise: str = "filter", ignore_one_dimensional: bool = True
+    params: PyTree,
+    key: jax.Array,
+    num: int = 2,
+    normalise: str = "filter",
+    ignore_one_dimensional: bool = True,
+    *,
+    orthogonal: bool = False,
+    fixed: Collection[str] = (),
+    layer_stacks: Collection[str] = (),
 ) -> PyTree:
     """Independent Gaussian directions, each rescaled to the norms of the weights of one network.
 
@@ -35,6 +44,11 @@ def random_directions(
         normalise: "filter": each filter has the L2 norm of the network's; "layer": each leaf; "none": standard normal.
         ignore_one_dimensional: whether directions are zero in leaves of at most one axis and in those named "bias" or
             "scale".
+        orthogonal: whether each filter, or each layer where these are not normalised by filters, is made orthogonal to
+            that of the directions before (Gram-Schmidt), and so are the directions to each other. Of more directions
+            than a filter has weights, the last are zero there.
+        fixed: names of leaves in which directions are zero, those that are not trained for example.
+        layer_stacks: names of leaves [L, ..., in, out] that are the kernels of L layers: each is normalised by itself.
 
     Returns:
         A stack, leaves [num, ...].
@@ -49,10 +63,12 @@ def random_directions(
     if num < 1:
         raise ValueError(f"expected at least 1 direction, got num = {num}")
     named = trees.leaf_names(params)
-    if ignore_one_dimensional and all(_is_one_dimensional(name, leaf) for name, leaf in named.items()):
+    zero = {name for name, leaf in named.items() if ignore_one_dimensional and _is_one_dimensional(name, leaf)}
+    zero |= set(fixed)
+    if zero.issuperset(named):
         found = ", ".join(named) or "none"
-        raise ValueError(f"no leaf has two axes, so that all directions are zero; the leaves are {found}")
-    leaves = _drawn(named, key, num, normalise, ignore_one_dimensional)
+        raise ValueError(f"no leaf has two axes and moves, so that all directions are zero; the leaves are {found}")
+    leaves = _drawn(named, key, num, normalise, orthogonal, frozenset(zero), frozenset(layer_stacks))
     return jax.tree.unflatten(jax.tree.structure(params), [leaves[name] for name in named])
 
 
@@ -110,20 +126,40 @@ def principal_directions(stacked: PyTree, num: int = 2, about: str = "last") -> 
     return Principal(jax.tree.map(direction, stacked), values[:num] / total, vectors * lengths)
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4))
-def _drawn(named, key, num, normalise, ignore_one_dimensional):
+@partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))
+def _drawn(named, key, num, normalise, orthogonal, zero, layer_stacks):
     def direction(name, leaf):
-        if ignore_one_dimensional and _is_one_dimensional(name, leaf):
+        if name in zero:
             return jnp.zeros((num, *leaf.shape), leaf.dtype)
         draws = jax.random.normal(rngs.stream(key, name), (num, *leaf.shape), jnp.float32)
+        first = 1 + (name in layer_stacks)
+        axes = tuple(range(first, draws.ndim - (normalise == "filter" and leaf.ndim > 1)))
+        norm = lambda of: jnp.linalg.vector_norm(of, axis=axes, keepdims=True)
+        if orthogonal:
+            draws = _orthogonal(draws, axes)
         if normalise != "none":
-            axes = tuple(range(1, draws.ndim - (normalise == "filter" and leaf.ndim > 1)))
-            norm = lambda of: jnp.linalg.vector_norm(of, axis=axes, keepdims=True)
             weights = norm(leaf[None].astype(jnp.float32))
             draws = draws * (weights / jnp.maximum(norm(draws), jnp.finfo(jnp.float32).tiny))
         return draws.astype(leaf.dtype)
 
     return {name: direction(name, leaf) for name, leaf in named.items()}
+
+
+def _orthogonal(draws, axes):
+    """Each of draws [num, ...] without its components along those before it, over `axes`; what rounding leaves is 0."""
+    inner = lambda a, b: jnp.sum(a * b, axis=axes, keepdims=True)
+    found = [draws[:1]]
+    for one in jnp.split(draws[1:], len(draws) - 1) if len(draws) > 1 else ():
+        rest = one
+        for _ in range(2):  # once is not enough in float32 where directions nearly coincide
+            for before in found:
+                squared = inner(before, before)
+                rest = (
+                    rest - jnp.where(squared > 0, inner(rest, before) / jnp.where(squared > 0, squared, 1), 0) * before
+                )
+        vanished = inner(rest, rest) <= 1e-8 * inner(one, one)
+        found.append(jnp.where(vanished, 0, rest))
+    return jnp.concatenate(found)
 
 
 def _is_one_dimensional(name: str, leaf: Any) -> bool:

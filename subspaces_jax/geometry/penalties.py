@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from subspaces_jax import metrics, trees
 
@@ -43,6 +44,16 @@ def squared_cosine(a: list[jax.Array], b: list[jax.Array]) -> jax.Array:
     """Squared cosine of two vectors given in parts of any shapes: a scalar in [0, 1], 0 where one of them is zero."""
     a, b = _scaled(a), _scaled(b)
     return _ratio(_dot(a, b) ** 2, _dot(a, a) * _dot(b, b))
+
+
+def weight_norms(params: PyTree) -> float:
+    """The sum of the L2 norms, not squared, of all weights of one network: kernels and BatchNorm's scales, no biases.
+
+    The regularisation value of Gamba et al., Hyperplane Arrangements of Trained ConvNets Are Biased, 2020,
+    arXiv:2003.07797 (its code), is this times the coefficient of weight decay; it is not what decay minimises.
+    """
+    weights = trees.select(params, lambda name: name.rsplit("/", 1)[-1] in ("kernel", "scale"))
+    return sum(float(np.linalg.norm(np.asarray(leaf, np.float64))) for leaf in weights)
 
 
 def random_pair(key: jax.Array, num_endpoints: int) -> tuple[int | jax.Array, int | jax.Array]:

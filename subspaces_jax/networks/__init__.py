@@ -11,6 +11,7 @@ from subspaces_jax.networks.cifar_resnet import CifarResNet
 from subspaces_jax.networks.cifar_wide_resnet import CifarWideResNet
 from subspaces_jax.networks.conv_fc import ConvFC
 from subspaces_jax.networks.deep_lenet import DeepLeNet
+from subspaces_jax.networks.deep_residual import DeepResidual
 from subspaces_jax.networks.imagenet_resnet import (
     ImageNetResNet,
     ResNet18,
@@ -39,6 +40,7 @@ __all__ = [
     "CifarResNet",
     "CifarWideResNet",
     "ConvFC",
+    "DeepResidual",
     "DeepLeNet",
     "ImageNetResNet",
     "ImageNetVGG",

@@ -44,6 +44,11 @@ def kernels(table: AxisTable) -> list[str]:
     return list(filter(trees.is_kernel, table))
 
 
+def layer_stacks(table: AxisTable) -> list[str]:
+    """The names of kernels [L, d, d] that are those of L layers, each of which reads and writes the same units."""
+    return [name for name in kernels(table) if len(table[name]) == 3 and _is_of_layers(*table[name])]
+
+
 def stage_starts(network: Any) -> tuple[str, ...]:
     """The layers that begin a stage, the first stage's left out: the first after each pooling of maximum values, and
     of residual networks the first of each stage of blocks. They are what the network's `stage_starts` gives, none
@@ -149,3 +154,7 @@ def units(table: AxisTable, params: Any) -> dict[str, int]:
             if axis is not None and axis.startswith(FLATTENED) and size % sizes[axis.removeprefix(FLATTENED)]:
                 raise ValueError(f"{leaf}: {size} rows are no whole number of positions of {axis}")
     return sizes
+
+
+def _is_of_layers(layers: str | None, read: str | None, written: str | None) -> bool:
+    return layers is None and read is not None and read == written

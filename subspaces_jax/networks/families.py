@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+from flax import nnx
 
-from subspaces_jax.networks import imagenet_resnet
+from subspaces_jax.networks import imagenet_resnet, nnx_modules
 from subspaces_jax.networks.alexnet import AlexNet
 from subspaces_jax.networks.autoencoder import Autoencoder
 from subspaces_jax.networks.bottleneck_mlp import BottleneckMLP
@@ -19,6 +20,7 @@ from subspaces_jax.networks.cifar_resnet import CifarResNet
 from subspaces_jax.networks.cifar_wide_resnet import CifarWideResNet
 from subspaces_jax.networks.conv_fc import ConvFC
 from subspaces_jax.networks.deep_lenet import DeepLeNet
+from subspaces_jax.networks.deep_residual import DeepResidual
 from subspaces_jax.networks.imagenet_vgg import ImageNetVGG
 from subspaces_jax.networks.lenet import LeNet
 from subspaces_jax.networks.mlp import MLP
@@ -125,7 +127,10 @@ def resnet(
     dtype: Any = jnp.float32,
     axis_name: str | None = None,
 ) -> nn.Module:
-    """A `ImageNetResNet` for 224x224 images of depth 18, 34, 50, 101 or 152; with a bias torchvision's."""
+    """A `ImageNetResNet` for 224x224 images of depth 18, 34, 50, 101 or 152; with a bias torchvision's.
+
+    Reference: He et al., Deep Residual Learning for Image Recognition, 2015, arXiv:1512.03385.
+    """
     options = {"dtype": dtype, "axis_name": axis_name, "classifier_bias": classifier_bias}
     return _listed(FAMILIES["resnet"], num_classes, (depth,), options)
 
@@ -133,14 +138,20 @@ def resnet(
 def wide_resnet(
     num_classes: int, depth: int = 50, factor: int = 2, dtype: Any = jnp.float32, axis_name: str | None = None
 ) -> nn.Module:
-    """A wide `ImageNetResNet` of depth 50 or 101 and factor 2."""
+    """A wide `ImageNetResNet` of depth 50 or 101 and factor 2.
+
+    Reference: Zagoruyko and Komodakis, Wide Residual Networks, 2016, arXiv:1605.07146.
+    """
     return _listed(FAMILIES["wide_resnet"], num_classes, (depth, factor), {"dtype": dtype, "axis_name": axis_name})
 
 
 def tiny_imagenet_resnet(
     num_classes: int, depth: int = 18, dtype: Any = jnp.float32, axis_name: str | None = None
 ) -> nn.Module:
-    """A `ImageNetResNet` for 64x64 images of depth 18 or 50."""
+    """A `ImageNetResNet` for 64x64 images of depth 18 or 50.
+
+    Reference: He et al., Deep Residual Learning for Image Recognition, 2015, arXiv:1512.03385.
+    """
     return _listed(FAMILIES["tiny_imagenet_resnet"], num_classes, (depth,), {"dtype": dtype, "axis_name": axis_name})
 
 
@@ -168,6 +179,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {  # name of a call -> construct
     "wide_resnet": wide_resnet,
     "vision_transformer": VisionTransformer,
     "autoencoder": Autoencoder,
+    "deep_residual": DeepResidual,
 }
 EVERY_NAME = f"{'; '.join(family.names for family in FAMILIES.values())}; or package.module:Name"
 
@@ -208,7 +220,8 @@ def train_options(network: nn.Module, train: bool) -> dict[str, bool]:
 
 
 def imported(name: str) -> Callable[..., nn.Module]:
-    """What "package.module:Name" names: a Flax module, or a function that makes one, that takes num_classes.
+    """What "package.module:Name" names: a Flax module, Linen or NNX, or a function that makes a Linen one; it takes
+    num_classes.
 
     Raises:
         ValueError: it cannot be imported.
@@ -236,7 +249,9 @@ def make_imported(name: str, num_classes: int, options: dict[str, Any], given: d
     make = imported(name)
     try:
         taken = {key: value for key, value in options.items() if key in inspect.signature(make).parameters}
-        made = make(num_classes=num_classes, **(taken | given))
+        options_of = {"num_classes": num_classes} | taken | given
+        is_nnx = inspect.isclass(make) and issubclass(make, nnx.Module)
+        made = nnx_modules.adapted(make, options_of) if is_nnx else make(**options_of)
     except Exception as error:  # whatever a constructor of the user's raises
         raise ValueError(
             f"{name!r}, which cannot be made ({type(error).__name__}: {error}): it is called with num_classes"

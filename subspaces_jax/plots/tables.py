@@ -1,6 +1,7 @@
 """Tables of a family of runs, to CSV and LaTeX."""
 
 import csv
+import itertools
 import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -24,12 +25,29 @@ COLUMNS = (  # title, score, point of the path (or the weights, or all members o
 )
 
 
+HEADS = ("variant", "seeds")
+TITLES = tuple((title, decimals) for title, *_, decimals in COLUMNS)
+
+
 class Row(NamedTuple):
-    """One variant: its name, seeds, and for each of COLUMNS mean and sample standard deviation (n - 1), or None."""
+    """One variant: its name, seeds, and for each column mean and sample standard deviation (n - 1), a number without
+    one (None), or None."""
 
     name: str
     num_seeds: int
-    cells: list[tuple[float, float] | None]
+    cells: list[tuple[float, float | None] | None]
+
+
+class Table(NamedTuple):
+    """Attributes:
+    rows: in order.
+    titles: (title, decimals) of each column.
+    heads: of the columns of names and numbers of seeds.
+    """
+
+    rows: list[Row]
+    titles: tuple[tuple[str, int], ...] = TITLES
+    heads: tuple[str, str] = HEADS
 
 
 def summary(family: Family) -> list[Row]:
@@ -46,34 +64,56 @@ def summary(family: Family) -> list[Row]:
     return rows
 
 
-def write(rows: Sequence[Row], folder: str | pathlib.Path, name: str) -> list[pathlib.Path]:
-    """Writes <folder>/<name>.csv (a mean and a standard deviation a column) and .tex (a tabular); returns the paths."""
-    folder = pathlib.Path(folder)
+def write(table: Table | Sequence[Row], folder: str | pathlib.Path, name: str) -> list[pathlib.Path]:
+    """Writes <folder>/<name>.csv (a mean and a standard deviation a column) and .tex (a tabular); returns the paths.
+
+    Args:
+        table: or the rows of one with the columns of a family.
+        folder, name: where to.
+    """
+    folder, table = pathlib.Path(folder), _table(table)
     folder.mkdir(parents=True, exist_ok=True)
-    titles = [title for title, *_ in COLUMNS]
+    titles = [title for title, _ in table.titles]
+    parts = [("",) if _without_spread(table, i) else ("", " std") for i in range(len(titles))]
     with open(folder / f"{name}.csv", "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["variant", "seeds", *(f"{title}{part}" for title in titles for part in ("", " std"))])
-        for row in rows:
-            writer.writerow([row.name, row.num_seeds, *(number for cell in row.cells for number in cell or ("", ""))])
+        writer.writerow([*table.heads, *(f"{title}{part}" for title, of in zip(titles, parts) for part in of)])
+        for row in table.rows:
+            cells = [(cell or ("", ""))[: len(of)] for cell, of in zip(row.cells, parts)]
+            writer.writerow([row.name, row.num_seeds, *itertools.chain(*cells)])
     escape = lambda text: text.replace("_", r"\_").replace("%", r"\%").replace("^2", "$^2$")
     lines = [rf"\begin{{tabular}}{{l{'r' * (len(titles) + 1)}}}", r"\hline"]
-    lines += [" & ".join(["variant", "seeds", *map(escape, titles)]) + r" \\", r"\hline"]
-    lines += [" & ".join([escape(row.name), str(row.num_seeds), *_cells(row, r"$\pm$")]) + r" \\" for row in rows]
+    lines += [" & ".join([*map(escape, (*table.heads, *titles))]) + r" \\", r"\hline"]
+    numbers = lambda row: _cells(row, r"$\pm$", table)
+    lines += [" & ".join([escape(row.name), str(row.num_seeds), *numbers(row)]) + r" \\" for row in table.rows]
     (folder / f"{name}.tex").write_text("\n".join([*lines, r"\hline", r"\end{tabular}"]) + "\n")
     return [folder / f"{name}.csv", folder / f"{name}.tex"]
 
 
-def text(rows: Sequence[Row]) -> str:
+def text(table: Table | Sequence[Row]) -> str:
     """The table for a terminal or a README (Markdown)."""
-    titles = ["variant", "seeds", *(title for title, *_ in COLUMNS)]
-    lines = [titles, ["---"] * len(titles), *([row.name, str(row.num_seeds), *_cells(row, "±")] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    table = _table(table)
+    titles = [*table.heads, *(title for title, _ in table.titles)]
+    rows = [[row.name, str(row.num_seeds), *_cells(row, "±", table)] for row in table.rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [titles, ["---"] * len(titles), *rows])
 
 
-def _cells(row: Row, sign: str) -> list[str]:
-    decimals = [column[-1] for column in COLUMNS]
-    return ["" if cell is None else f"{cell[0]:.{d}f} {sign} {cell[1]:.{d}f}" for cell, d in zip(row.cells, decimals)]
+def _table(table: Table | Sequence[Row]) -> Table:
+    return table if isinstance(table, Table) else Table(list(table))
+
+
+def _without_spread(table: Table, column: int) -> bool:
+    """Whether a column has numbers, all of them without a spread."""
+    cells = [row.cells[column] for row in table.rows if row.cells[column] is not None]
+    return bool(cells) and all(cell[1] is None for cell in cells)
+
+
+def _cells(row: Row, sign: str, table: Table) -> list[str]:
+    def cell(numbers: tuple[float, float | None] | None, decimals: int) -> str:
+        shown = [f"{number:.{decimals}f}" for number in numbers or () if number is not None]
+        return f" {sign} ".join(shown)
+
+    return [cell(numbers, decimals) for numbers, (_, decimals) in zip(row.cells, table.titles)]
 
 
 def _at(facts: dict[str, Any], score: str, place: str) -> float | None:

@@ -32,6 +32,7 @@ def fit(
     record: Callable[[int, Row], None],
     save: Callable[[int, State], None],
     save_at: Collection[int] = (),
+    stop_at: Collection[int] = (),
     evaluate_every: int = 0,
     evaluate: Callable[[State], Row] | None = None,
     enough: Callable[[int, Row], bool] | None = None,
@@ -53,6 +54,7 @@ def fit(
         record: takes (step, row); rows hold what has been since the last stop.
         save: takes (step, state).
         save_at: more steps to save at; 0 is the state that a new run starts from.
+        stop_at: more steps that end a dispatch.
         evaluate_every, evaluate: state -> scores, merged into the row of that step.
         enough: (step, row) -> whether to end here; rows are then recorded at once. What it ended at is saved.
 
@@ -87,7 +89,7 @@ def fit(
         record(stop, row)
         ended = enough is not None and enough(stop, row)
 
-    for stop in stops(step, num_steps, (steps_per_epoch, log_every, save_every, evaluate_every), save_at):
+    for stop in stops(step, num_steps, (steps_per_epoch, log_every, save_every, evaluate_every), {*save_at, *stop_at}):
         state, report = advance(state, step, stop - step)
         flush()
         scores = {}
@@ -103,6 +105,32 @@ def fit(
             break
     flush()
     return state
+
+
+class Plateau:
+    """Ends a training where a test scores exactly as the one before: `enough` of `fit`.
+
+    Args:
+        score: name in a row of what is compared.
+        within: the last epoch at which it ends.
+        rows: those of an earlier part of the same training, in order.
+
+    Attributes:
+        ended_at: the step at which it ended, None where it has not.
+    """
+
+    def __init__(self, score: str, within: int, rows: Iterable[Row] = ()):
+        self._score, self._within, self._before = score, within, None
+        self.ended_at: int | None = None
+        for row in rows:
+            self(row["step"], row)
+
+    def __call__(self, step: int, row: Row) -> bool:
+        if self._score in row:
+            if row[self._score] == self._before and row["epoch"] <= self._within and self.ended_at is None:
+                self.ended_at = step
+            self._before = row[self._score]
+        return self.ended_at is not None
 
 
 def step_of(state: State) -> int:

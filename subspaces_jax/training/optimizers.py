@@ -10,11 +10,14 @@ Weights Leads to Wider Optima and Better Generalization, 2018, arXiv:1803.05407 
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from subspaces_jax import trees
+from subspaces_jax.training.regularity import p_variation_sgd
 
 PyTree = Any
 Policy = Callable[[jax.Array], jax.Array]
@@ -60,7 +63,11 @@ def multistep(peak: float, num_epochs: int, warmup: int = 0, every: int = 30, fa
 
 
 def swa_constant(peak: float, num_epochs: int, warmup: int = 0, swa_rate: float = 0.05) -> Policy:
-    """The peak up to E/2, linearly down to `swa_rate` at 0.9 E, then `swa_rate`."""
+    """The peak up to E/2, linearly down to `swa_rate` at 0.9 E, then `swa_rate`.
+
+    Reference: Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018,
+    arXiv:1803.05407.
+    """
     down = lambda e: jnp.clip((e / num_epochs - 0.5) / 0.4, 0.0, 1.0)
     return _warmed_up(peak, warmup, lambda e: peak + (swa_rate - peak) * down(e))
 
@@ -95,7 +102,11 @@ def swa_cyclic(
     swa_start: float = 0.75,
     swa_rate: float = 0.05,
 ) -> Policy:
-    """A cosine from the peak to 0 at the first knot, then one from `swa_rate` to 0 between any two `swa_knots`."""
+    """A cosine from the peak to 0 at the first knot, then one from `swa_rate` to 0 between any two `swa_knots`.
+
+    Reference: Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018,
+    arXiv:1803.05407.
+    """
     knots = swa_knots(num_epochs, num_models, swa_start)
     if knots[0] <= warmup:
         raise ValueError(f"the first cycle ends with epoch {knots[0]}, and the warm-up has {warmup}: raise swa_start")
@@ -103,7 +114,10 @@ def swa_cyclic(
 
 
 def snapshot_cyclic(peak: float, num_epochs: int, warmup: int = 0, num_models: int = 3) -> Policy:
-    """M cosines from the peak to 0, restarting at `snapshot_knots`."""
+    """M cosines from the peak to 0, restarting at `snapshot_knots`.
+
+    Reference: Huang et al., Snapshot Ensembles: Train 1, Get M for Free, 2017, arXiv:1704.00109.
+    """
     return _cycles(peak, warmup, snapshot_knots(num_epochs, num_models, warmup), (peak,) * num_models)
 
 
@@ -193,7 +207,48 @@ def adam(
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.adam(schedule, b1, b2, eps))
 
 
-OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"sgd": sgd, "adam": adam}
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "sgd": sgd,
+    "adam": adam,
+    "p_variation_sgd": p_variation_sgd,
+}
+
+
+class RateState(NamedTuple):
+    """Attributes:
+    count: int32, steps taken.
+    peak: of the schedule, an array like any other.
+    learning_rate: of the last step.
+    inner: of the optimizer.
+    """
+
+    count: jax.Array
+    peak: jax.Array
+    learning_rate: jax.Array
+    inner: PyTree
+
+
+def with_peak_in_state(
+    make: Callable[[Any], optax.GradientTransformation], schedule: Callable[[Any], optax.Schedule], peak: float
+) -> optax.GradientTransformation:
+    """An optimizer whose peak rate is part of its state, so that trainings of other rates are one program.
+
+    Args:
+        make: peak -> the optimizer with that peak.
+        schedule: peak -> its learning rate as a function of the step.
+        peak: that `init` puts into the state.
+    """
+
+    def init(params: PyTree) -> RateState:
+        first = jnp.float32(peak)
+        return RateState(jnp.int32(0), first, jnp.float32(schedule(first)(jnp.int32(0))), make(first).init(params))
+
+    def update(updates: PyTree, state: RateState, params: PyTree | None = None) -> tuple[PyTree, RateState]:
+        rate = jnp.float32(schedule(state.peak)(state.count))
+        updates, inner = make(state.peak).update(updates, state.inner, params)
+        return updates, RateState(state.count + 1, state.peak, rate, inner)
+
+    return optax.GradientTransformation(init, update)
 
 
 def freeze_endpoints(endpoints: Sequence[int], num_endpoints: int) -> optax.GradientTransformation:
@@ -215,11 +270,38 @@ def freeze_endpoints(endpoints: Sequence[int], num_endpoints: int) -> optax.Grad
         raise ValueError(f"all {num_endpoints} endpoints are frozen: leave one to train")
 
     def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
-        still = lambda leaf: jnp.full_like(leaf, -0.0)  # which added to anything, to -0 too, changes no bit
-        keep = lambda leaf: jnp.where(free.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, still(leaf))
+        keep = lambda leaf: jnp.where(free.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, _still(leaf))
         return jax.tree.map(keep, updates), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def freeze_leaves(names: Sequence[str]) -> optax.GradientTransformation:
+    """Keeps some leaves of a tree bit for bit: the last of a chain, after momentum and decay.
+
+    Args:
+        names: of the leaves, "readin/kernel".
+
+    Raises:
+        ValueError: from `init`, a name that the parameters do not have.
+    """
+
+    def init(params: PyTree) -> PyTree:
+        if missing := sorted(set(names) - trees.leaf_names(params).keys()):
+            raise ValueError(
+                f"there is no leaf {missing[0]} to freeze: there are {', '.join(trees.leaf_names(params))}"
+            )
+        return optax.EmptyState()
+
+    def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
+        leaves = [_still(leaf) if name in names else leaf for name, leaf in trees.leaf_names(updates).items()]
+        return jax.tree.unflatten(jax.tree.structure(updates), leaves), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _still(leaf: jax.Array) -> jax.Array:
+    return jnp.full_like(leaf, -0.0)  # which added to anything, to -0 too, changes no bit
 
 
 def learning_rate(opt_state: PyTree, schedule: optax.Schedule) -> jax.Array:

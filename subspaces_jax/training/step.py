@@ -19,7 +19,7 @@ from subspaces_jax import rngs
 from subspaces_jax.geometry import contract, cosine_penalty, random_pair
 from subspaces_jax.geometry.penalties import squared_cosine
 from subspaces_jax.parallel import AXIS, MEMBERS
-from subspaces_jax.tasks import Sums
+from subspaces_jax.tasks import BATCHES, Sums
 from subspaces_jax.training.objective import Objective
 from subspaces_jax.training.state import State
 
@@ -46,8 +46,9 @@ class Report(NamedTuple):
         steps: how many.
         totals: `Record.means` summed over the steps (and averaged over members).
         sums: of the task's scores over all examples, [M, ...] of members.
-        last: statistics after the last step.
+        last: statistics after the last step (averaged over members).
         bad: of each name of totals the first step, counted from 1, at which it was not finite, or -1.
+        each: {"totals": totals, "last": last} of each member, [M], where they are asked for.
     """
 
     steps: jax.Array
@@ -55,6 +56,7 @@ class Report(NamedTuple):
     sums: Sums
     last: Scalars
     bad: Scalars
+    each: dict[str, Scalars] = {}
 
 
 def make_step(
@@ -68,6 +70,7 @@ def make_step(
     point_decay: float = 0.0,
     own_coordinates: bool = False,
     feature_diversity: float = 0.0,
+    num_parts: int = 1,
 ) -> Step:
     """The step as a function of one device's share; `parallel.pmapped` or `make_advance` maps it over devices.
 
@@ -84,6 +87,8 @@ def make_step(
         own_coordinates: whether each device draws its own points.
         feature_diversity: coefficient of `feature_similarity`, which needs two samples. All S pairs are then held at
             once.
+        num_parts: of the examples of every sample, whose gradients are added up one part after another in the memory
+            of one. The same numbers but for BatchNorm, which sees a part as it does a device's share.
 
     Returns:
         (state, data with leaves [N, ...], indices [S, b]) -> (state, Record), means and sums over the whole batch:
@@ -146,7 +151,8 @@ def make_step(
         batch = jax.tree.map(lambda leaf: jnp.take(leaf, indices, axis=0), data)
         keys = _example_keys(rngs.stream(key, "augmentation"), indices.shape, device)
         pair_key = rngs.stream(key, "feature_pair")
-        grads, record, batch_stats = data_gradients(state.params, state.batch_stats, coordinates, batch, keys, pair_key)
+        gradients = in_parts(data_gradients, num_parts)
+        grads, record, batch_stats = gradients(state.params, state.batch_stats, coordinates, batch, keys, pair_key)
         grads, means, batch_stats = lax.pmean((grads, record.means, batch_stats), AXIS)
         sums = lax.psum(record.sums, AXIS)
         if beta:
@@ -158,6 +164,30 @@ def make_step(
         return State(state.step + 1, params, batch_stats, opt_state, state.key), Record(means, sums)
 
     return step
+
+
+def in_parts(gradients: Callable[..., tuple[PyTree, Record, PyTree]], num: int) -> Callable[..., Any]:
+    """The gradients of a batch [S, b, ...] as those of `num` parts of it, taken one after another.
+
+    Args:
+        gradients: (params, batch_stats, coordinates, batch, keys, key) -> (mean gradients, record, batch_stats).
+        num: of equal parts along b.
+    """
+    if num == 1:
+        return gradients
+
+    def of_all(params, batch_stats, coordinates, batch, keys, key):
+        split = lambda leaf: jnp.moveaxis(leaf.reshape(leaf.shape[0], num, -1, *leaf.shape[2:]), 1, 0)
+
+        def add(total, part):
+            grads, *others = gradients(params, batch_stats, coordinates, *part, key)
+            return jax.tree.map(jnp.add, total, grads), others
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        total, (records, stats) = lax.scan(add, zeros, jax.tree.map(split, (batch, keys)))
+        return jax.tree.map(lambda g: g / num, total), _joined(records), _mean_over_first(stats)
+
+    return of_all
 
 
 def feature_similarity(features: jax.Array, coordinates: PyTree, i: jax.Array, j: jax.Array) -> jax.Array:
@@ -202,12 +232,15 @@ def mapped(function: Callable[[Any], Any], items: PyTree, how: str) -> Any:
     return lax.scan(lambda carry, item: (carry, function(item)), (), items, unroll=how == "unroll")[1]
 
 
-def make_advance(step: Step, statistics: Callable[[State], Scalars] | None = None) -> Callable[..., Any]:
+def make_advance(
+    step: Step, statistics: Callable[[State], Scalars] | None = None, each: bool = False
+) -> Callable[..., Any]:
     """Many steps in one dispatch, their number being an argument, so that any number compiles once.
 
     Args:
         step: from `make_step` or `over_members`.
         statistics: of a training's state, taken once after the last step; of members, the means of theirs.
+        each: whether members report totals and statistics of their own, too.
 
     Returns:
         (state, data, indices [steps, (M,) S, b] of an epoch, num_steps) -> (state, Report), for `pmapped`. Takes
@@ -235,11 +268,14 @@ def make_advance(step: Step, statistics: Callable[[State], Scalars] | None = Non
         bad = {name: jnp.where(step == NEVER, -1, step) for name, step in lax.pmin(bad, MEMBERS).items()}
         totals = lax.pmean(jax.tree.map(jnp.mean, total.means), MEMBERS)
         sums = jax.tree.map(lambda x: lax.all_gather(x, MEMBERS, tiled=True), total.sums) if members else total.sums
-        last = {}
+        last, of_members = {}, {}
         if statistics is not None:
-            last = _mean_over_first(jax.vmap(statistics)(state)) if members else statistics(state)
-            last = lax.pmean(last, MEMBERS)
-        return state, Report(num_steps, totals, sums, last, bad)
+            found = jax.vmap(statistics)(state) if members else statistics(state)
+            last = lax.pmean(_mean_over_first(found) if members else found, MEMBERS)
+            if members and each:
+                gathered = lambda tree: jax.tree.map(lambda x: lax.all_gather(x, MEMBERS, tiled=True), tree)
+                of_members = gathered({"totals": total.means, "last": found})
+        return state, Report(num_steps, totals, sums, last, bad, of_members)
 
     return advance
 
@@ -248,19 +284,32 @@ def joined(first: Report, second: Report) -> Report:
     """The report of the steps of `first` and then those of `second`."""
     add = lambda a, b: jax.tree.map(jnp.add, a, b)
     bad = {name: jnp.where(first.bad[name] < 0, second.bad[name], first.bad[name]) for name in first.bad}
+    each = second.each and second.each | {"totals": add(first.each["totals"], second.each["totals"])}
     return Report(
-        first.steps + second.steps, add(first.totals, second.totals), add(first.sums, second.sums), second.last, bad
+        first.steps + second.steps,
+        add(first.totals, second.totals),
+        add(first.sums, second.sums),
+        second.last,
+        bad,
+        each,
     )
 
 
 def row_of(report: Report, read: Callable[[Sums], Scalars]) -> dict[str, float]:
     """The numbers of a report that the host has fetched: means over steps, scores of the task (of members, their
-    means), statistics after the last step."""
-    means = {name: float(np.float32(total) / np.float32(report.steps)) for name, total in report.totals.items()}
+    means), statistics after the last step; where members report theirs, those of member m as "loss_m"."""
+    over_steps = lambda total: float(np.float32(total) / np.float32(report.steps))
+    means = {name: over_steps(total) for name, total in report.totals.items()}
     sums = report.sums if np.ndim(report.sums["count"]) else jax.tree.map(lambda x: x[None], report.sums)
-    members = [read(_row(sums, m)) for m in range(len(sums["count"]))]
+    members = [read(_row(sums, m) | {BATCHES: report.steps}) for m in range(len(sums["count"]))]
     scores = {name: float(np.mean([member[name] for member in members])) for name in members[0]}
-    return scores | means | {name: float(value) for name, value in report.last.items()}
+    row = scores | means | {name: float(value) for name, value in report.last.items()}
+    if report.each:
+        for m, member in enumerate(members):
+            own = {name: over_steps(total[m]) for name, total in report.each["totals"].items()}
+            own = member | own | {name: values[m] for name, values in report.each["last"].items()}
+            row |= {f"{name}_{m}": float(value) for name, value in own.items()}
+    return row
 
 
 def _example_keys(key: jax.Array, shape: tuple[int, int], device: jax.Array) -> jax.Array:

@@ -94,7 +94,7 @@ def test_every_name_is_a_connector_and_those_of_the_code_are_the_same_paths():
         for name in ("PointFinderStepWiseTransportation", "ot_butterfly")
     )
     np.testing.assert_array_equal(a, b)
-    assert len(CONNECTORS) == 26
+    assert len(CONNECTORS) == 28
 
 
 def hidden(params, images, layer):
@@ -159,6 +159,43 @@ def test_weight_adjustment_of_three_layers_by_hand():
     settled = adjusted(a2, before[1], np.maximum(hidden(b, images, 0) @ hat1, 0))
     np.testing.assert_allclose(kernels(continuous.params(0.3))[2], (1 - t) * a2 + t * settled, atol=2e-4)
     assert np.abs(kernels(path.params(1.0))[2] - kernels(path.params(1 - 1e-6))[2]).max() > 1e-2  # the jump
+
+
+def with_ones(values):
+    return np.concatenate([values, np.ones((len(values), 1))], axis=1)
+
+
+def test_a_bias_is_fitted_with_its_kernel_as_the_weight_of_a_column_of_ones():
+    (a, b), images = pair(SHALLOW), IMAGES[SHALLOW]
+    path = path_of("linear_wa", SHALLOW, bias=True)
+    layers = lambda p: [np.concatenate([p[name]["kernel"], p[name]["bias"][None]]) for name in ("Dense_0", "Dense_1")]
+    hidden = lambda layer: with_ones(np.maximum(with_ones(images) @ layer, 0))
+    (a0, a1), (b0, b1) = layers(a), layers(b)
+    reproduced = lambda layer: np.linalg.lstsq(hidden(layer), hidden(a0) @ a1)[0]
+    first, second = layers(path.params(0.3)), layers(path.params(1.4))
+    moved = 0.7 * a0 + 0.3 * b0
+    np.testing.assert_allclose(first[0], moved, atol=1e-5)
+    np.testing.assert_allclose(first[1], reproduced(moved), atol=1e-4)
+    np.testing.assert_allclose(second[1], 0.6 * reproduced(b0) + 0.4 * b1, atol=1e-4)
+    assert np.abs(first[1][-1] - a1[-1]).max() > 0.05  # without it the bias stays
+    np.testing.assert_array_equal(path_of("linear_wa", SHALLOW).params(0.3)["Dense_1"]["bias"], a["Dense_1"]["bias"])
+    assert path.ranks["Dense_1"][1] == 8
+
+
+@pytest.mark.parametrize("name", ["ot_wa", "ot_butterfly"])
+def test_with_biases_fitted_paths_of_deep_networks_are_exact_and_continuous(name):
+    network = MLP(3, (6, 5))
+    (a, b), table = (made(network, (8,), seed) for seed in (1, 2)), network.unit_axes()
+    path = connect(name, a, b, table, features=Features(layer_inputs(network), IMAGES[DEEP]), bias=True)
+    equal(path.params(0), a)
+    equal(path.params(path.num_pieces), permute(b, table, path.permutations))
+    for piece, after in zip(path.pieces[:-1], path.pieces[1:]):
+        equal(piece.end, after.start)
+    biases = [np.asarray(path.params(t)["Dense_1"]["bias"]) for t in (0.5, 1.0)]
+    assert np.abs(biases[1] - a["Dense_1"]["bias"]).max() > 0.01
+    np.testing.assert_allclose(path.params(1.0 - 1e-5)["Dense_1"]["bias"], biases[1], atol=2e-3)
+    tree, points, params_at = path.at([0.5, 1.5])
+    equal(jax.jit(params_at)(tree, points[0])["Dense_1"]["bias"], biases[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["ot", "ot_wa", "ot_butterfly"])
@@ -266,6 +303,8 @@ def test_bad_input_is_named():
         connect("ot", a, b, {name: row for name, row in table.items() if "2" not in name})
     with pytest.raises(ValueError, match="this network has 2"):
         connect("one_hidden_layer", a, b, table)
+    with pytest.raises(ValueError, match="bias=True fits biases, and no layer"):
+        connect("wa", a, b, table, features=FEATURES[DEEP], bias=True)
     path = connect("linear", a, b)
     for t in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match=r"t lies in \[0, 1\], the pieces of this path, got"):

@@ -19,11 +19,12 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from test_builders import DEBIAN, write_idx
 
-from subspaces_jax.data import catalogue, prepared, recipes, sources
+from subspaces_jax.data import catalogue, functions, prepared, recipes, sources
 from subspaces_jax.data.builders import idx, png
 from subspaces_jax.errors import DataError
 
-CATALOGUE = [name for name in catalogue.DATASETS if name not in ("digits", *recipes.made_from("archive"))]
+OURS = ("digits", *functions.FAMILIES, *recipes.made_from("archive"))
+CATALOGUE = [name for name in catalogue.DATASETS if name not in OURS]
 ARRAYS = [name for name in CATALOGUE if not catalogue.DATASETS[name].streams]
 NUM = {"train": 30, "test": 20}
 

@@ -1,5 +1,7 @@
 """The benchmark's rows, on the smallest network: that each does its work, never how long it takes."""
 
+import importlib.util
+
 import jax
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from subspaces_jax import evaluation
 from subspaces_jax.experiments import benchmarks
 from subspaces_jax.experiments.benchmarks import connections, curves, hyperplanes, subspaces
 
-TINY = benchmarks.Problem("mlp_8", 8, 3, 16, num_units=12)
+TINY = benchmarks.Problem("mlp_8", 8, 3, 16, num_units=12, num_examples=60, path_units=12)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,6 @@ def measured(asked):
     steps = lambda problem, num_steps: lambda: asked.append(num_steps)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(curves, "SIDE", 3)
-        patch.setattr(connections, "EXAMPLES", 60)
         patch.setattr(connections, "FEATURES", 5)
         patch.setattr(hyperplanes, "LARGE", "mlp_8_6")
         patch.setattr(hyperplanes, "THIN", "mlp_8_6")
@@ -35,9 +36,10 @@ def measured(asked):
 
 
 def test_every_row_is_measured(measured):
-    assert len(measured) == 25 and len({row.name for row in measured}) == 25
+    num = 25 + (importlib.util.find_spec("ot") is not None)
+    assert len(measured) == num and len({row.name for row in measured}) == num
     assert all(row.low <= row.ratio <= row.high and np.isfinite(row.ratio) and row.seconds > 0 for row in measured)
-    assert benchmarks.table(measured).count("\n") == 25
+    assert benchmarks.table(measured).count("\n") == num
 
 
 def test_rows_of_the_peer_ask_it_for_as_much_work(measured, asked):
@@ -103,6 +105,23 @@ def test_a_path_is_matched_once_or_at_every_point(monkeypatch):
         connections.path(12, once)()
         counts.append(len(solved))
     assert counts == [1, 1 + connections.POINTS]
+
+
+def test_optimal_transport_of_pot_is_the_same_assignment():
+    pytest.importorskip("ot")
+    a, b = connections.units(9)
+    np.testing.assert_array_equal(connections.by_transport(a, b), connections.by_distances(a, b))
+
+
+def test_without_pot_its_row_is_left_out_with_a_word(monkeypatch, caplog):
+    rows = lambda: connections.rows(TINY, 1, None)
+    monkeypatch.setattr(connections.importlib.util, "find_spec", lambda name: None)
+    with caplog.at_level("WARNING"):
+        without = len(rows())
+    assert caplog.messages == ["POT is not installed: matching is not compared with its solver"]
+    monkeypatch.setattr(connections.importlib.util, "find_spec", lambda name: name)
+    assert len(rows()) == without + 1 == 4
+    assert benchmarks.run(TINY, 1, systems=()) == []
 
 
 def test_statistics_and_resets_are_the_same_both_ways():

@@ -184,7 +184,7 @@ def test_variants_go_together_and_unknown_ones_are_named():
     "changed, message",
     [
         ({"learning_rat": 0.1}, "config field 'learning_rat', which is unknown: did you mean learning_rate"),
-        ({"num_epochs": 2.5}, "config.num_epochs is 2.5: it takes int, at least 1"),
+        ({"num_epochs": 2.5}, "config.num_epochs is 2.5: it takes int, at least 0"),
         ({"learning_rate": "fast"}, "config.learning_rate is 'fast': it takes float"),
         ({"layerwise": 1}, "config.layerwise is 1: it takes bool"),
         ({"beta": -1.0}, "config.beta is -1.0: it takes float, coefficient"),

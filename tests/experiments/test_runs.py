@@ -312,22 +312,23 @@ def test_a_full_disk_is_one_line_and_loses_nothing(most_bytes, config, tmp_path)
 
 
 def test_two_processes_train_like_one(tmp_path):
-    """Two real processes of one device each, BatchNorm over both, against one process of one device."""
+    """Two real processes of one device each, found as under SLURM, BatchNorm over both, against one of one device."""
     fields = dict(network=SMALL, batch_norm="global", num_epochs=1, num_devices=0, batch_size=128)
     environment = os.environ | {
         "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("device_count=4", "device_count=1"),
         "PYTHONPATH": str(pathlib.Path(__file__).parent),
     }
-    port = 20_000 + os.getpid() % 20_000
-    commands = [
-        [sys.executable, "-m", "launch.train", *flags(tmp_path / "two", **fields)]
-        + [f"--coordinator=localhost:{port}", "--num_processes=2", f"--process_id={i}"]
-        for i in range(2)
-    ]
+    environment.pop("KUBERNETES_SERVICE_HOST", None)  # of a cluster that runs the tests
+    environment |= {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_NUM_NODES": "1"}
+    environment |= {"SLURM_NTASKS": "2", "JAX_COORDINATOR_PORT": str(20_000 + os.getpid() % 20_000)}
+    command = [sys.executable, "-m", "launch.train", *flags(tmp_path / "two", **fields), "--coordinator=auto"]
     processes = [
-        subprocess.Popen(c, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for c in commands
-    ]
+        subprocess.Popen(
+            command, cwd=ROOT, env=environment | {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for i in range(2)
+    ]  # fmt: skip
     outputs = [process.communicate(timeout=240) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     train.run(load("line_digits", **FIELDS | fields | {"num_devices": 1}), tmp_path / "one")

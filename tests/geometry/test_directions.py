@@ -136,3 +136,33 @@ def test_networks_on_a_line_span_one_direction():
         principal_directions(ends, 2)
     with pytest.raises(ValueError, match="'last' or 'mean', got 'first'"):
         principal_directions(line, 1, "first")
+
+
+@pytest.mark.parametrize("normalise", ["filter", "layer", "none"])
+def test_orthogonal_directions_of_stacked_layers_are_so_in_each_layer_and_have_its_norm(normalise, getkey):
+    """A leaf of five layers of very different norms; the leaf beside it stays."""
+    rng = np.random.default_rng(4)
+    kernel = (rng.normal(size=(5, 4, 3)) * 10.0 ** np.arange(5)[:, None, None]).astype(np.float32)
+    params = {"blocks": {"kernel": kernel}, "readin": {"kernel": np.ones((2, 3), np.float32)}}
+    options = dict(orthogonal=True, fixed=("readin/kernel",), layer_stacks=("blocks/kernel",), normalise=normalise)
+    found = random_directions(params, getkey(), 3, **options)
+    assert not np.any(found["readin"]["kernel"])
+    blocks = np.asarray(found["blocks"]["kernel"], np.float64)
+    for k in range(5):
+        rows = blocks[:, k].reshape(3, -1)
+        norms = np.linalg.norm(rows, axis=1)
+        cosines = rows @ rows.T / np.outer(norms, norms)
+        np.testing.assert_allclose(cosines, np.eye(3), atol=1e-5)
+        if normalise != "none":
+            np.testing.assert_allclose(norms, np.linalg.norm(kernel[k].astype(np.float64)), rtol=1e-5)
+    if normalise == "filter":
+        expected = np.linalg.norm(kernel.astype(np.float64), axis=1)
+        np.testing.assert_allclose(np.linalg.norm(blocks, axis=2), np.repeat(expected[None], 3, 0), rtol=1e-5)
+
+
+def test_more_orthogonal_directions_than_weights_are_zero_and_all_fixed_is_refused(getkey):
+    params = {"kernel": np.ones((2, 1), np.float32)}
+    found = np.asarray(random_directions(params, getkey(), 3, orthogonal=True)["kernel"])
+    assert np.all(np.any(found[:2], axis=1)) and not np.any(found[2])
+    with pytest.raises(ValueError, match="no leaf has two axes and moves.*the leaves are kernel"):
+        random_directions(params, getkey(), fixed=("kernel",))

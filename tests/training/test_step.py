@@ -382,3 +382,21 @@ def test_noise_is_added_to_normalised_inputs_and_targets_are_clean(digits):
     expected = np.mean((np.asarray(seen["inputs"]) - np.asarray(images)) ** 2, axis=(1, 2))
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(aux.sums["mse"], expected.sum(), rtol=1e-5)
+
+
+class WithoutStatistics(nn.Module):
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dense(10)(nn.relu(nn.Dense(12)(x.reshape(x.shape[0], -1))))
+
+
+@pytest.mark.parametrize("num_samples, over_samples", [(1, "scan"), (2, "vmap"), (2, "scan")])
+def test_parts_of_a_batch_give_the_numbers_of_the_whole(digits, num_samples, over_samples):
+    options = dict(network=WithoutStatistics, num_steps=2, num_samples=num_samples, over_samples=over_samples)
+    whole, parts = (train(geometry.Line(), digits, num_parts=num, **options) for num in (1, 3))
+    assert_same(whole, parts)
+
+
+def test_statistics_of_parts_are_those_of_devices(digits):
+    """BatchNorm sees a part of a batch in the one and a device's share of it in the other."""
+    assert_same(*(train(geometry.Line(), digits, num_steps=2, **how) for how in ({"num_parts": 2}, {"devices": 2})))

@@ -67,6 +67,8 @@ class Problem(NamedTuple):
         network: a call, or a name, of the config field.
         size, channels: of the images; batch_size: B; dtype: of the computation.
         num_units: of the hidden layers that are matched.
+        num_examples: that weights are adjusted on.
+        path_units: of the network whose path is compared.
     """
 
     network: str = "cifar_resnet_20"
@@ -75,6 +77,8 @@ class Problem(NamedTuple):
     batch_size: int = 128
     dtype: str = "float32"
     num_units: int = 2000
+    num_examples: int = 6000
+    path_units: int = 300
 
 
 class Peer(NamedTuple):
@@ -103,15 +107,16 @@ def experiment(problem: Problem, num_images: int, **fields) -> build.Experiment:
     return build.experiment(usual | of_problem | fields, build.Given(info, data, data))
 
 
-def run(problem: Problem, rounds: int = 5, peer: Peer | None = None) -> list[Row]:
-    """The whole table.
+def run(problem: Problem, rounds: int = 5, peer: Peer | None = None, systems: Sequence[str] = SYSTEMS) -> list[Row]:
+    """The whole table, or that of some systems.
 
     Args:
         problem: network, images, batch and precision.
         rounds: alternations a row.
         peer: another framework; None leaves its rows out.
+        systems: of SYSTEMS.
     """
-    modules = [importlib.import_module(f"{__name__}.{name}") for name in SYSTEMS]
+    modules = [importlib.import_module(f"{__name__}.{name}") for name in systems]
     rows = [row for module in modules for row in module.rows(problem, rounds, peer)]
     measured, progress = [], Progress(len(rows), unit="row", label="benchmark")
     for row in rows:

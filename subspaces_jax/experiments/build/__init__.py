@@ -1,11 +1,13 @@
 """From a config to objects, once a command: `experiment(config)`. This package alone reads a config.
 
 data.py       splits, in memory or as streams
+members.py    members that differ in options
 model.py      the network as the functions that training and evaluation take
 training.py   subspace, optimizer, mesh and the compiled steps
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -20,12 +22,14 @@ from subspaces_jax.data import batches, catalogue, sources
 from subspaces_jax.errors import ConfigError, DataError
 from subspaces_jax.experiments import choices
 from subspaces_jax.experiments.build import data as build_data
+from subspaces_jax.experiments.build import members as build_members
 from subspaces_jax.experiments.build import model as build_model
 from subspaces_jax.experiments.build import training as build_training
 from subspaces_jax.experiments.build.model import Model
-from subspaces_jax.experiments.fields import CALLS, ENDS, FIELDS, SEEDS, Config, checked
+from subspaces_jax.experiments.fields import CALLS, ENDS, FIELDS, SEEDS, STOPS, Config, checked
 from subspaces_jax.tasks import Task
 from subspaces_jax.training import step as training_step
+from subspaces_jax.training.loop import Plateau
 from subspaces_jax.training.state import State
 
 __all__ = ["Config", "Experiment", "Given", "Model", "Plan", "check", "experiment"]
@@ -44,13 +48,20 @@ def check(config: Config) -> dict[str, Any]:
         known = catalogue.info(config["dataset"])
     except DataError as error:
         raise ConfigError(f"config.dataset: {error}") from None
-    for name in ("image_size", "stream"):
+    for name in ("image_size", "image_padding", "stream"):
         if config[name] and known.input_dtype != "uint8":
             raise ConfigError(
                 f"config.{name} is for images, and {config['dataset']} has real inputs: leave it {FIELDS[name].default}"
             )
+    if config["num_train_examples"] and config["train_fraction"] != 1.0:
+        raise ConfigError("config.num_train_examples and config.train_fraction both say how many: set one of them")
+    if not config["batch_size"] and (known.streams or config["stream"]):
+        raise ConfigError(f"config.batch_size is 0, and {config['dataset']} streams: name a number of examples")
     if config["label_noise"] and known.label != "class":
         raise ConfigError(f"config.label_noise is for classes, and {config['dataset']} has none: set it to 0")
+    _check_data(config, known)
+    if choices.parse(config["stop"])[0].name != "never" and not config["test_every"]:
+        raise ConfigError(f"config.stop is {config['stop']!r}, and there are no tests: set test_every, or stop='never'")
     several = build_training.subspace(
         config["subspace"], config["num_endpoints"], needs_several=config["beta"] > 0 or config["layerwise"]
     )
@@ -65,6 +76,7 @@ def check(config: Config) -> dict[str, Any]:
         )
     if config["capture"] and several.num_endpoints > 1:
         raise ConfigError("config.capture keeps checkpoints of one network: set subspace='none', or capture=False")
+    build_members.check(config)
     if config["initial"] and config["num_members"] > 1:
         raise ConfigError("config.initial is for one training: set num_members=1, or initial='' for random weights")
     if config["fork"] and (config["initial"] or choices.source(config["fork"]).step is None):
@@ -74,6 +86,29 @@ def check(config: Config) -> dict[str, Any]:
     if config["feature_diversity"] and config["num_samples"] < 2:
         raise ConfigError("config.feature_diversity compares two samples of a batch: set num_samples=2 or more")
     return config
+
+
+def _check_data(config: dict[str, Any], known: catalogue.DatasetInfo) -> None:
+    """Options of data that cannot be had together."""
+    held = choices.parse(config["validation"])[0].name
+    if known.label != "class" and (choices.parse(config["classes"])[0].name != "all" or held == "stratified"):
+        raise ConfigError(
+            f"config.classes and a stratified config.validation are for classes, and {config['dataset']} has none: "
+            "leave classes 'all' and validation 'none' or 'drawn(0.1)'"
+        )
+    own = config["pixel_shuffle"] and config["pixel_orders"] == "own"
+    if own and (known.streams or config["stream"] or known.input_dtype != "uint8"):
+        raise ConfigError(
+            "config.pixel_orders is 'own', which takes images in memory: choose 'shared', or stream=False"
+        )
+    if config["image_padding"] and known.streams:
+        raise ConfigError(
+            f"config.image_padding pads whole images, and those of {config['dataset']} are crops: set it 0"
+        )
+    if config["eval_split"] == "validation" and held == "none":
+        raise ConfigError(
+            "config.eval_split is 'validation', and config.validation holds nothing out: set it, or 'test'"
+        )
 
 
 class Given(NamedTuple):
@@ -96,7 +131,7 @@ def experiment(config: Config, given: Given | None = None, without_data: bool = 
         ConfigError: a field that is unknown or out of range, or fields at odds with each other.
     """
     made = Experiment(check(config), given, without_data)
-    made.model, made.optimizer_settings.of_schedule  # noqa: B018  whatever cannot be made is refused now
+    made.model, made.optimizer_settings.of_schedule, made.weight_statistics, made.members  # noqa: B018  refused now
     return made
 
 
@@ -144,7 +179,8 @@ class Experiment:
 
     @property
     def batch_size(self) -> int:
-        return self.config["batch_size"]
+        """Examples a step; the whole training split is read for their number where it is the batch."""
+        return self.config["batch_size"] or self.num_examples
 
     @property
     def dataset(self) -> str:
@@ -178,7 +214,16 @@ class Experiment:
     @property
     def alone(self) -> "Experiment":
         """The experiment of one member."""
-        return dataclasses.replace(self, config=self.config | {"num_members": 1})
+        return dataclasses.replace(self, config=self.config | {"num_members": 1, "member_options": ""})
+
+    @cached_property
+    def members(self) -> list["Experiment"]:
+        """The experiment of each member by itself, [M], where they differ in options; else none are made."""
+        if not self.config["member_options"]:
+            return []
+        options = getattr(self.model.network, "initial_options", ())
+        configs = [build_members.alone(self.config, m, options) for m in range(self.num_members)]
+        return [experiment(config, self.given, self.without_data) for config in configs]
 
     @property
     def captures(self) -> bool:
@@ -187,7 +232,8 @@ class Experiment:
     @property
     def keys(self) -> list[jax.Array]:
         """The PRNG key of each member, [M]."""
-        return [jax.random.key(self.seed + m) for m in range(self.num_members)]
+        seeds = [member.seed for member in self.members] or range(self.seed, self.seed + self.num_members)
+        return [jax.random.key(seed) for seed in seeds]
 
     @cached_property
     def mesh(self) -> Mesh:
@@ -198,14 +244,19 @@ class Experiment:
         """Likewise, of devices that need not be here."""
         config = self.config
         return build_training.mesh(
-            config["num_devices"], config["num_members"], config["batch_size"], config["num_samples"], devices
+            config["num_devices"],
+            config["num_members"],
+            self.batch_size,
+            config["num_samples"],
+            config["num_parts"],
+            devices,
         )
 
     @property
     def title(self) -> str:
         """What is trained, in a line."""
         fields = "{subspace} of {network} on {dataset}, {dtype}, batch {batch_size} in {num_samples} samples"
-        return fields.format(**self.config)
+        return fields.format(**self.config | {"batch_size": self.config["batch_size"] or "of all"})
 
     @property
     def thin_parts(self) -> str | None:
@@ -225,6 +276,7 @@ class Experiment:
         config = self.config
         settings = build_model.Settings(
             pixel_seed=self.data_settings.pixel_seed,
+            own_orders=self.data_settings.own_orders,
             with_features=config["feature_diversity"] > 0,
             **{name: config[name] for name in build_model.Settings._fields if name in config},
         )
@@ -281,6 +333,29 @@ class Experiment:
         """The test split."""
         return self.given.test if self.given else build_data.load(self.data_settings, "test", self.seed, _part())
 
+    @cached_property
+    def validation(self) -> sources.Arrays | None:
+        """What is held out of the training split, None where nothing is."""
+        if self.given or self.data_settings.held_out is None:
+            return None
+        return build_data.load(self.data_settings, "validation", self.seed, _part())
+
+    @property
+    def eval_split(self) -> str:
+        """What is scored, of fields.SPLITS."""
+        return self.config["eval_split"]
+
+    @cached_property
+    def scored(self) -> sources.Arrays:
+        """The split that evaluation scores; training images without augmentation."""
+        return self.scored_split(self.eval_split)
+
+    def scored_split(self, split: str) -> sources.Arrays:
+        """A split as evaluation reads it, see `build.data.scored`."""
+        if split == "train" and self.streams and not self.given:
+            return build_data.scored(self.data_settings, split, _part())
+        return {"train": lambda: self.train, "validation": lambda: self.validation, "test": lambda: self.test}[split]()
+
     @property
     def shuffles_pixels(self) -> bool:
         return self.config["pixel_shuffle"]
@@ -303,9 +378,9 @@ class Experiment:
 
     @property
     def num_examples(self) -> int:
-        """Of the training split."""
-        if self.without_data:
-            return self.config["num_train_examples"] or self.info.num_train
+        """Of the training split; where no data are read, as the catalogue says."""
+        if self.without_data or not self.config["num_epochs"]:
+            return self.data_settings.num_train
         return len(self.train.labels) if self.streams else len(self.train.images)
 
     # the plan, in steps
@@ -318,13 +393,17 @@ class Experiment:
     def plan_for(self, num_examples: int) -> "Plan":
         """The run in steps, for that many training examples."""
         config, settings = self.config, self.optimizer_settings
-        epoch = batches.steps_per_epoch(num_examples, self.batch_size)
+        epoch = batches.steps_per_epoch(num_examples, config["batch_size"] or num_examples)
         captured = build_training.capture_steps(settings, epoch) if self.captures else ()
         named = build_training.kept_steps(
             config["keep_steps"], config["keep_every"], config["num_epochs"], epoch, config["keep_first"]
         )
-        kept = tuple(sorted({*captured, *named}))
+        kept = tuple(sorted({*captured, *named} or ({0} if not config["num_epochs"] else set())))
         return Plan(epoch, config["num_epochs"] * epoch, captured, kept)
+
+    @property
+    def num_epochs(self) -> int:
+        return self.config["num_epochs"]
 
     @property
     def log_every(self) -> int:
@@ -335,8 +414,33 @@ class Experiment:
         return self.config["checkpoint_every"] * self.plan.steps_per_epoch
 
     @property
+    def profile_steps(self) -> tuple[int, ...]:
+        """The first and the last step of what is profiled, () for none."""
+        return tuple(map(int, choices.split(self.config["profile_steps"])))
+
+    @property
     def test_every(self) -> int:
         return self.config["test_every"] * self.plan.steps_per_epoch
+
+    @property
+    def scores_train(self) -> bool:
+        """Whether tests during training score the training split, too."""
+        return self.config["test_train"]
+
+    @property
+    def tested(self) -> str:
+        """The split that tests during training score: what is held out, or the test split."""
+        return "test" if self.data_settings.held_out is None else "validation"
+
+    def plateau(self, rows: Sequence[dict[str, float]]) -> Plateau | None:
+        """What ends training at a plateau of its tests, after rows of metrics of an earlier part; None for nothing."""
+        within = choices.make("stop", self.config["stop"], STOPS)
+        return within and Plateau(f"{self.tested}_{self.task.columns[0].name}", within, rows)
+
+    @property
+    def overridden(self) -> tuple[str, ...]:
+        """Fields that may differ from those of a run that is gone on with."""
+        return tuple(choices.split(self.config["override"]))
 
     # training
 
@@ -351,6 +455,7 @@ class Experiment:
         config = self.config
         return build_training.OptimizerSettings(
             frozen=self.frozen_endpoints,
+            peak_in_state=bool(config["member_options"]),
             weight_decay=config["weight_decay"] if config["decay"] == "endpoints" else 0.0,
             **{
                 name: config[name]
@@ -372,14 +477,37 @@ class Experiment:
     @property
     def optimizer(self) -> optax.GradientTransformation:
         """The optimizer of the stack."""
-        return build_training.optimizer(self.optimizer_settings, self.plan.steps_per_epoch, self.space.num_endpoints)
+        return self._optimizer(self.optimizer_settings)
+
+    def _optimizer(self, settings: build_training.OptimizerSettings) -> optax.GradientTransformation:
+        network = build_training.traits(self.model.network)
+        return build_training.optimizer(settings, self.plan.steps_per_epoch, self.space.num_endpoints, network)
+
+    @property
+    def weight_statistics(self) -> Any:
+        """Stack -> numbers of a row, or None."""
+        return build_training.weight_statistics(self.config["statistics"], build_training.traits(self.model.network))
+
+    @property
+    def row_statistics(self) -> Any:
+        """State -> what a row says of it, see `build.training.statistics`."""
+        return build_training.statistics(self.schedule, self.space.num_endpoints, self.weight_statistics)
 
     def initial_state(self) -> State:
         """The state before the first step, of random weights."""
-        make = build_training.initial_state(
-            self.model.init, self.optimizer, self.space.num_endpoints, self.num_members, parallel.platform(self.mesh)
+        platform = parallel.platform(self.mesh)
+        state = lambda made, optimizer, keys: build_training.initial_state(
+            made.model.init, optimizer, self.space.num_endpoints, len(keys), platform
+        )(jnp.stack(keys))
+        if not self.members:
+            return state(self, self.optimizer, self.keys)
+        alike = lambda member: (member.config["network"], member.config["learning_rate"])
+        groups = [list(group) for _, group in itertools.groupby(self.members, alike)]
+        rates = [self.optimizer_settings._replace(learning_rate=group[0].config["learning_rate"]) for group in groups]
+        keys = [[key for member in group for key in member.keys] for group in groups]
+        return build_training.joined_states(
+            [state(group[0], self._optimizer(rate), of) for group, rate, of in zip(groups, rates, keys)]
         )
-        return make(jnp.stack(self.keys))
 
     @property
     def state_shapes(self) -> State:
@@ -403,21 +531,22 @@ class Experiment:
         """Compiled steps on data in memory, see `build.training.advance`; for another mesh than this host's, too."""
         mesh = mesh or self.mesh
         step = self.step(params, parallel.platform(mesh))
-        return build_training.advance(step, self.schedule, self.space.num_endpoints, mesh, self.num_members)
+        return build_training.advance(step, self.row_statistics, mesh, self.num_members, bool(self.members))
 
     def advance_on_batch(self, params: Any, mesh: Mesh | None = None) -> Any:
         """A compiled step on a batch of a stream, see `build.training.advance_on_batch`."""
         mesh = mesh or self.mesh
         step = self.step(params, parallel.platform(mesh))
         return build_training.advance_on_batch(
-            step, self.schedule, self.space.num_endpoints, mesh, self.num_members, self.config["num_samples"]
+            step, self.row_statistics, mesh, self.num_members, self.config["num_samples"], bool(self.members)
         )
 
     def epoch_order(self) -> Any:
         """Compiled (keys [M], epoch) -> indices of its batches, see `build.training.epoch_order`."""
         return build_training.epoch_order(
-            self.num_examples, self.batch_size, self.config["num_samples"], self.num_members, self.mesh
-        )
+            self.num_examples, self.batch_size, self.config["num_samples"], self.num_members, self.mesh,
+            self.config["shuffle"],
+        )  # fmt: skip
 
     # evaluation
 

@@ -44,6 +44,8 @@ class Model(NamedTuple):
         features: eval mode, (variables, images) -> [B, ...]; None where the network sows none.
         augment: (keys [B], images) -> images as in training; None changes nothing.
         inputs: images as the data set holds them -> inputs of the network.
+        at_points: eval mode, (stack, points [T, K], images) -> outputs [T, B, ...] of all points at once, see
+            `analysis.points`; None where the network offers none.
     """
 
     network: nn.Module
@@ -55,19 +57,24 @@ class Model(NamedTuple):
     features: Callable[[PyTree, jax.Array], jax.Array] | None
     augment: Callable[[jax.Array, jax.Array], jax.Array] | None
     inputs: Callable[[jax.Array], jax.Array]
+    at_points: Callable[[PyTree, jax.Array, jax.Array], jax.Array] | None = None
 
 
 class Settings(NamedTuple):
-    """What a model is made of; fields of a config by their names, but for `pixel_seed` (None: pixels stay)."""
+    """What a model is made of; fields of a config by their names, but for `pixel_seed` (None: pixels stay) and
+    `own_orders` (whether training images carry an order of their pixels, see `corruption.with_orders`)."""
 
     network: str
     dtype: str
+    matmul_precision: str
+    rematerialise: str
     dropout: float
     batch_norm: str
     augmentation: str
     normalisation: str
     input_noise: float
     pixel_seed: int | None
+    own_orders: bool
     with_features: bool
 
 
@@ -89,7 +96,10 @@ def model(settings: Settings, info: DatasetInfo, task: Task) -> Model:
     alone = (lambda function: checks.alone(function, parallel.AXIS)) if traits.binds_axis else lambda function: function
     normalise, augment = _normalise(settings, info), _augment(settings, info)
     shaped = lambda outputs: outputs.astype(jnp.float32).reshape(outputs.shape[0], *shape)
-    as_images = lambda images: images.reshape(images.shape[0], *info.image_shape)
+    carrying = partial(_as_images, info)  # an order of their pixels, some training images
+    as_images = lambda images: _settled(info, carrying(images))
+
+    run = partial(_in_precision, settings.matmul_precision)
 
     def init(key, num_endpoints):
         make = lambda key: geometry.init_stack(module, key, num_endpoints, _example(info), **eval_options)
@@ -97,23 +107,27 @@ def model(settings: Settings, info: DatasetInfo, task: Task) -> Model:
 
     def apply(variables, images):
         images = as_images(images)
-        of_inputs = lambda inputs: module.apply(variables, inputs, **eval_options)
+        of_inputs = lambda inputs: run(module.apply, variables, inputs, **eval_options)
         return shaped(alone(of_inputs)(normalise(images)))
 
     def features(variables, images):
         images = as_images(images)
-        keep = lambda inputs: module.apply(variables, inputs, **eval_options, mutable=["intermediates"])[1]
+        keep = lambda inputs: run(module.apply, variables, inputs, **eval_options, mutable=["intermediates"])[1]
         return alone(keep)(normalise(images))["intermediates"]["features"][0]
 
+    def at_points(stack, points, images):
+        outputs = module.at_points(stack, points, normalise(as_images(images)))
+        return outputs.astype(jnp.float32).reshape(*outputs.shape[:2], *shape)
+
     def train_mode(module, kept, variables, inputs, key):
-        outputs, updated = module.apply(
-            variables, inputs, **train_options, mutable=["batch_stats", *kept], rngs={"dropout": key}
+        outputs, updated = run(
+            module.apply, variables, inputs, **train_options, mutable=["batch_stats", *kept], rngs={"dropout": key}
         )
         found = updated["intermediates"]["features"][0] if kept else ()
         return shaped(outputs), updated.get("batch_stats", {}), found
 
     def apply_train(variables, images, key):
-        images, keys = as_images(images), jax.random.split(key, images.shape[0])
+        images, keys = carrying(images), jax.random.split(key, images.shape[0])
         images = images if augment is None else augment(keys, images)
         return alone(lambda inputs: train_mode(module, (), variables, inputs, key)[:2])(normalise(images))
 
@@ -123,11 +137,16 @@ def model(settings: Settings, info: DatasetInfo, task: Task) -> Model:
             return train_mode(in_step, kept, variables, inputs, keys[0])
 
     of_images = objective.supervised(
-        forward, task, normalise=normalise, floats=floats, augment=augment, noise=settings.input_noise
+        _rematerialised(settings.rematerialise, forward),
+        task,
+        normalise=normalise,
+        floats=floats,
+        augment=augment,
+        noise=settings.input_noise,
     )
 
     def of_batch(variables, batch, keys):
-        return of_images(variables, batch | {"images": as_images(batch["images"])}, keys)
+        return of_images(variables, batch | {"images": carrying(batch["images"])}, keys)
 
     return Model(
         module,
@@ -139,6 +158,7 @@ def model(settings: Settings, info: DatasetInfo, task: Task) -> Model:
         features if traits.sows_features else None,
         augment,
         lambda images: normalise(as_images(images)),
+        at_points if hasattr(module, "at_points") else None,
     )
 
 
@@ -173,12 +193,36 @@ def network(settings: Settings, num_outputs: int, axis_name: str | None = None) 
     return made
 
 
+def _in_precision(precision: str, function: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
+    """What the function gives, its products of float32 traced in that precision, and so those of its gradient."""
+    with jax.default_matmul_precision(None if precision == "default" else precision):
+        return function(*args, **keywords)
+
+
+def _rematerialised(what: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The forward pass whose gradient keeps nothing of it, or the results of products alone."""
+    policies = {"all": None, "all_but_products": jax.checkpoint_policies.dots_saveable}
+    return jax.checkpoint(forward, policy=policies[what]) if what in policies else forward
+
+
 def flat(images: Any) -> Any:
     """Images [N, H, W, C] as [N, H W C], a stream as it is.
 
     This is how a data set is to lie on a TPU: with few channels last, it would be laid out anew for every dispatch.
     """
     return images if callable(images) else images.reshape(images.shape[0], -1)
+
+
+def _as_images(info: DatasetInfo, images: jax.Array) -> jax.Array:
+    """Flat images as [B, H, W, channels], and two channels more where they carry an order of their pixels."""
+    extra = images.size != images.shape[0] * int(np.prod(info.image_shape))
+    shape = (*info.image_shape[:-1], info.image_shape[-1] + 2) if extra else info.image_shape
+    return images.reshape(images.shape[0], *shape)
+
+
+def _settled(info: DatasetInfo, images: jax.Array) -> jax.Array:
+    """Images with their pixels in the order that they carry, if any."""
+    return corruption.in_order(images, info.image_shape[-1]) if len(info.image_shape) == 3 else images
 
 
 def floats(images: jax.Array) -> jax.Array:
@@ -221,7 +265,7 @@ def _example(info: DatasetInfo) -> jax.Array:
 
 @lru_cache(KEPT)
 def _targets(task: Task, info: DatasetInfo) -> Callable[[jax.Array, PyTree], PyTree]:
-    inputs = lambda images: floats(images.reshape(images.shape[0], *info.image_shape))
+    inputs = lambda images: floats(_settled(info, _as_images(info, images)))
     return lambda images, labels: task.targets(None if images is None else inputs(images), labels)
 
 
@@ -250,4 +294,12 @@ def _augment(settings: Settings, info: DatasetInfo) -> Callable[[jax.Array, jax.
     parts = [part for parts in made for part in parts]
     if settings.pixel_seed is not None and not info.streams:  # a stream's images come augmented and shuffled
         parts.append(lambda keys, images: corruption.pixel_shuffle(images, settings.pixel_seed))
-    return augmentation.compose(*parts) if parts else None
+    if not settings.own_orders:
+        return augmentation.compose(*parts) if parts else None
+    augment, channels = augmentation.compose(*parts), info.image_shape[-1]
+
+    def augment_carrying(keys, images):
+        moved = jnp.concatenate([augment(keys, images[..., :channels]), images[..., channels:]], axis=-1)
+        return corruption.in_order(moved, channels)
+
+    return augment_carrying

@@ -18,7 +18,7 @@ from subspaces_jax.data import batches
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import choices
 from subspaces_jax.experiments.build.model import KEPT
-from subspaces_jax.experiments.fields import SUBSPACES
+from subspaces_jax.experiments.fields import STATISTICS, SUBSPACES
 from subspaces_jax.tasks import Task
 from subspaces_jax.training import optimizers
 from subspaces_jax.training import step as training_step
@@ -42,10 +42,21 @@ class StepSettings(NamedTuple):
     point_decay: float
     own_coordinates: bool
     feature_diversity: float
+    num_parts: int
+
+
+class NetworkTraits(NamedTuple):
+    """What an optimizer takes of a network that has it: names of `frozen` leaves, its `weight_path` over depth, and its
+    `activation`."""
+
+    frozen: tuple[str, ...]
+    weight_path: Callable[[Any], jax.Array] | None
+    activation: str
 
 
 class OptimizerSettings(NamedTuple):
-    """Fields of a config by their names, but for `weight_decay` (0 where the point decays) and `frozen` endpoints."""
+    """Fields of a config by their names, but for `weight_decay` (0 where the point decays), `frozen` endpoints and
+    `peak_in_state` (whether members have rates of their own)."""
 
     optimizer: str
     schedule: str
@@ -59,6 +70,7 @@ class OptimizerSettings(NamedTuple):
     swa_start: float
     num_cycles: int
     multistep_every: int
+    peak_in_state: bool
 
     @property
     def of_schedule(self) -> dict[str, Any]:
@@ -100,31 +112,61 @@ def subspace(text: str, num_endpoints: int, needs_several: bool = False) -> Any:
     return made
 
 
+def traits(network: Any) -> NetworkTraits:
+    """Of any Flax module."""
+    path = getattr(network, "weight_path", None)
+    return NetworkTraits(tuple(getattr(network, "frozen", ())), path, str(getattr(network, "activation", "")))
+
+
 @lru_cache(KEPT)
 def schedule(settings: OptimizerSettings, steps_per_epoch: int) -> optax.Schedule:
     """The learning rate as a function of the step."""
+    return _schedule(settings, steps_per_epoch, settings.learning_rate)
+
+
+def _schedule(settings: OptimizerSettings, steps_per_epoch: int, peak: Any) -> optax.Schedule:
     of_schedule = settings.of_schedule
-    given = {"peak": settings.learning_rate, "num_epochs": settings.num_epochs, "warmup": settings.warmup_epochs}
+    given = {"peak": peak, "num_epochs": settings.num_epochs, "warmup": settings.warmup_epochs}
     policy = choices.make("schedule", settings.schedule, optimizers.POLICIES, given, usual=of_schedule)
     return optimizers.by_step(policy, steps_per_epoch)
 
 
 @lru_cache(KEPT)
-def optimizer(settings: OptimizerSettings, steps_per_epoch: int, num_endpoints: int) -> optax.GradientTransformation:
-    """The optimizer of the stack."""
-    made = choices.make(
+def optimizer(
+    settings: OptimizerSettings, steps_per_epoch: int, num_endpoints: int, network: NetworkTraits
+) -> optax.GradientTransformation:
+    """The optimizer of the stack, which leaves frozen endpoints and leaves as they are."""
+    of_peak = lambda peak: _schedule(settings, steps_per_epoch, peak)
+    make = lambda rate: choices.make(
         "optimizer",
         settings.optimizer,
         optimizers.OPTIMIZERS,
-        given={"schedule": schedule(settings, steps_per_epoch), "weight_decay": settings.weight_decay},
+        given={
+            "schedule": rate,
+            "weight_decay": settings.weight_decay,
+            "steps_per_epoch": steps_per_epoch,
+            "weight_path": network.weight_path,
+            "activation": network.activation,
+        },
         usual={"momentum": settings.momentum},
     )
-    if not settings.frozen:
-        return made
+    if settings.peak_in_state:
+        made = optimizers.with_peak_in_state(lambda peak: make(of_peak(peak)), of_peak, settings.learning_rate)
+    else:
+        made = make(schedule(settings, steps_per_epoch))
+    still = [optimizers.freeze_leaves(network.frozen)] if network.frozen else []
     try:
-        return optax.chain(made, optimizers.freeze_endpoints(settings.frozen, num_endpoints))
+        if settings.frozen:
+            still.append(optimizers.freeze_endpoints(settings.frozen, num_endpoints))
     except ValueError as error:
         raise ConfigError(f"config.frozen_endpoints: {error}") from None
+    return optax.chain(made, *still) if still else made
+
+
+@lru_cache(KEPT)
+def weight_statistics(text: str, network: NetworkTraits) -> Callable[[Any], dict[str, jax.Array]] | None:
+    """Stack -> numbers of a row, as a config's call makes it, or None."""
+    return choices.make("statistics", text, STATISTICS, given={"weight_path": network.weight_path})
 
 
 def mesh(
@@ -132,16 +174,18 @@ def mesh(
     num_members: int,
     batch_size: int,
     num_samples: int,
+    num_parts: int = 1,
     devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-    """The device mesh, over `devices` or all that are here; the batch must split evenly over a member's devices and
-    samples."""
+    """The device mesh, over `devices` or all that are here; the batch must split evenly over a member's devices,
+    samples and parts."""
     made = parallel.device_mesh(num_devices or None, num_members, devices)
     devices = made.shape[parallel.AXIS]
-    parts = devices * num_samples
+    parts = devices * num_samples * num_parts
     if batch_size % parts:
+        of_parts = f" in {num_parts} parts (config.num_parts)" if num_parts > 1 else ""
         raise ConfigError(
-            f"config.batch_size is {batch_size}, which {num_samples} samples (config.num_samples) "
+            f"config.batch_size is {batch_size}, which {num_samples} samples (config.num_samples){of_parts} "
             f"on {devices} devices do not divide: choose a multiple of {parts}"
         )
     return made
@@ -187,11 +231,16 @@ def of_members(num_members: int) -> PartitionSpec:
     return PartitionSpec(parallel.MEMBERS) if num_members > 1 else PartitionSpec()
 
 
-def statistics(rate: optax.Schedule, num_endpoints: int) -> Callable[[State], dict[str, jax.Array]]:
-    """What a row says of a training's state: the learning rate of its last step, and how endpoints lie."""
+@lru_cache(KEPT)
+def statistics(
+    rate: optax.Schedule, num_endpoints: int, of_weights: Callable[[Any], dict[str, jax.Array]] | None = None
+) -> Callable[[State], dict[str, jax.Array]]:
+    """What a row says of a training's state: the learning rate of its last step, statistics `of_weights`, and how
+    endpoints lie."""
 
     def of_state(state: State) -> dict[str, jax.Array]:
         found = {"learning_rate": optimizers.learning_rate(state.opt_state, rate)}
+        found |= of_weights(state.params) if of_weights else {}
         return found | geometry.endpoint_statistics(state.params) if num_endpoints > 1 else found
 
     return of_state
@@ -199,12 +248,20 @@ def statistics(rate: optax.Schedule, num_endpoints: int) -> Callable[[State], di
 
 @lru_cache(COMPILED)
 def advance(
-    step: training_step.Step, rate: optax.Schedule, num_endpoints: int, device_mesh: Mesh, num_members: int
+    step: training_step.Step,
+    of_state: Callable[[State], dict[str, jax.Array]],
+    device_mesh: Mesh,
+    num_members: int,
+    each: bool = False,
 ) -> Callable[..., Any]:
-    """Compiled (state, data, indices [steps, (M,) S, b], num_steps) -> (state, Report), data on every device."""
+    """Compiled (state, data, indices [steps, (M,) S, b], num_steps) -> (state, Report), data on every device.
+
+    Args:
+        step, of_state, each: as `training.step.make_advance` takes them.
+    """
     whole, members = PartitionSpec(), of_members(num_members)
     return parallel.pmapped(
-        training_step.make_advance(step, statistics(rate, num_endpoints)),
+        training_step.make_advance(step, of_state, each),
         device_mesh,
         in_specs=(members, whole, split_indices(num_members), whole),
         out_specs=(members, whole),
@@ -215,15 +272,15 @@ def advance(
 @lru_cache(COMPILED)
 def advance_on_batch(
     step: training_step.Step,
-    rate: optax.Schedule,
-    num_endpoints: int,
+    of_state: Callable[[State], dict[str, jax.Array]],
     device_mesh: Mesh,
     num_members: int,
     num_samples: int,
+    each: bool = False,
 ) -> Callable[..., Any]:
     """Compiled (state, batch [(M,) B, ...]) -> (state, Report): one step on a batch of a stream."""
     members = of_members(num_members)
-    of_one = training_step.make_advance(step, statistics(rate, num_endpoints))
+    of_one = training_step.make_advance(step, of_state, each)
 
     def one(state, batch):
         """One step on this device's share: its examples in order, split into samples, and before that into members."""
@@ -244,13 +301,17 @@ def split_indices(num_members: int) -> PartitionSpec:
 
 @lru_cache(COMPILED)
 def epoch_order(
-    num_examples: int, batch_size: int, num_samples: int, num_members: int, device_mesh: Mesh
+    num_examples: int, batch_size: int, num_samples: int, num_members: int, device_mesh: Mesh, shuffle: bool = True
 ) -> Callable[[jax.Array, Any], jax.Array]:
     """Compiled (keys [M], number of the epoch) -> indices of its batches, [steps, (M,) S, b]."""
     steps = batches.steps_per_epoch(num_examples, batch_size)
 
     def indices_of(order_keys, number):
-        rows = lambda key: batches.epoch_indices(key, number, num_examples, batch_size)
+        rows = lambda key: (
+            batches.epoch_indices(key, number, num_examples, batch_size)
+            if shuffle
+            else jnp.arange(steps * batch_size, dtype=jnp.int32)
+        )
         orders = jax.vmap(rows)(order_keys).reshape(num_members, steps, num_samples, -1)
         return orders.swapaxes(0, 1) if num_members > 1 else orders[0]
 
@@ -280,6 +341,12 @@ def initial_state(
     return jax.jit(state_of(init, transformation, num_endpoints, num_members), compiler_options=options)
 
 
+def joined_states(parts: Sequence[State]) -> State:
+    """States of several groups of members, each with leaves [M_i, ...], as one; of one member without that axis."""
+    rows = [part if part.step.ndim else jax.tree.map(lambda leaf: leaf[None], part) for part in parts]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *rows)
+
+
 def capture_steps(settings: OptimizerSettings, steps_per_epoch: int) -> tuple[int, ...]:
     """Steps after which checkpoints are captured for averages and snapshots."""
     of_schedule, num_epochs = settings.of_schedule, settings.num_epochs
@@ -299,8 +366,8 @@ def capture_steps(settings: OptimizerSettings, steps_per_epoch: int) -> tuple[in
 def kept_steps(
     text: str, keep_every: int, num_epochs: int, steps_per_epoch: int, keep_first: int = 0
 ) -> tuple[int, ...]:
-    """Steps whose checkpoints stay for good: multiples of keep_every epochs, the start and the ends of the first
-    keep_first epochs, and those that are named."""
+    """Steps whose checkpoints stay for good: multiples of keep_every epochs, those that are named, and where keep_first
+    is set the start, the ends of the first keep_first epochs, and the last."""
     num_steps, every = num_epochs * steps_per_epoch, keep_every * steps_per_epoch
     named = [int(step) for step in choices.split(text)]
     if wrong := [step for step in named if not 0 <= step <= num_steps]:
@@ -308,5 +375,5 @@ def kept_steps(
             f"config.keep_steps has {wrong[0]}, and the run has steps 0 to {num_steps}: name some of these"
         )
     regular = range(every, num_steps + 1, every) if every else ()
-    first = range(0, min(keep_first, num_epochs) * steps_per_epoch + 1, steps_per_epoch) if keep_first else ()
-    return tuple(sorted({*regular, *first, *named}))
+    first = {*range(0, min(keep_first, num_epochs) * steps_per_epoch + 1, steps_per_epoch), num_steps}
+    return tuple(sorted({*regular, *named, *(first if keep_first else ())}))

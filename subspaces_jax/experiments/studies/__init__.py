@@ -5,6 +5,7 @@ Each has FIELDS, those of networks with `members.FIELDS` in them, and
     run(settings) -> (arrays, facts)            settings have the fields as attributes, "runs" among them
     table(facts) -> text
     figures(arrays, facts) -> {name: Figure}    from results alone
+    summary(facts) -> plots.tables.Table        where there is one, which `plot` writes as CSV and LaTeX
     animations(arrays, facts) -> {name: path -> None}, where there are any, likewise
     exports(arrays, facts) -> (name, tree) of each further JSON file, where there are any, in a form of others
 
@@ -25,9 +26,12 @@ from subspaces_jax.experiments.studies import (
     line,
     matched,
     orientation,
+    path_variation,
     plane,
+    regularity,
     reinit,
     shared_trunk,
+    training_variation,
 )
 
 STUDIES: dict[str, ModuleType] = {
@@ -45,4 +49,7 @@ STUDIES: dict[str, ModuleType] = {
     "orientation": orientation,
     "reinit": reinit,
     "family": family,
+    "regularity": regularity,
+    "training_variation": training_variation,
+    "path_variation": path_variation,
 }

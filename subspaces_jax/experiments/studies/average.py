@@ -1,4 +1,8 @@
-"""Averages of weights: the mean, random mixtures, points towards each network, draws of SWAG."""
+"""Averages of weights: the mean, random mixtures, points towards each network, draws of SWAG.
+
+References: Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, 2018, arXiv:1803.05407;
+Maddox et al., A Simple Baseline for Bayesian Uncertainty in Deep Learning, 2019, arXiv:1902.02476.
+"""
 
 from collections.abc import Callable
 from functools import lru_cache

@@ -2,6 +2,8 @@
 
 results/barriers.npz has "tr_" and "te_" barriers [M, M] of the scores as `profiles` names them, "distances" [M, M], and
 the scores themselves [M, M, T], of the segment from network i to network j.
+
+Reference: Frankle et al., Linear Mode Connectivity and the Lottery Ticket Hypothesis, 2020, arXiv:1912.05671.
 """
 
 import itertools

@@ -1,6 +1,8 @@
 """The polygonal chain through any number of networks: scores along straight segments from each to the next.
 
 results/chain.npz has "ts" in [0, K - 1], a knot at each whole number, "dl", and scores as `profiles` names them.
+
+Reference: Garipov et al., Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs, 2018, arXiv:1802.10026.
 """
 
 from typing import Any

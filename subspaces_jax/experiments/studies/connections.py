@@ -1,4 +1,8 @@
-"""Paths of `launch.connect` together: worst points and lengths by connector, mean and spread over pairs of networks."""
+"""Paths of `launch.connect` together: worst points and lengths by connector, mean and spread over pairs of networks.
+
+Reference: Anokhin and Yarotsky, Low-loss connection of weight vectors: distribution-based approaches, 2020,
+arXiv:2008.00741.
+"""
 
 from typing import Any
 

@@ -3,6 +3,8 @@
 results/curve.npz has, of T points of the curve, "ts", "dl" (distance from the point before), "tr_" and "te_" scores as
 `profiles` names them, of each "_min", "_max", "_avg" and "_int" (mean over arc length), "l2", "lpips", and
 "images_dynamics" [T, n, H, W, C] of the test images "originals"; the same of the segment after "segment_".
+
+Reference: Garipov et al., Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs, 2018, arXiv:1802.10026.
 """
 
 from functools import partial

@@ -1,4 +1,8 @@
-"""Ensembles of networks, by size, and how far their members are from each other in outputs and features."""
+"""Ensembles of networks, by size, and how far their members are from each other in outputs and features.
+
+References: Lakshminarayanan et al., Simple and Scalable Predictive Uncertainty Estimation using Deep Ensembles, 2017,
+arXiv:1612.01474; Fort et al., Deep Ensembles: A Loss Landscape Perspective, 2019, arXiv:1912.02757.
+"""
 
 from typing import Any
 

@@ -1,6 +1,8 @@
 """A family of runs: variants of one config over seeds, with what is derived of them, for a paper's tables and figures.
 
 Variants are the names that runs carry, whatever their folders are called.
+
+Reference: Wortsman et al., Learning Neural Network Subspaces, 2021, arXiv:2102.10472.
 """
 
 import itertools
@@ -72,9 +74,9 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     return arrays, facts
 
 
-def summary(facts: dict[str, Any]) -> list[tables.Row]:
+def summary(facts: dict[str, Any]) -> tables.Table:
     """The rows of the table: variants, and what is derived of them."""
-    return tables.summary(dict(sorted((facts["family"] | facts["derived"]).items())))
+    return tables.Table(tables.summary(dict(sorted((facts["family"] | facts["derived"]).items()))))
 
 
 def table(facts: dict[str, Any]) -> str:

@@ -1,4 +1,7 @@
-"""The straight line between any two networks."""
+"""The straight line between any two networks.
+
+Reference: Goodfellow et al., Qualitatively characterizing neural network optimization problems, 2015, arXiv:1412.6544.
+"""
 
 from typing import Any
 

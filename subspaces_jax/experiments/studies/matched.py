@@ -2,6 +2,9 @@
 
 results/matched.npz has scores [n + 2] of the n matched networks, of the mean of the networks as they are, and of the
 mean of the matched ones, in this order; and "permutations/<axis>" [n, units], that of each network to the common order.
+
+References: Crisostomi et al., C2M3: Cycle-Consistent Multi-Model Merging, 2024, arXiv:2405.17897; Ainsworth et al., Git
+Re-Basin: Merging Models modulo Permutation Symmetries, 2023, arXiv:2209.04836.
 """
 
 from typing import Any

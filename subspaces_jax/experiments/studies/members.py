@@ -13,7 +13,7 @@ import numpy as np
 
 from subspaces_jax import evaluation, geometry, records, rngs
 from subspaces_jax.analysis import ensembles, hyperplanes, reinitialisation
-from subspaces_jax.connecting import Features, layer_inputs
+from subspaces_jax.connecting import Criterion, Features, layer_inputs
 from subspaces_jax.data import sources
 from subspaces_jax.errors import CheckpointError, ConfigError
 from subspaces_jax.experiments import choices, runs
@@ -45,7 +45,19 @@ FIELDS: dict[str, Field] = {
 }
 PATCHES = Field("coarse", lambda value: value in ("coarse", "all"), "of maps, that weights are adjusted on")
 ALIKE = ("network", "task", "dataset", "pixel_shuffle", "augmentation", "normalisation", "num_train_examples",
-         "image_size", "dropout", "dtype")  # fmt: skip
+         "image_size", "image_padding", "classes", "validation", "eval_split", "dropout", "dtype")  # fmt: skip
+
+
+def open_any(settings: Any) -> list[Run]:
+    """The runs that are named, however they differ.
+
+    Raises:
+        ConfigError, RunDirectoryError: none are named, or one is no run.
+    """
+    folders = choices.split(settings.runs)
+    if not folders:
+        raise ConfigError("config.runs names no run directory: set config.runs=a,b")
+    return [runs.open_run(folder) for folder in folders]
 
 
 def open_all(settings: Any) -> list[Run]:
@@ -54,10 +66,7 @@ def open_all(settings: Any) -> list[Run]:
     Raises:
         ConfigError, RunDirectoryError, CheckpointError: none are named, one is no run, or two are unlike.
     """
-    folders = choices.split(settings.runs)
-    if not folders:
-        raise ConfigError("config.runs names no run directory: set config.runs=a,b")
-    opened = [runs.open_run(folder) for folder in folders]
+    opened = open_any(settings)
     _check_alike(opened, settings.test_dataset)
     return opened
 
@@ -98,7 +107,7 @@ def scored(
 
 def test_split(settings: Any, made: Experiment) -> sources.Arrays:
     """What points are scored on: the runs' own test split, or the one that the study names."""
-    return made.test_of(settings.test_dataset, settings.test_archive) if settings.test_dataset else made.test
+    return made.test_of(settings.test_dataset, settings.test_archive) if settings.test_dataset else made.scored
 
 
 def facts_of(
@@ -183,6 +192,24 @@ def features_of(settings: Any, made: Experiment) -> Features:
         lambda: (normalised(jnp.asarray(batch[0] if isinstance(batch, tuple) else batch)) for batch in batches()),
         patches=settings.patches,
     )
+
+
+def criterion_of(made: Experiment) -> Criterion:
+    """The mean loss of an experiment's task on its training images as they are, in a random order of each pass."""
+    model, train = made.model, made.train
+
+    def loss(params, images, labels):
+        return jnp.mean(made.task.loss(model.apply({"params": params}, images), model.targets(images, labels)))
+
+    def batches(size, seed):
+        if callable(train.images):
+            yield from (batch[:2] for batch in train.images() if np.all(batch[2]))
+            return
+        order, size = np.random.default_rng(seed).permutation(len(train.images)), min(size, len(train.images))
+        for start in range(0, len(order) - size + 1, size):
+            yield jax.tree.map(lambda leaf: leaf[order[start : start + size]], tuple(train))
+
+    return Criterion(loss, batches)
 
 
 class _Together(NamedTuple):

@@ -3,6 +3,9 @@
 results/plane.npz has "x" and "y" [G] in units of distance, "grid" [G, G, 2], scores [G, G] as `profiles` names them,
 "bend_coordinates" [P, 2] of the networks that the plane was made of, "curve_coordinates" [T, 2] of a curve or a
 training projected onto it, and for planes through three networks "alphas" and "betas" [G], x and y over the sides.
+
+References: Garipov et al., Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs, 2018, arXiv:1802.10026; Li et
+al., Visualizing the Loss Landscape of Neural Nets, 2018, arXiv:1712.09913.
 """
 
 from typing import Any, NamedTuple
@@ -14,9 +17,11 @@ from subspaces_jax import geometry
 from subspaces_jax.analysis import surfaces
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import runs
+from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.fields import LARGEST, Field
 from subspaces_jax.experiments.runs import Networks, Run
 from subspaces_jax.experiments.studies import members, profiles
+from subspaces_jax.networks import axes as axis_tables
 from subspaces_jax.plots import surfaces as plots
 
 THROUGH = ("networks", "random", "trajectory")
@@ -34,6 +39,9 @@ FIELDS: dict[str, Field] = profiles.FIELDS | {
     "extent": Field(1.0, lambda value: 0.0 < value, "of random directions, in their lengths, on each side"),
     "normalise": Field(
         "filter", lambda value: value in geometry.directions.NORMALISATIONS, "random directions: filter, layer or none"
+    ),
+    "orthogonal": Field(
+        False, lambda value: True, "whether random directions are orthogonal in each filter, or each layer otherwise"
     ),
 }
 
@@ -60,7 +68,10 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     x, y = surfaces.grid(chosen.corners, settings.num_points, chosen.margins)
     points, shape = surfaces.grid_points(chosen.plane, x, y), (len(x), len(y))
     stack = networks._replace(stack=chosen.plane.endpoints)
-    scores = profiles.scored(settings, opened, stack, points, label="plane", finite=False)
+    if profiles.offers_all_at_once(settings, made):
+        scores = profiles.scored_at_once(settings, opened, stack, points)
+    else:
+        scores = profiles.scored(settings, opened, stack, points, label="plane", finite=False)
     arrays = {name: values.reshape(shape) for name, values in scores.items()}
     arrays |= {"x": x, "y": y, "grid": np.stack(np.meshgrid(x, y, indexing="ij"), axis=-1)}
     arrays |= {"bend_coordinates": chosen.marks, "curve_coordinates": chosen.projected}
@@ -146,10 +157,19 @@ def _random(settings: Any, opened: list[Run]) -> tuple[Networks, Chosen]:
         raise ConfigError(f"random directions start from one network, config.runs gives {len(networks.names)}")
     (network,) = geometry.unstack(networks.stack)
     key = members.key_of(settings, "directions")
-    directions = geometry.random_directions(network, key, normalise=settings.normalise)
+    directions = geometry.random_directions(
+        network, key, normalise=settings.normalise, orthogonal=settings.orthogonal, **_leaves(opened[0].experiment)
+    )
     plane = geometry.plane_along(network, directions)
     far = settings.extent * np.array([[-plane.length, -plane.height], [plane.length, plane.height]])
     return networks, Chosen(plane, networks.names, np.zeros((1, 2)), far, 0.0, np.zeros((0, 2)), {})
+
+
+def _leaves(made: Experiment) -> dict[str, Any]:
+    """Of a network the leaves that stay as they are, and those that hold several layers."""
+    network = made.model.network
+    table = network.unit_axes() if hasattr(network, "unit_axes") else {}
+    return {"fixed": getattr(network, "frozen", ()), "layer_stacks": tuple(axis_tables.layer_stacks(table))}
 
 
 def _trajectory(settings: Any, opened: list[Run]) -> tuple[Networks, Chosen]:

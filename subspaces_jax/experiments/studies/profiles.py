@@ -6,7 +6,7 @@ names of their scores. Training images are scored as they are, without augmentat
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ import optax
 
 from subspaces_jax import evaluation, geometry
 from subspaces_jax.analysis import paths
+from subspaces_jax.analysis import points as of_points
 from subspaces_jax.data.sources import Arrays
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.evaluation import Measure
@@ -48,6 +49,7 @@ def scored(
     label: str = "points",
     measures: Sequence[Measure] = (),
     also: Callable[[int, Any], None] = lambda t, variables: None,
+    of_params: Mapping[str, Callable] = {},
     **options: Any,
 ) -> Scores:
     """Scores of points of a stack on the test and the training split, BatchNorm refreshed once at each.
@@ -57,6 +59,7 @@ def scored(
         label: of the progress line.
         measures: of outputs on the test split, beside the task's scores.
         also: called with (t, variables) of each point.
+        of_params: measures of parameters, as `evaluation.along` takes them.
         options: of `evaluation.along`.
 
     Returns:
@@ -87,7 +90,7 @@ def scored(
         points,
         params_at,
         batch_stats=networks.batch_stats,
-        of_params={"l2": _squared_norm},
+        of_params={"l2": _squared_norm} | dict(of_params),
         visit=visit,
         progress=members.progress(num, label).over,
         **shared,
@@ -99,6 +102,41 @@ def scored(
         rows = {name: np.array([float(of_train[t][name]) for t in range(num)]) for name in names}
         arrays |= _named("tr", rows, l2, made)
     return arrays | {"l2": l2} | along
+
+
+def scored_at_once(settings: Any, opened: Sequence[Run], networks: Networks, points: Any) -> Scores:
+    """The same scores of points [T, K] by one program for all of them, of networks that offer it.
+
+    What is not finite gives scores that are not.
+
+    Args:
+        settings, opened, networks: as `members.scored` takes them, where `offers_all_at_once`.
+        points: [T, K] coordinates.
+
+    Returns:
+        {"te_<name>", "tr_<name>", "l2": [T]}.
+    """
+    made = opened[0].experiment
+    splits = {"te": members.test_split(settings, made)} | ({} if settings.splits == "test" else {"tr": made.train})
+    grams = [rows @ rows.T for rows in map(_rows, jax.tree.leaves(networks.stack))]
+    coordinates = np.asarray(points, np.float64)
+    l2 = 0.5 * made.weight_decay * np.einsum("tk,kj,tj->t", coordinates, sum(grams), coordinates)
+    arrays: Scores = {}
+    for prefix, split in splits.items():
+        split = _first(split, settings.num_examples)
+        (found,) = of_points.measure(
+            made.model.at_points, networks.stack, points, flat(split.images), split.labels,
+            (Measure(made.task.scores, made.task.read),), targets=made.model.targets,
+            batch_size=settings.eval_batch_size,
+        )  # fmt: skip
+        arrays |= _named(prefix, {name: found[name] for name in _names(made)}, l2, made)
+    return arrays | {"l2": l2}
+
+
+def offers_all_at_once(settings: Any, made: Experiment) -> bool:
+    """Whether a network offers `scored_at_once`, and its data are in memory."""
+    splits = (made.train, members.test_split(settings, made))
+    return made.model.at_points is not None and not any(callable(split.images) for split in splits)
 
 
 def statistics(lengths: np.ndarray, arrays: Scores) -> Scores:
@@ -169,6 +207,11 @@ def _first(split: Arrays, num: int) -> Arrays:
     if callable(split.images):
         raise ConfigError("config.num_examples takes data in memory, and these stream: set it to 0")
     return Arrays(*(part[:num] for part in split))
+
+
+def _rows(leaf: Any) -> np.ndarray:
+    """A leaf [K, ...] as [K, D] in float64."""
+    return np.asarray(leaf, np.float64).reshape(len(leaf), -1)
 
 
 def _squared_norm(params: Any) -> Any:

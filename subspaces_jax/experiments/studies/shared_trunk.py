@@ -7,6 +7,9 @@ inputs and is n = 16 - j here.
 results/shared_trunk.npz has, of M members, "ensemble_accuracy" [M] of the first 1, 2, ... M and "one_model_accuracy"
 [M] of each, and of those on the trunk "ensemble_accuracy_adjusted" and "one_model_accuracy_adjusted", as the code of
 Anokhin and Yarotsky 2020 (arXiv:2008.00741) has them, in percent. Of several n these last two are [A, M].
+
+Reference: Anokhin and Yarotsky, Low-loss connection of weight vectors: distribution-based approaches, 2020,
+arXiv:2008.00741.
 """
 
 from typing import Any

@@ -1,0 +1,74 @@
+"""Distances between points of a path, to a power, fast and without the cancellation of far-away origins.
+
+A size is what a distance is made of: of "l2" its square, of other norms the distance itself.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+NORMS = ("l2", "l1", "linf")
+BAND = 4  # sizes of points that are at most so many steps apart are found from their differences
+
+FEW = 1 << 22  # coordinates of all pairs, of which differences are quick
+
+
+def sizes(differences: jax.Array, norm: str) -> jax.Array:
+    """Of differences [..., D]: [...]."""
+    if norm == "l2":
+        return jnp.sum(differences * differences, axis=-1)
+    of = jnp.abs(differences)
+    return jnp.sum(of, axis=-1) if norm == "l1" else jnp.max(of, axis=-1, initial=0.0)
+
+
+def distance(sizes: jax.Array, norm: str) -> jax.Array:
+    """The distances that sizes stand for."""
+    return jnp.sqrt(sizes) if norm == "l2" else sizes
+
+
+def powers(sizes: jax.Array, p: float, norm: str) -> jax.Array:
+    """The p-th powers of the distances; by roots and products where p is a multiple of a half ("l2") or a quarter."""
+    exponent = p / 2 if norm == "l2" else p
+    if exponent > 16 or (4 * exponent) % 1:
+        return jnp.exp(jnp.asarray(exponent, sizes.dtype) * jnp.log(sizes))  # a power is no vector operation on a CPU
+    whole, quarters = divmod(round(4 * exponent), 4)
+    found = lax.integer_pow(sizes, whole) if whole else jnp.ones_like(sizes)
+    if quarters:
+        root = jnp.sqrt(sizes)
+        found = found * {1: jnp.sqrt(root), 2: root, 3: root * jnp.sqrt(root)}[quarters]
+    return found
+
+
+def between(a: jax.Array, b: jax.Array, norm: str, direct: bool = False) -> jax.Array:
+    """Sizes of all differences, [N, D] and [M, D] -> [N, M].
+
+    Of "l2", unless `direct`, by a matrix product about the mean of `a`: rounding errors are in proportion to how far
+    `a` is spread and to the size itself, whatever the points have in common.
+    """
+    if norm != "l2" or direct:
+        return sizes(a[:, None] - b[None], norm)
+    centre = jnp.mean(a, axis=0)
+    a, b = a - centre, b - centre
+    products = jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)
+    return jnp.maximum(sizes(a, norm)[:, None] + sizes(b, norm)[None] - 2 * products, 0)
+
+
+def is_direct(num: int, dim: int) -> bool:
+    """Whether differences of all pairs of points cost no more than a matrix product is worth."""
+    return dim <= 8 or num * num * dim <= FEW
+
+
+def bands(points: jax.Array, norm: str) -> jax.Array:
+    """Sizes of the differences of each point and those up to BAND steps before it, [BAND + 1, L]; at the start 0."""
+    of_gap = [
+        sizes(points[min(gap, len(points)) :] - points[: max(len(points) - gap, 0)], norm) for gap in range(BAND + 1)
+    ]
+    return jnp.stack([jnp.pad(found, (len(points) - len(found), 0)) for found in of_gap])
+
+
+def banded(found: jax.Array, near: jax.Array, offset: int = 0) -> jax.Array:
+    """Sizes [N, M] with those of near points from `bands` of the M later ones, the first `offset` after the first N."""
+    rows, columns = np.indices(found.shape)
+    rows, columns = np.nonzero(np.isin(columns + offset - rows, np.arange(BAND + 1)))
+    return found.at[rows, columns].set(near[columns + offset - rows, columns])

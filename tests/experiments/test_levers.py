@@ -1,0 +1,77 @@
+"""What makes a step cheaper or more exact and must not change what it means."""
+
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+from test_configs import load
+
+from subspaces_jax import checkpoints
+from subspaces_jax.errors import ConfigError
+from subspaces_jax.experiments import build, train
+
+FIELDS = dict(network="mlp_16", num_epochs=1, augmentation="shift1")
+
+
+def loss_and_gradient(config):
+    """The jaxpr of an objective's gradient, and its value on eight zero images."""
+    made = build.experiment(config)
+    params = made.model.init(jax.random.key(0), 1)["params"]
+    point = jax.tree.map(lambda leaf: leaf[0], params)
+    batch = {"images": jnp.zeros((8, 64), jnp.uint8), "labels": jnp.zeros(8, jnp.int32)}
+    keys = jax.random.split(jax.random.key(1), 8)
+    mean = lambda point: jnp.mean(made.model.objective({"params": point, "batch_stats": {}}, batch, keys)[0])
+    return str(jax.make_jaxpr(jax.grad(mean))(point)), jax.jit(jax.value_and_grad(mean))(point)
+
+
+@pytest.fixture(scope="module")
+def usual():
+    return loss_and_gradient(load("line_digits", **FIELDS))
+
+
+@pytest.mark.parametrize("what", ["all", "all_but_products"])
+def test_what_is_computed_again_is_the_same(what, usual):
+    program, values = loss_and_gradient(load("line_digits", **FIELDS, rematerialise=what))
+    assert "checkpoint" in program or "remat" in program
+    assert "checkpoint" not in usual[0] and "remat" not in usual[0]
+    assert program.count("dot_general") == usual[0].count("dot_general") + (
+        1 if what == "all" else 0
+    )  # of the hidden layer
+    chex.assert_trees_all_close(values, usual[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["high", "highest"])
+def test_every_product_has_the_precision_of_the_config(precision, usual):
+    program, _ = loss_and_gradient(load("line_digits", **FIELDS, matmul_precision=precision))
+    products = program.count("dot_general[")
+    assert products >= 5 and program.count(f"Precision.{precision.upper()}, Precision.{precision.upper()}") == products
+    assert "Precision" not in usual[0]
+
+
+def test_chosen_steps_are_profiled_and_the_run_is_the_same(tmp_path):
+    config = load("line_digits", **FIELDS, checkpoint_every=0)
+    train.run(config, tmp_path / "plain")
+    train.run(config | {"profile_steps": "3,5"}, tmp_path / "profiled")
+    (trace,) = (tmp_path / "profiled" / "profile").rglob("*.xplane.pb")
+    assert trace.stat().st_size > 1000 and not (tmp_path / "plain" / "profile").exists()
+    both = [checkpoints.restore(tmp_path / name).params for name in ("plain", "profiled")]
+    chex.assert_trees_all_equal(*both)
+    rows = [json.loads(line)["step"] for line in (tmp_path / "profiled" / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [3, 5, 11]
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"num_parts": 3}, "batch_size is 128, .* in 3 parts .*choose a multiple of 3"),
+        ({"profile_steps": "5,3"}, "profile_steps is '5,3'.*two steps"),
+        ({"profile_steps": "5"}, "profile_steps is '5'"),
+        ({"matmul_precision": "most"}, "one of default, high, highest"),
+        ({"rematerialise": "some"}, "one of none, all, all_but_products"),
+    ],
+)
+def test_what_cannot_be_is_refused(fields, message, tmp_path):
+    with pytest.raises(ConfigError, match=message):
+        train.run(load("line_digits", **FIELDS, num_devices=1) | fields, tmp_path)
