@@ -12,10 +12,10 @@ labels of which half are wrong, pixel_shuffle for an order of pixels of each tra
     python -m launch.analyze --config=configs/analyze.py:reinit --config.runs=runs/hyperplanes/lenet_0 \
         --config.parts=convolutions --workdir=runs/hyperplanes/reinit
 
-Digits are 20x20 pixels with a border of 4 and train in about two minutes on a CPU core, those of Fashion-MNIST (4,000 images,
---config.idx_dir=/usr/share/datasets/fashion-mnist) in five; what they give is in the lab book, configs/README.md. SGD
-of rate 0.01, momentum 0.9 and decay 1e-4 at batch 32 or 128 are the authors' program's, as are 300 epochs at decay 5e-4
-with a tenth of the rate every 100; these have not been run here.
+Digits are 20x20 pixels with a border of 4; LeNet trains on them in a minute on a CPU core, on Fashion-MNIST (4,000
+images, --config.idx_dir=/usr/share/datasets/fashion-mnist) in two. What they give is in the lab book,
+configs/README.md. SGD of rate 0.01, momentum 0.9 and decay 1e-4 at batch 32 or 128 are the authors' program's, as are
+300 epochs at decay 5e-4 with a tenth of the rate every 100; the forms for accelerators have not been run here.
 """
 
 from configs import base
