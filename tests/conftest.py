@@ -37,6 +37,8 @@ LONG = (
     "autoencoders.ipynb",
     "mode_connectivity.ipynb",
     "quickstart.ipynb",
+    "hyperplanes.ipynb",
+    "test_hyperplane_studies.py",
     "test_layers.py",
     "test_lpips.py",
     "test_images.py",

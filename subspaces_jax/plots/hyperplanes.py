@@ -7,6 +7,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import ScalarFormatter
 
 from subspaces_jax.plots import style
 
@@ -109,3 +110,5 @@ def _scale(axis: Axes, x: Sequence[float]) -> None:
     positive = x[x > 0]
     if positive.size and positive[-1] > 20 * positive[0] and positive[-1] > 1:
         axis.set_xscale("symlog", linthresh=positive[0], linscale=0.5)
+        axis.xaxis.set_major_formatter(ScalarFormatter())
+    axis.set_xlim(x.min(), x.max())

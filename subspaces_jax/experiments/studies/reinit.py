@@ -163,7 +163,8 @@ def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, F
         name = "reinit" if where == "all" else f"reinit_{where.replace(' ', '_').replace('=', '')}"
         drawn[name] = plots.matrix(
             drop, [_long(row) for row in facts["rows"]], list(facts["parts"]),
-            label=f"relative drop of the test {facts['columns'][0][1]}", axes=("reset", "to its values at"),
+            label=f"relative drop of the test {facts['columns'][0][1]}",
+            axes=("layers that are reset", "to their values at"),
             title=facts["title"] if where == "all" else f"{facts['title']}, {where}",
         )  # fmt: skip
     return drawn
