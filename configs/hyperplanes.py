@@ -4,7 +4,9 @@ al. 2019, arXiv:1902.01996): training that keeps its start, its first epochs and
 The words after the colon: a form (orientation_digits, orientation_fashion_mnist, reinit_digits, reinit_fashion_mnist;
 for an accelerator orientation_cifar10, orientation_cifar100, orientation_imagenet, reinit_cifar10), another network
 (lenet, fcn, alexnet, vgg11 to vgg19, vgg11_bn to vgg19_bn, vgg19_orig, mlp, mlp_bn), line for a line, noise_50 for
-labels of which half are wrong, pixel_shuffle for an order of pixels of each training image's own, and tiny.
+labels half of which are another class, pixel_shuffle for another order of pixels in every training image, unnormalised,
+ten_classes, validation (a tenth is held out), upscaled and upscaled_padded for 224x224 pixels (the latter of 112x112
+within black), padded for digits of 20x20 within 28x28, and tiny.
 
     python -m launch.train --config=configs/hyperplanes.py:orientation_digits --workdir=runs/hyperplanes/lenet_0
     python -m launch.analyze --config=configs/analyze.py:orientation --config.runs=runs/hyperplanes/lenet_0 \
@@ -53,6 +55,19 @@ CHANGES = {
     "line": {"subspace": "line", "beta": 1.0},
     "noise_50": {"label_noise": 0.5, "label_noise_kind": "wrong"},
     "pixel_shuffle": {"pixel_shuffle": True, "pixel_orders": "own"},
+    "unnormalised": {"normalisation": "none"},
+    "ten_classes": {"classes": "drawn(10, seed=0)"},
+    "validation": {"validation": "drawn(0.1, seed=0)"},
+    "upscaled": {"image_size": 224},
+    "upscaled_padded": {"image_size": 112, "image_padding": 56},
+    "padded": {"image_size": 20, "image_padding": 4},
+}
+GIVEN = "given(mean=({}), std=({}))"  # a channel, of images that are upscaled, of the authors' program
+NORMALISATIONS = {
+    ("cifar10", "upscaled"): GIVEN.format("0.4914, 0.4822, 0.4465", "0.1953, 0.1925, 0.1942"),
+    ("cifar10", "upscaled_padded"): GIVEN.format("0.1229, 0.1206, 0.1117", "0.2367, 0.2323, 0.2190"),
+    ("cifar100", "upscaled"): GIVEN.format("0.5071, 0.4865, 0.4409", "0.1942, 0.1918, 0.1958"),
+    ("cifar100", "upscaled_padded"): GIVEN.format("0.1268, 0.1217, 0.1103", "0.2435, 0.2343, 0.2177"),
 }
 
 
@@ -64,6 +79,7 @@ def get_config(form: str = "orientation_digits"):
     network, dataset = FORMS[_one(names, tuple(FORMS), "orientation_digits")]
     config = make(_one(names, tuple(NETWORKS), network), dataset)
     for name in names:
+        config.normalisation = NORMALISATIONS.get((dataset, name), config.normalisation)
         config.update(CHANGES.get(name, {}))
     config.variant = ",".join(name for name in names if name != "tiny") or "orientation_digits"
     return base.in_form(config, "tiny" if "tiny" in names else "")

@@ -62,7 +62,7 @@ def read(sums: Sums) -> dict[str, jax.Array]:
     return {name: total(name, value) / count for name, value in sums.items() if name not in ("count", BATCHES)}
 
 
-def classification(label_smoothing: float = 0.0, detailed: bool = False) -> Task:
+def classification(label_smoothing: float = 0.0, detailed: bool = False, top: int = 0) -> Task:
     """Outputs are logits [b, C], targets integer classes [b].
 
     Scores: accuracy, nll (nats), brier, ece_15, ece_20 of the softmax. An ensemble predicts the mean of its members'
@@ -72,16 +72,23 @@ def classification(label_smoothing: float = 0.0, detailed: bool = False) -> Task
     Args:
         label_smoothing: in [0, 1], of the loss alone.
         detailed: whether there are the scores of `read_gradients` and of `metrics.of_confusion`, too.
+        top: k of a score "top_k", whether the true class is among the k of the greatest logits (of all where there are
+            fewer); 0 for none.
 
     Raises:
-        ValueError: label_smoothing outside [0, 1].
+        ValueError: label_smoothing outside [0, 1], or top below 0.
     """
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing is a fraction in [0, 1], got {label_smoothing}")
+    if top < 0:
+        raise ValueError(f"top is a number of classes, or 0 for none, got {top}")
 
     def scores(logits, labels, mask):
         probs = jax.nn.softmax(logits.astype(jnp.float32))
         sums = metrics.summary_sums(probs, labels, mask)
+        if top:
+            best = jax.lax.top_k(logits.astype(jnp.float32), min(top, logits.shape[-1]))[1]
+            sums |= _summed({f"top_{top}": jnp.any(best == labels[:, None], axis=-1)}, mask)
         if not detailed:
             return sums
         num_classes = logits.shape[-1]
@@ -118,6 +125,7 @@ def classification(label_smoothing: float = 0.0, detailed: bool = False) -> Task
             Column("nll", "nll", "nats"),
             Column("ece_20", "ECE", "%", 100.0),
             Column("brier", "Brier"),
+            *[Column(f"top_{top}", f"top {top}", "%", 100.0)] * bool(top),
         ),
     )
 

@@ -22,7 +22,7 @@ ROOMS = [  # in their order: a module imports only from rooms before its own, an
         "processes",
         "parallel",
         "checkpoints",
-        "weight_files",
+        "state_dicts",
         "batch_stats",
         "evaluation",
     ),

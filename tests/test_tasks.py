@@ -123,6 +123,7 @@ def test_reconstruction_scores_outputs_against_inputs(loss):
     "make, message",
     [
         (lambda: tasks.classification(1.5), "label_smoothing is a fraction"),
+        (lambda: tasks.classification(top=-1), "top is a number of classes"),
         (lambda: tasks.regression(0.5), "p is a finite number of at least 1, got 0.5"),
         (lambda: tasks.reconstruction("mea"), "loss is one of mae, mse, laplacian, got 'mea'"),
     ],
@@ -130,6 +131,17 @@ def test_reconstruction_scores_outputs_against_inputs(loss):
 def test_what_a_task_cannot_be_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_score_of_several_guesses(predictions):
+    logits, _, labels = predictions
+    plain = in_parts(tasks.classification(), logits, labels)
+    rank = np.sum(logits > logits[np.arange(N), labels][:, None], axis=-1)
+    for top in (1, 3, C, C + 2):
+        found = in_parts(tasks.classification(top=top), logits, labels)
+        assert found == pytest.approx(plain | {f"top_{top}": np.mean(rank < top)}, rel=1e-6)
+    assert tasks.classification(top=5).columns[-1] == ("top_5", "top 5", "%", 100.0)
+    assert 0.0 < np.mean(rank < 1) < np.mean(rank < 3) < 1.0
 
 
 def test_a_detailed_classification_adds_scores_and_changes_none(predictions):

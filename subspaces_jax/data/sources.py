@@ -11,7 +11,8 @@ import pathlib
 import struct
 import zipfile
 import zlib
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -49,8 +50,8 @@ class Encoded:
     processes, and threads may share it. Reading what is damaged raises DataError.
     """
 
-    def __init__(self, records: Any, name: str, folder: str, label: str = "class"):
-        self._records, self._name, self._folder, self._label = records, name, folder, label
+    def __init__(self, records: Any, name: str, folder: str, label: str = "class", split: str = "train"):
+        self._records, self._name, self._folder, self._label, self._split = records, name, folder, label, split
 
     def __len__(self) -> int:
         return len(self._records)
@@ -63,6 +64,26 @@ class Encoded:
             return bytes(example["image"]), _label(example, self._label)  # damage may also come as None
         except Exception as error:  # whatever the file format's reader makes of damage
             raise DataError(_unreadable(f"example {index}", self._name, self._folder, error)) from None
+
+    def labels(self) -> np.ndarray | tuple[()]:
+        """All labels, int32 [N] of classes, float32 [N, ...] of real values, or () where there are none.
+
+        They take a pass over all examples; those of large data sets are left beside them for the next time.
+        """
+        if self._label == "none":
+            return ()
+        cache = pathlib.Path(self._folder) / f"labels-{self._split}.npy"
+        if len(self) >= CACHE_FROM:
+            with contextlib.suppress(OSError, ValueError, EOFError):
+                files.check_regular(cache)
+                found = np.load(cache)
+                if found.shape[:1] == (len(self),) and found.dtype in (np.int32, np.float32):
+                    return found
+        dtype = np.int32 if self._label == "class" else np.float32
+        found = np.array([label for _, label in self], dtype)
+        if len(self) >= CACHE_FROM:
+            _replace(cache, lambda file: np.save(file, found))
+        return found
 
 
 def load(
@@ -111,7 +132,7 @@ def open_source(
                     f"{name} in {builder.data_path} has {num_classes} classes, expected {expected.num_classes}: "
                     "it is another data set"
                 )
-        source = Encoded(records, name, str(builder.data_path), expected.label)
+        source = Encoded(records, name, str(builder.data_path), expected.label, split)
         source[0]  # damage of the file as a whole is found now, not when a worker reads
     return source
 
@@ -215,14 +236,17 @@ def _cached(path: pathlib.Path, num: int, expected: DatasetInfo) -> Arrays | Non
 
 
 def _write_cache(path: pathlib.Path, arrays: Arrays) -> None:
+    kept = {key: array for key, array in arrays._asdict().items() if isinstance(array, np.ndarray)}
+    _replace(path, lambda file: np.savez(file, **kept))
+
+
+def _replace(path: pathlib.Path, write: Callable[[BinaryIO], None]) -> None:
     """Written elsewhere and renamed, so that no reader sees half of it; left out where the folder cannot be written."""
     partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")
     with contextlib.suppress(OSError):
         try:
             with open(partial, "wb") as file:
-                np.savez(
-                    file, **{key: array for key, array in arrays._asdict().items() if isinstance(array, np.ndarray)}
-                )
+                write(file)
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)

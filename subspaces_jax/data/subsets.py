@@ -97,6 +97,13 @@ class Selected:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def labels(self) -> np.ndarray | tuple[()]:
+        """All labels, as of `sources.Encoded`."""
+        if self._labels is not None:
+            return self._labels
+        found = self._source.labels()
+        return found[self._rows] if isinstance(found, np.ndarray) else found
+
     def __getitem__(self, index: int) -> tuple[bytes, Any]:
         if not 0 <= index < len(self):
             raise IndexError(f"there is no example {index} of {len(self)}")

@@ -183,6 +183,8 @@ def table(facts: dict[str, Any]) -> str:
     )
     for size, accuracy in enumerate(facts.get("ensembles", {}).get("accuracy", []), start=1):
         lines.append(f"ensembles of {size}: accuracy {100 * accuracy:.3f} %")
+    if facts.get("split", "test") != "test":
+        lines.append(f"scored on the {facts['split']} split")
     return "\n".join(lines)
 
 

@@ -49,8 +49,10 @@ class Run(NamedTuple):
     @property
     def num_steps(self) -> int:
         """Of the whole training: as planned, or where a plateau has ended it."""
-        ended = self.experiment.plateau(rows_of(self.folder))
-        return self.plan.num_steps if ended is None or ended.ended_at is None else ended.ended_at
+        if not self.experiment.stops_early:
+            return self.plan.num_steps
+        ended_at = self.experiment.plateau(rows_of(self.folder)).ended_at
+        return self.plan.num_steps if ended_at is None else ended_at
 
 
 class Networks(NamedTuple):

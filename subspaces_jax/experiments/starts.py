@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
-from subspaces_jax import checkpoints, geometry, parallel, trees, weight_files
+from subspaces_jax import checkpoints, geometry, parallel, state_dicts, trees
 from subspaces_jax.errors import CheckpointError, ConfigError
 from subspaces_jax.experiments import choices, runs
 from subspaces_jax.experiments.build import Experiment
@@ -41,7 +41,7 @@ def resumable(state: State) -> checkpoints.Resumable:
 def _of_networks(made: Experiment, state: State) -> State:
     """With the networks that config.initial names as endpoints; the statistics are the first one's."""
     named, num = made.initial, made.space.num_endpoints
-    files = {i: source for i, source in enumerate(named) if weight_files.is_weights(source.folder)}
+    files = {i: source for i, source in enumerate(named) if state_dicts.is_weights(source.folder)}
     opened = {
         i: runs.open_run(source.folder)
         for i, source in enumerate(named)
@@ -81,7 +81,7 @@ def _of_file(made: Experiment, source: choices.Source) -> runs.Networks:
             f"config.initial: {source.folder} is a file of weights and has no steps: leave out @{source.step}"
         )
     try:
-        variables = torch_names.from_torch(made.model.network, weight_files.load(source.folder))
+        variables = torch_names.from_torch(made.model.network, state_dicts.load(source.folder))
     except (CheckpointError, ConfigError):
         raise
     except ValueError as error:

@@ -62,7 +62,9 @@ def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         if not plan.num_steps:
             checkpoints.save(manager, 0, starts.resumable(state), made.config, run_id)
             return {"step": 0, "resumed_from": 0, "seconds": time.perf_counter() - clock}
-        plateau = made.plateau([row for row in runs.rows_of(folder) if row["step"] <= resumed_from])
+        plateau = None
+        if made.stops_early:
+            plateau = made.plateau([row for row in runs.rows_of(folder) if row["step"] <= resumed_from])
         if resumed_from == plan.num_steps or plateau and plateau.ended_at == resumed_from:
             log.warning("%s is finished (step %d); nothing to train", folder, resumed_from)
             return {"step": resumed_from, "resumed_from": resumed_from, "seconds": time.perf_counter() - clock}

@@ -44,7 +44,6 @@ __all__ = [
     "DeepLeNet",
     "DeepResidual",
     "DepthScaledResNet",
-    "DepthScaledResNet",
     "ImageNetResNet",
     "ImageNetVGG",
     "LeNet",

@@ -100,6 +100,12 @@ def test_every_config_has_the_fields_that_are_known_and_says_how_to_run_it(name)
         ("mode_connectivity", "vgg16,chain,cifar100", 3 * 15_291_300, {"num_epochs": 600, "dataset": "cifar100"}),
         ("mode_connectivity", "small,bezier", 3 * 19_800, {"frozen_endpoints": "ends", "decay": "point"}),
         ("mode_connectivity", "small,fge", 19_800, {"capture": True, "schedule": "fge(low=0.005, cycle=4)"}),
+        (
+            "hyperplanes",
+            "orientation_cifar10,vgg19_bn,upscaled_padded",
+            139_622_218,
+            {"image_padding": 56, "dropout": 0.5},
+        ),
         ("autoencoders", "celeba,kaiming_uniform", 17_944_512, {"learning_rate": 1e-4, "weight_decay": 1e-6}),
         (
             "deep_residual",

@@ -63,6 +63,22 @@ def test_a_stream_uses_the_same_examples_in_their_order():
         np.testing.assert_array_equal(found.labels, expected.labels)
 
 
+def test_labels_of_a_source_are_kept_beside_it(digits, monkeypatch, tmp_path):
+    source = sources.open_source("digits", "test")
+    monkeypatch.setattr(source, "_folder", str(tmp_path))
+    np.testing.assert_array_equal(source.labels(), digits["test"].labels)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(sources, "CACHE_FROM", 10)
+    np.testing.assert_array_equal(source.labels(), digits["test"].labels)
+    np.save(tmp_path / "labels-test.npy", np.full(360, 7, np.int32))
+    assert set(source.labels().tolist()) == {7}
+    for damage in (b"", b"x" * 50):
+        (tmp_path / "labels-test.npy").write_bytes(damage)
+        np.testing.assert_array_equal(source.labels(), digits["test"].labels)
+    chosen = subsets.Selected(source, np.array([5, 3]))
+    assert chosen.labels().tolist() == digits["test"].labels[[5, 3]].tolist()
+
+
 def test_without_shuffling_every_epoch_has_the_order_of_the_data(digits):
     made = build.experiment(PLAIN | {"shuffle": False})
     keys = jnp.stack([jax.random.key(0)])

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from subspaces_jax import weight_files
+from subspaces_jax import state_dicts
 from subspaces_jax.networks import AlexNet, ImageNetResNet, ImageNetVGG, torch_names
 
 torch = pytest.importorskip("torch")
@@ -99,7 +99,7 @@ def test_outputs_are_those_of_pytorch(name, tmp_path):
     module.eval()
     for zipped in (True, False):
         torch.save(module.state_dict(), tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
-        variables = torch_names.from_torch(network, weight_files.load(tmp_path / "x.pth"))
+        variables = torch_names.from_torch(network, state_dicts.load(tmp_path / "x.pth"))
     found = jax.jit(network.apply)(variables, jnp.asarray(images.numpy().transpose(0, 2, 3, 1)))
     with torch.no_grad():
         np.testing.assert_allclose(found, module(images).numpy(), rtol=1e-4, atol=1e-4)

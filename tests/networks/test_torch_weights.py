@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from numpy_layers import drawn
 
-from subspaces_jax import weight_files
+from subspaces_jax import state_dicts
 from subspaces_jax.errors import CheckpointError, ConfigError
-from subspaces_jax.experiments import runs, train
+from subspaces_jax.experiments import export, runs, train
 from subspaces_jax.networks import MLP, AlexNet, ImageNetResNet, ImageNetVGG, torch_names
 
 # Written by torch.save of PyTorch 2.13, compressed: {"epoch": 3, "model": STATE} in today's form, STATE in that of
@@ -59,7 +59,7 @@ def written(path, text):
 
 @pytest.mark.parametrize("name, text", [("today.tar", ARCHIVE), ("legacy.pth", LEGACY)])
 def test_files_of_pytorch_are_read_without_it(name, text, tmp_path):
-    found = weight_files.load(written(tmp_path / name, text))
+    found = state_dicts.load(written(tmp_path / name, text))
     assert list(found) == list(STATE)
     for key, expected in STATE.items():
         assert found[key].dtype == expected.dtype
@@ -85,37 +85,37 @@ def test_other_files_are_refused(content, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.pth").write_bytes(content())
     with pytest.raises(CheckpointError, match=f"x.pth cannot be read .*{message}"):
-        weight_files.load(tmp_path / "x.pth")
+        state_dicts.load(tmp_path / "x.pth")
     assert not (tmp_path / "never").exists()
 
 
 def test_a_tensor_outside_its_storage_is_refused():
-    storage = weight_files._Storage(np.float32, "0", 4)
-    inside = weight_files._Tensor(storage, 1, (3,), (1,)).read(np.arange(4, dtype=np.float32).tobytes())
+    storage = state_dicts._Storage(np.float32, "0", 4)
+    inside = state_dicts._Tensor(storage, 1, (3,), (1,)).read(np.arange(4, dtype=np.float32).tobytes())
     np.testing.assert_array_equal(inside, [1, 2, 3])
     for offset, shape, strides in ((2, (3,), (1,)), (0, (2, 2), (2, 2)), (0, (10**9,), (0,)), (-1, (1,), (1,))):
         with pytest.raises(ValueError, match="outside its storage"):
-            weight_files._Tensor(storage, offset, shape, strides).read(bytes(16))
+            state_dicts._Tensor(storage, offset, shape, strides).read(bytes(16))
 
 
 def test_missing_files_and_other_endings(tmp_path):
     with pytest.raises(CheckpointError, match="no file of weights .*x.pth"):
-        weight_files.load(tmp_path / "x.pth")
+        state_dicts.load(tmp_path / "x.pth")
     with pytest.raises(ConfigError, match="written as .safetensors"):
-        weight_files.save(tmp_path / "x.pth", {})
+        state_dicts.save(tmp_path / "x.pth", {})
 
 
 def test_safetensors(tmp_path):
     pytest.importorskip("safetensors")
     state = {"a": np.arange(6, dtype=np.float32).reshape(2, 3).T, "b": np.float32([1])}
-    weight_files.save(tmp_path / "x.safetensors", state)
-    found = weight_files.load(tmp_path / "x.safetensors")
+    state_dicts.save(tmp_path / "x.safetensors", state)
+    found = state_dicts.load(tmp_path / "x.safetensors")
     assert found.keys() == state.keys()
     for key in state:
         np.testing.assert_array_equal(found[key], state[key])
     (tmp_path / "y.safetensors").write_bytes(b"0123456789")
     with pytest.raises(CheckpointError, match="y.safetensors cannot be read"):
-        weight_files.load(tmp_path / "y.safetensors")
+        state_dicts.load(tmp_path / "y.safetensors")
 
 
 NETWORKS = {
@@ -177,7 +177,7 @@ def test_a_run_that_starts_from_weights_and_trains_nothing_reads_no_data(tmp_pat
     network, image = AlexNet(10, 2, 6), (20, 20, 3)
     variables = drawn(network, image)
     state = torch_names.to_torch(network, variables)
-    monkeypatch.setattr(weight_files, "load", lambda path: state)
+    monkeypatch.setattr(state_dicts, "load", lambda path: state)
     config = {"network": "alexnet(width=2, hidden=6)", "dataset": "cifar10", "data_dir": str(tmp_path / "none")}
     config |= {"subspace": "none", "beta": 0.0, "num_epochs": 0, "num_devices": 1, "batch_size": 10}
     config["initial"] = "somewhere/alexnet.safetensors"
@@ -189,6 +189,14 @@ def test_a_run_that_starts_from_weights_and_trains_nothing_reads_no_data(tmp_pat
     for ours, kept in zip(jax.tree.leaves(variables["params"]), jax.tree.leaves(found.stack)):
         np.testing.assert_array_equal(kept[0], ours)
     assert not (tmp_path / "none").exists()
+    monkeypatch.setattr(state_dicts, "save", lambda path, state: written.update({path.name: state}))
+    written = {}
+    export.run(tmp_path / "run", tmp_path / "back.safetensors")
+    assert written["back.safetensors"].keys() == state.keys()
+    for name, array in state.items():
+        np.testing.assert_array_equal(written["back.safetensors"][name], array)
+    with pytest.raises(ConfigError, match="to .safetensors those of alexnet"):
+        export.run(tmp_path / "run", tmp_path / "back.npz")
     with pytest.raises(ConfigError, match="has no steps"):
         train.run(config | {"initial": "a.pth@3"}, tmp_path / "other")
     with pytest.raises(CheckpointError, match="config.initial: a.pth has weights of another network"):

@@ -432,10 +432,15 @@ class Experiment:
         """The split that tests during training score: what is held out, or the test split."""
         return "test" if self.data_settings.held_out is None else "validation"
 
-    def plateau(self, rows: Sequence[dict[str, float]]) -> Plateau | None:
-        """What ends training at a plateau of its tests, after rows of metrics of an earlier part; None for nothing."""
+    @property
+    def stops_early(self) -> bool:
+        """Whether a plateau of its tests may end training."""
+        return choices.make("stop", self.config["stop"], STOPS) is not None
+
+    def plateau(self, rows: Sequence[dict[str, float]]) -> Plateau:
+        """What ends training where it `stops_early`, after rows of metrics of an earlier part."""
         within = choices.make("stop", self.config["stop"], STOPS)
-        return within and Plateau(f"{self.tested}_{self.task.columns[0].name}", within, rows)
+        return Plateau(f"{self.tested}_{self.task.columns[0].name}", within, rows)
 
     @property
     def overridden(self) -> tuple[str, ...]:

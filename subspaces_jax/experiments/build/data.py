@@ -140,9 +140,7 @@ def scored(settings: Settings, split: str, part: tuple[int, int] = (0, 1)) -> so
     options = {"resize": resize, "crop": crop, "pixel_seed": settings.pixel_seed, "num_workers": settings.num_workers}
     whole = {"shape": settings.whole_shape, "padding": settings.image_padding}
     begin = partial(stream.eval_stream, source, size, part=part, **whole, **options)
-    return sources.Arrays(
-        begin, _labels(settings, source) if split != "train" else _noisy(settings, _labels(settings, source))
-    )
+    return sources.Arrays(begin, source.labels() if split != "train" else _noisy(settings, source.labels()))
 
 
 def train_stream(
@@ -160,7 +158,7 @@ def train_stream(
 
     info, source, relabel = settings.info, _source(settings, "train"), None
     if settings.label_noise and settings.label_noise_kind == "wrong":
-        relabel = _noisy(settings, _labels(settings, source))
+        relabel = _noisy(settings, source.labels())
     elif settings.label_noise:
         relabel = corruption.label_noise(len(source), settings.label_noise, info.num_classes, settings.corruption_seed)
     return stream.train_stream(
@@ -229,19 +227,11 @@ def _source(settings: Settings, split: str) -> Any:
     source = sources.open_source(settings.dataset, _source_split(split), **settings.folders)
     if settings.chosen_classes is None and (split == "test" or settings.held_out is None):
         return source
-    labels = _labels(settings, source)
+    labels = source.labels()
     rows, labels = _rows(settings, split, labels, len(source))
     return (
         source if rows is None else subsets.Selected(source, rows, labels if isinstance(labels, np.ndarray) else None)
     )
-
-
-def _labels(settings: Settings, source: Any) -> Any:
-    """All labels of a source, which reads it once."""
-    if settings.info.label == "none":
-        return ()
-    dtype = np.int32 if settings.info.label == "class" else np.float32
-    return np.array([label for _, label in source], dtype)
 
 
 def _of_training(settings: Settings, seed: int, part: tuple[int, int]) -> sources.Arrays:

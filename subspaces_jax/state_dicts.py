@@ -75,6 +75,7 @@ def save(path: str | pathlib.Path, state: dict[str, np.ndarray]) -> None:
     path = pathlib.Path(path).expanduser()
     if path.suffix != SAFE:
         raise ConfigError(f"weights are written as {SAFE}, got {path}: rename it")
+    path.parent.mkdir(parents=True, exist_ok=True)
     _package().save_file({name: np.ascontiguousarray(array) for name, array in state.items()}, path)
 
 
