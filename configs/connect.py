@@ -1,7 +1,9 @@
 """Paths between two networks without training (Anokhin and Yarotsky 2020, arXiv:2008.00741).
 
 The word after the colon is the connector, by any of its names: linear, arc, ot, linear_wa, arc_wa, ot_wa,
-linear_butterfly, arc_butterfly, ot_butterfly, or that of the paper's code (PointFinderStepWiseInverse ...).
+linear_butterfly, arc_butterfly, ot_butterfly, or that of the paper's code (PointFinderStepWiseInverse ...); flow and
+bijection, for one hidden layer, need flowjax, the extra "flows", and are fitted to every run that is named, the first
+two of which are connected.
 
     python -m launch.train --config=configs/dense.py:one_100 --config.seed=0 --workdir=runs/one/0 \
         --config.idx_dir=/usr/share/datasets/fashion-mnist
@@ -17,7 +19,8 @@ A curve between matched ends is a training that starts from such a path:
         --workdir=runs/one/curve --config.idx_dir=/usr/share/datasets/fashion-mnist
 
 Options of a connector are those of its call: --config.connector='ot_wa(interpolation=arc)'; with reference=True it does
-as the paper's code does. The meaning of each field is in FIELDS of subspaces_jax/experiments/connect.py.
+as the paper's code does, with bias=True biases are fitted with the weights that are adjusted. The meaning of each field
+is in FIELDS of subspaces_jax/experiments/connect.py.
 """
 
 from ml_collections import ConfigDict

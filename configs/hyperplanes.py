@@ -6,7 +6,7 @@ for an accelerator orientation_cifar10, orientation_cifar100, orientation_imagen
 (lenet, fcn, alexnet, vgg11 to vgg19, vgg11_bn to vgg19_bn, vgg19_orig, mlp, mlp_bn), line for a line, noise_50 for
 labels half of which are another class, pixel_shuffle for another order of pixels in every training image, unnormalised,
 ten_classes, validation (a tenth is held out), upscaled and upscaled_padded for 224x224 pixels (the latter of 112x112
-within black), padded for digits of 20x20 within 28x28, and tiny.
+within black), and tiny.
 
     python -m launch.train --config=configs/hyperplanes.py:orientation_digits --workdir=runs/hyperplanes/lenet_0
     python -m launch.analyze --config=configs/analyze.py:orientation --config.runs=runs/hyperplanes/lenet_0 \
@@ -60,7 +60,6 @@ CHANGES = {
     "validation": {"validation": "drawn(0.1, seed=0)"},
     "upscaled": {"image_size": 224},
     "upscaled_padded": {"image_size": 112, "image_padding": 56},
-    "padded": {"image_size": 20, "image_padding": 4},
 }
 GIVEN = "given(mean=({}), std=({}))"  # a channel, of images that are upscaled, of the authors' program
 NORMALISATIONS = {

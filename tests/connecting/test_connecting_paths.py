@@ -214,6 +214,52 @@ def test_a_permuted_copy_is_recovered_and_its_path_is_flat(name, network):
             np.testing.assert_allclose(flat(path.params(t)), flat(a), atol=2e-4)
 
 
+def test_a_neuron_that_is_0_in_a_permuted_copy_fades_with_the_square_of_what_is_left_of_the_path():
+    """Others are matched to themselves; what it reads and what reads it shrink by 1 - t, and a ReLU is homogeneous."""
+    (a, _), table, zeroed, t = pair(SHALLOW), SHALLOW.unit_axes(), 2, 0.3
+    kept = np.arange(7) != zeroed
+    first, second = ({name: np.asarray(leaf) for name, leaf in a[layer].items()} for layer in ("Dense_0", "Dense_1"))
+    copy, back = planted(
+        {
+            "Dense_0": {name: leaf * kept for name, leaf in first.items()},
+            "Dense_1": second | {"kernel": second["kernel"] * kept[:, None]},
+        },
+        table,
+    )
+    path = connect("ot", a, copy, table)
+    np.testing.assert_array_equal(path.permutations["h0"], back["h0"])
+    hidden = np.maximum(IMAGES[SHALLOW] @ first["kernel"] + first["bias"], 0)
+    faded = hidden * np.where(kept, 1.0, (1 - t) ** 2)
+    found = SHALLOW.apply({"params": path.params(t)}, IMAGES[SHALLOW])
+    np.testing.assert_allclose(found, faded @ second["kernel"] + second["bias"], atol=1e-5)
+    assert np.abs(hidden[:, zeroed]).max() > 0.1
+
+
+def test_a_permuted_vgg16_is_recovered_layer_by_layer():
+    """One program gives what all of its layers take; what is small is not compiled."""
+    network, images = VGG(2, 16, width=2, hidden=3), RNG.normal(size=(40, 8, 8, 1)).astype(np.float32)
+    a = jax.tree.map(lambda leaf: leaf * (2.2 if leaf.ndim > 1 else 0.3), made(network, (8, 8, 1)))
+    table, program = network.unit_axes(), jax.jit(layer_inputs(network))
+    copy, back = planted(a, table)
+
+    def inputs(params, batch):
+        with jax.disable_jit(False):
+            return program(params, batch)
+
+    outputs = jax.jit(lambda params: network.apply({"params": params}, images))
+    expected, features = outputs(a), Features(inputs, images)
+    with jax.disable_jit():
+        path = connect("ot_wa", a, copy, table, features=features)
+        ends, middle = [path.params(t) for t in (0, 16)], path.params(7)
+    assert path.num_pieces == 16
+    for axis, order in back.items():
+        np.testing.assert_array_equal(path.permutations[axis], order, err_msg=axis)
+    for end in ends:
+        equal(end, a)
+    np.testing.assert_allclose(outputs(middle), expected, atol=0.01 * np.ptp(expected))
+    assert np.ptp(expected, axis=0).min() > 0.01
+
+
 def test_transport_moves_units_and_what_reads_them_together():
     """After the first piece the network is that of b below and of a, adjusted, above, whatever the order of units."""
     a, table = pair(DEEP)[0], DEEP.unit_axes()

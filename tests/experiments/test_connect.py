@@ -106,6 +106,7 @@ def test_a_curve_is_trained_from_matched_ends(trained, tmp_path):
     "names, fields, error, message",
     [
         ("a", {}, ConfigError, "give 1 networks, a path connects two"),
+        ("aba", {}, ConfigError, "give 3 networks, a path connects two"),
         ("ab", {"connector": "ark"}, ConfigError, "config.connector is 'ark': .* did you mean arc"),
         ("ab", {"connector": "arc(interpolatio=arc)"}, ConfigError, "did you mean interpolation"),
         ("ab", {"connector": "linear(interpolation=lines)"}, ConfigError, "config.connector .*lines"),
@@ -145,11 +146,12 @@ def copied(folder, name, out, change):
         checkpoints.save(manager, state.step, kept, run.config, run.run_id)
 
 
-def test_an_ensemble_on_a_shared_trunk_is_that_of_heads_fitted_by_hand(trained, tmp_path):
-    arrays, facts = study("shared_trunk", tmp_path, trained / "a", trained / "b")
+@pytest.mark.parametrize("base, split", [("training", "train"), ("test", "test")])
+def test_an_ensemble_on_a_shared_trunk_is_that_of_heads_fitted_by_hand(base, split, trained, tmp_path):
+    arrays, facts = study("shared_trunk", tmp_path, trained / "a", trained / "b", base=base)
     a, b = network(trained, "a"), network(trained, "b")
-    of_a, _, _ = hidden_and_logits(a, "train")
-    of_b, _, _ = hidden_and_logits(b, "train")
+    of_a, _, _ = hidden_and_logits(a, split)
+    of_b, _, _ = hidden_and_logits(b, split)
     head = np.linalg.lstsq(of_a, of_b @ np.asarray(b["Dense_1"]["kernel"], np.float64), rcond=1e-6)[0]
     on_trunk = {"Dense_0": a["Dense_0"], "Dense_1": {"kernel": head, "bias": b["Dense_1"]["bias"]}}
     for ending, second in (("", b), ("_adjusted", on_trunk)):
@@ -162,7 +164,18 @@ def test_an_ensemble_on_a_shared_trunk_is_that_of_heads_fitted_by_hand(trained, 
     assert facts["operations"] == [2 * 64 * 8, 2 * 8 * 10]
     assert facts["cost_ratio"] == [pytest.approx((64 * 8 + 2 * 80) / (2 * (64 * 8 + 80)))]
     assert "WA(1)" in analyze.table(facts) and arrays["ensemble_accuracy_adjusted"].shape == (2,)
-    assert_drawn(plot.run(None, tmp_path)["figures"], {"shared_trunk"})
+    if base == "training":
+        assert_drawn(plot.run(None, tmp_path)["figures"], {"shared_trunk"})
+
+
+def test_a_bijection_is_trained_on_more_networks_than_are_connected(trained, tmp_path):
+    pytest.importorskip("flowjax")
+    connector = "bijection(num_epochs=1, width=8)"
+    arrays, facts = connected(trained, "aba", tmp_path, connector, num_points=3, num_refined=0)
+    assert len(facts["members"]) == 2 and len(facts["others"]) == 1 and facts["num_pieces"] == 1
+    for point, name in ((0, "a"), (2, "b")):
+        np.testing.assert_allclose(arrays["te_nll"][point], by_hand(network(trained, name), "test")[0], rtol=1e-4)
+    assert 0 < arrays["te_acc"][1] < 100
 
 
 def test_on_the_trunk_of_its_own_copy_a_member_loses_nothing(trained, tmp_path):

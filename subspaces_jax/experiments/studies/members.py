@@ -176,14 +176,15 @@ def layers_of(made: Experiment) -> list[str]:
     return sorted(reinitialisation.layer_names(made.stack_shapes), key=hyperplanes.natural)
 
 
-def features_of(settings: Any, made: Experiment) -> Features:
-    """What the layers of an experiment's networks take from its training images as they are, batch by batch.
+def features_of(settings: Any, made: Experiment, split: sources.Arrays | None = None) -> Features:
+    """What the layers of an experiment's networks take from the images of a split as they are, batch by batch.
 
     Args:
         settings: "eval_batch_size" and "patches".
         made: the experiment, of networks without BatchNorm.
+        split: None for the training split.
     """
-    images, size = made.train.images, settings.eval_batch_size
+    images, size = (made.train if split is None else split).images, settings.eval_batch_size
     starts = range(0, 0 if callable(images) else len(images), size)
     batches = images if callable(images) else lambda: (images[start : start + size] for start in starts)
     normalised = jax.jit(made.model.inputs)

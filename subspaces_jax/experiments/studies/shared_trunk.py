@@ -1,8 +1,8 @@
 """Ensembles whose members share the trunk of the first network: what they lose, and what they cost.
 
 WA(n) keeps n layers of every member, counted from the outputs; the first of them is fitted to what the trunk gives on
-the training images. Of dense networks the paper's WA(n) has the same number; of VGG16 the paper's WA(j) counts from the
-inputs and is n = 16 - j here.
+the training images, with base=test on the test images. Of dense networks the paper's WA(n) has the same number; of
+VGG16 the paper's WA(j) counts from the inputs and is n = 16 - j here.
 
 results/shared_trunk.npz has, of M members, "ensemble_accuracy" [M] of the first 1, 2, ... M and "one_model_accuracy"
 [M] of each, and of those on the trunk "ensemble_accuracy_adjusted" and "one_model_accuracy_adjusted", as the code of
@@ -33,6 +33,11 @@ FIELDS: dict[str, Field] = members.FIELDS | {
     "num_layers": Field(
         1, lambda value: 0 <= value <= LARGEST, "n that each member keeps, counted from the outputs; 0 for every n < L"
     ),
+    "base": Field(
+        "training",
+        lambda value: value in ("training", "test"),
+        "training or test: the images on which layers are fitted to the trunk",
+    ),
     "patches": members.PATCHES,
 }
 
@@ -47,7 +52,8 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     opened = members.open_all(settings)
     networks = members.gathered(settings, opened, members.key_of(settings, "members"))
     made, own = opened[0].experiment, geometry.unstack(networks.stack)
-    table, features = members.axis_table(made), members.features_of(settings, made)
+    base = members.test_split(settings, made) if settings.base == "test" else made.train
+    table, features = members.axis_table(made), members.features_of(settings, made, base)
     _check(made, networks)
     image = jax.eval_shape(made.model.inputs, jax.ShapeDtypeStruct((1, *made.info.image_shape), jnp.uint8))
     try:
