@@ -29,8 +29,10 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 @pytest.fixture(autouse=True)
 def collected():
+    gc.freeze()  # what is from before is not looked through
     yield
     gc.collect()  # so that what Orbax leaves goes with the tests of this file
+    gc.unfreeze()
 
 
 def state(seed, width=5, with_stats=True):

@@ -23,15 +23,20 @@ class Normed(nn.Module):
         return nn.BatchNorm(use_running_average=not train, momentum=0.99)(nn.Dense(3)(x))
 
 
+@jax.jit
+def drawn(of_images, of_labels, of_network):
+    images = 3 + 2 * jax.random.normal(of_images, (103, 5))
+    labels = jax.random.randint(of_labels, (103,), 0, 3)
+    return images, labels, geometry.init_stack(Normed(), of_network, 2, images[:1])
+
+
 @pytest.fixture
 def task(getkey):
     """A line of small networks on 103 examples of 5 numbers."""
-    images = 3 + 2 * jax.random.normal(getkey(), (103, 5))
-    labels = jax.random.randint(getkey(), (103,), 0, 3)
-    variables = geometry.init_stack(Normed(), getkey(), 2, images[:1])
-    return images, labels, variables
+    return drawn(getkey(), getkey(), getkey())
 
 
+@jax.jit
 def apply(variables, images):
     return Normed().apply(variables, images)
 
@@ -41,8 +46,9 @@ def apply_train(variables, images, key):
     return outputs, updated["batch_stats"]
 
 
+@jax.jit
 def point(variables, t=0.3):
-    return variables | {"params": geometry.contract(variables["params"], Line().coordinates(jnp.float32(t)))}
+    return variables | {"params": geometry.contract(variables["params"], Line().coordinates(t))}
 
 
 @pytest.mark.parametrize("batch_size", [1, 32, 103, 500])
@@ -53,7 +59,7 @@ def test_predictions_and_scores_do_not_depend_on_batches(task, batch_size):
     assert logits.shape == (103, 3)
     np.testing.assert_allclose(logits, apply(network, images), rtol=1e-5, atol=1e-6)
     scores = evaluation.score(apply, network, images, labels, batch_size)
-    expected = metrics.summary(jax.nn.softmax(apply(network, images)), labels)
+    expected = jax.jit(metrics.summary)(jax.nn.softmax(apply(network, images)), labels)
     for name, value in expected.items():
         np.testing.assert_allclose(scores[name], value, rtol=1e-5)
 

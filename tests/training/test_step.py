@@ -1,6 +1,6 @@
 """The step against plain Flax and Optax, and against itself on several devices, samples and layouts."""
 
-from functools import partial, reduce
+from functools import cache, partial, reduce
 
 import chex
 import flax.linen as nn
@@ -67,10 +67,16 @@ class ConvNet(nn.Module):
         return nn.Dense(10)(nn.relu(x).mean((1, 2)))
 
 
+@cache
+def initial(network, num_endpoints):
+    """The first weights and statistics of a stack as a function of the key, compiled once."""
+    return jax.jit(lambda key: geometry.init_stack(network, key, num_endpoints, jnp.zeros((1, 8, 8, 1))))
+
+
 def start(space, network=None):
     network = network or ConvNet()
     optimizer = optimizers.sgd(lambda step: RATE, MOMENTUM, DECAY)
-    variables = geometry.init_stack(network, jax.random.key(1), space.num_endpoints, jnp.zeros((1, 8, 8, 1)))
+    variables = initial(network, space.num_endpoints)(jax.random.key(1))
     return init_state(variables, optimizer, jax.random.key(2)), optimizer
 
 
@@ -112,10 +118,8 @@ def test_one_endpoint_trains_like_plain_flax_and_optax(digits):
     images, labels = digits
     module = ConvNet()
     metrics, state = train(geometry.Simplex(1), digits, num_steps=5)
-    variables = geometry.unstack(geometry.init_stack(module, jax.random.key(1), 1, jnp.zeros((1, 8, 8, 1)))["params"])[
-        0
-    ]
-    stats = module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["batch_stats"]
+    (variables,) = geometry.unstack(initial(module, 1)(jax.random.key(1))["params"])
+    stats = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))["batch_stats"]
     tx = optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(RATE, momentum=MOMENTUM))
     opt_state = tx.init(variables)
 
@@ -123,11 +127,10 @@ def test_one_endpoint_trains_like_plain_flax_and_optax(digits):
         logits, new = module.apply({"params": params, "batch_stats": stats}, x, train=True, mutable=["batch_stats"])
         return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), new["batch_stats"]
 
+    gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))
     for i in range(5):
         batch = rows(24)[i]
-        (value, stats), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(
-            variables, stats, pixels(images[batch]), labels[batch]
-        )
+        (value, stats), grads = gradient(variables, stats, pixels(images[batch]), labels[batch])
         updates, opt_state = tx.update(grads, opt_state, variables)
         variables = optax.apply_updates(variables, updates)
         np.testing.assert_allclose(metrics[i]["loss"], value, rtol=1e-5)
@@ -164,7 +167,7 @@ def test_a_line_whose_endpoints_move_as_the_chain_rule_says(digits):
     point = jax.tree.map(lambda leaf: c[0] * leaf[0] + c[1] * leaf[1], before.params)
     x, y = pixels(images[rows(24)[0]]), labels[rows(24)[0]]
     loss = lambda p: optax.softmax_cross_entropy_with_integer_labels(MLP(10, (8,)).apply({"params": p}, x), y).mean()
-    grads = jax.grad(loss)(point)
+    grads = jax.jit(jax.grad(loss))(point)
     for k in range(2):
         expected = jax.tree.map(lambda w, g: w[k] - RATE * (c[k] * g + DECAY * w[k]), before.params, grads)
         chex.assert_trees_all_close(geometry.unstack(after.params)[k], expected, rtol=1e-4, atol=1e-6)
