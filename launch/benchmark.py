@@ -14,13 +14,14 @@ _CHANNELS = flags.DEFINE_integer("channels", 3, "channels of the images")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 128, "images a step")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "of the computation")
 _NUM_UNITS = flags.DEFINE_integer("num_units", 2000, "of the hidden layers that are matched; 6144 takes minutes")
+_NUM_LAYERS = flags.DEFINE_integer("num_layers", 2000, "points of the paths whose p-variation is found")
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "alternations of each row")
 _PEER = flags.DEFINE_bool("peer", importlib.util.find_spec("torch") is not None, "compare with PyTorch (extra 'peer')")
 
 
 def main(argv, interrupts):
     of_images = _SIZE.value, _CHANNELS.value, _BATCH_SIZE.value, _DTYPE.value
-    problem = benchmarks.Problem(_NETWORK.value, *of_images, _NUM_UNITS.value)
+    problem = benchmarks.Problem(_NETWORK.value, *of_images, _NUM_UNITS.value, _NUM_LAYERS.value)
     peer = None
     if _PEER.value:
         from launch.peers import features, residual

@@ -61,7 +61,7 @@ def p_variation(
     """
     points = _checked(path, method, norm, block_size)
     exponents = _exponents(p)
-    found = _variation(points, exponents, norm, method, block_size, rooted)
+    found = _finite(_variation(points, exponents, norm, method, block_size, rooted))
     return found if np.ndim(p) else found[0]
 
 
@@ -89,7 +89,7 @@ def p_variation_partition(
     if isinstance(points, jax.core.Tracer):
         raise ValueError("the length of a partition depends on the points: call p_variation_partition outside of jit")
     value, found = _partition(points, _exponents(p), norm, method, block_size)
-    return value, np.flatnonzero(found)
+    return _finite(value), np.flatnonzero(found)
 
 
 def running_p_variation(
@@ -102,7 +102,7 @@ def running_p_variation(
     points = _checked(path, method, norm, block_size)
     if np.ndim(p):
         raise ValueError(f"a running p-variation has one p, got {p}")
-    return _running(points, _exponents(p), norm, method, block_size)
+    return _finite(_running(points, _exponents(p), norm, method, block_size))
 
 
 def bellman_residual(path: jax.Array, p: float, values: jax.Array, *, norm: str = "l2") -> jax.Array:
@@ -150,7 +150,8 @@ def _partition(points, exponents, norm, method, block_size):
     before = _predecessors(units, exponents, norm, method, block_size)
     visited = _visited(before)
     terms = jnp.where(visited, _costs(units, before, exponents, norm), 0)
-    return jnp.sum(terms[0]) * scale ** exponents[0], visited[0]
+    value = jnp.sum(terms[0]) * scale ** exponents[0]
+    return jnp.where(jnp.all(jnp.isfinite(points)), value, jnp.nan), visited[0]
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3, 4))
@@ -161,7 +162,8 @@ def _running(points, exponents, norm, method, block_size):
     for _ in range(_doublings(points.shape[-2])):
         values = values + jnp.take_along_axis(values, before, axis=-1)
         before = jnp.take_along_axis(before, before, axis=-1)
-    return values[0] * (scale ** exponents[0])[..., None]
+    values = values[0] * (scale ** exponents[0])[..., None]
+    return jnp.where(jnp.all(jnp.isfinite(points), axis=(-2, -1))[..., None], values, jnp.nan)
 
 
 @partial(jax.jit, static_argnums=(1, 3))
@@ -201,9 +203,10 @@ def _predecessors(units, exponents, norm, method, block_size, all_points=False):
 
 def _costs(units, before, exponents, norm):
     """d(x_before[j], x_j)^p for all j: [..., L, D] and [P, ..., L] -> [P, ..., L]; its gradient at 0 is 0."""
-    of_exponent = []
+    of_exponent, flat = [], units.reshape(-1, *units.shape[-2:])
     for p, index in zip(exponents, before):
-        differences = units - jnp.take_along_axis(units, index[..., None], axis=-2)
+        rows = jax.vmap(lambda points, index: points[index])(flat, index.reshape(len(flat), -1))
+        differences = units - rows.reshape(units.shape)
         sizes = distances.sizes(differences, norm)
         apart = sizes > 0
         of_exponent.append(jnp.where(apart, distances.powers(jnp.where(apart, sizes, 1), p, norm), 0))
@@ -241,9 +244,14 @@ def _checked(path, method, norm, block_size):
         raise ValueError(f"expected a path [..., L, D], got shape {points.shape}: of numbers, add an axis of length 1")
     if not points.shape[-2] or not points.shape[-1]:
         raise ValueError(f"a path has at least one point and one coordinate, got shape {points.shape}")
-    if not isinstance(points, jax.core.Tracer) and not bool(jnp.all(jnp.isfinite(points))):
-        raise ValueError("the path has NaN or infinite coordinates: p-variation is of finite points")
     return points
+
+
+def _finite(found):
+    """What was found, unless it says NaN where this can be seen, which is outside of jit."""
+    if not isinstance(found, jax.core.Tracer) and np.isnan(np.asarray(found)).any():
+        raise ValueError("the path has NaN or infinite coordinates: p-variation is of finite points")
+    return found
 
 
 def _exponents(p) -> tuple[float, ...]:

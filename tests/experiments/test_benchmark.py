@@ -6,9 +6,9 @@ import pytest
 
 from subspaces_jax import evaluation
 from subspaces_jax.experiments import benchmarks
-from subspaces_jax.experiments.benchmarks import connections, curves, deep_networks, subspaces
+from subspaces_jax.experiments.benchmarks import connections, curves, deep_networks, pruned, regularity, subspaces
 
-TINY = benchmarks.Problem("mlp_8", 8, 3, 16, num_units=12)
+TINY = benchmarks.Problem("mlp_8", 8, 3, 16, num_units=12, num_layers=20)
 
 
 @pytest.fixture(scope="module")
@@ -29,13 +29,15 @@ def measured(asked):
         patch.setattr(connections, "EXAMPLES", 60)
         patch.setattr(connections, "FEATURES", 5)
         patch.setattr(deep_networks, "DEPTH", 5)
+        patch.setattr(regularity, "NUM_PATHS", 2)
+        patch.setattr(regularity, "EXPONENTS", (2.0,))
         return benchmarks.run(TINY, rounds=1, peer=benchmarks.Peer(steps, steps, lpips))
 
 
 def test_every_row_is_measured(measured):
-    assert len(measured) == 24 and len({row.name for row in measured}) == 24
+    assert len(measured) == 32 and len({row.name for row in measured}) == 32
     assert all(row.low <= row.ratio <= row.high and np.isfinite(row.ratio) and row.seconds > 0 for row in measured)
-    assert benchmarks.table(measured).count("\n") == 24
+    assert benchmarks.table(measured).count("\n") == 32
 
 
 def test_rows_of_the_peer_ask_it_for_as_much_work(measured, asked):
@@ -101,3 +103,14 @@ def test_a_path_is_matched_once_or_at_every_point(monkeypatch):
         connections.path(12, once)()
         counts.append(len(solved))
     assert counts == [1, 1 + connections.POINTS]
+
+
+@pytest.mark.parametrize("p", (1.0, 1.5, 3.0))
+def test_rows_of_regularity_find_the_same_number(p):
+    """The pruned search by both its ways, the scan, and ours; of 45 points, which fill no dyadic block."""
+    for kind in regularity.PATHS:
+        path = regularity.paths(kind, 45)
+        expected = pruned._by_numpy(path.astype(np.float64), p)
+        np.testing.assert_allclose(pruned.variation(path, p), expected, rtol=1e-12)
+        np.testing.assert_allclose(regularity.ours(path, p)(), expected, rtol=1e-5)
+        np.testing.assert_allclose(regularity.scanned(path, p)(), expected, rtol=5e-3)

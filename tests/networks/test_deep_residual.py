@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from subspaces_jax import trees
-from subspaces_jax.networks import DepthScaledResNet, axes, deep_initialisations
+from subspaces_jax.networks import DepthScaledResNet, axes, deep_initialisations, residual_blocks
 from subspaces_jax.networks.deep_residual import DeepResidual, flow, published_weights
+from subspaces_jax.networks.depth_scaled_resnet import ScaledBlock
 
 GOLDEN = {  # recursion -> activation -> outputs of two inputs
     "skip": {
@@ -209,14 +210,15 @@ def test_a_network_scaled_by_depth_is_its_shortcuts_where_the_branches_are_zero(
 
 
 def test_a_branch_is_scaled_twice(getkey):
-    """With identity convolutions and depth 14, delta = 2^-3/4: x + delta^2 x for each block but the fifth, whose branch
-    is in another channel than its shortcut, after the zeros on its side."""
-    network, images = DepthScaledResNet(3, 14, 1), jnp.abs(jax.random.normal(getkey(), (1, 4, 4, 1)))
-    params = jax.jit(lambda key: network.init(key, images))(getkey())
+    """Identity convolutions of stride 2 from 2 channels to 4: the branch is in the first two, the shortcut between
+    zeros."""
+    conv, norm = residual_blocks.layers(jnp.float32, False, None)
+    block = ScaledBlock(4, 2, 0.3, conv, norm, "h")
+    images = jax.random.normal(getkey(), (1, 4, 4, 2))
+    variables = jax.jit(block.init)(getkey(), images)
     identity = lambda leaf: jnp.zeros_like(leaf).at[1, 1].set(jnp.eye(*leaf.shape[2:])) if leaf.ndim == 4 else leaf
-    run = jax.jit(lambda p: network.apply(params | {"params": p}, images, mutable=["intermediates"])[1])
-    (features,) = run(jax.tree.map(identity, params["params"]))["intermediates"]["features"]
-    scale, x = 2**-1.5, float(images[0, 0, 0, 0])
-    assert features.shape == (1, 4) and network.delta**2 == pytest.approx(scale)
-    expected = x * (1 + scale) ** 4 * np.array([scale * (1 + scale), 1 + scale, 0, 0])
-    np.testing.assert_allclose(features[0], expected, rtol=1e-3)
+    found = jax.jit(block.apply)(variables | {"params": jax.tree.map(identity, variables["params"])}, images)
+    kept = np.asarray(images)[:, ::2, ::2]
+    branch = np.pad(0.3**2 * np.maximum(kept, 0), ((0, 0), (0, 0), (0, 0), (0, 2)))
+    shortcut = np.pad(kept, ((0, 0), (0, 0), (0, 0), (1, 1)))
+    np.testing.assert_allclose(found, np.maximum(branch + shortcut, 0), rtol=1e-4, atol=1e-6)

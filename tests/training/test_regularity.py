@@ -149,7 +149,7 @@ def test_the_rate_by_p_variation_is_found_anew_after_each_period():
 
 @pytest.mark.parametrize("points, most, expected", [((1.0, 1.0, 1.0), 0.0, 0.5), ((1.0, 1.0 + 2**-10, 1.0), 4.0, 4.0)])
 def test_a_path_without_variation_leaves_the_rate_and_a_bound_holds(points, most, expected):
-    rule = regularity.scale_by_p_variation(lambda step: 0.5, lambda params: params["blocks"], 1, most=most)
+    rule = regularity.scale_by_p_variation(lambda step: 0.5, lambda params: params["blocks"], 1, p=1.0, most=most)
     params = of_path(np.array(points)[:, None])
     state = rule.init(params)
     for _ in range(2):
@@ -161,7 +161,7 @@ def test_the_usual_factor_is_that_of_the_activation():
     path = lambda params: params["blocks"]
     params = of_path(np.array([[0.0], [2.0]]))
     for activation, factor in (("relu", 10.0), ("tanh", 2.0)):
-        rule = regularity.p_variation_sgd(lambda step: 1.0, path, activation, steps_per_epoch=1)
+        rule = regularity.p_variation_sgd(lambda step: 1.0, path, activation, steps_per_epoch=1, p=1.0)
         state = rule.init(params)
         for _ in range(2):
             _, state = jax.jit(rule.update)(params, state, params)

@@ -21,6 +21,7 @@ SYSTEMS = (
     "subspaces",
     "curves",
     "connections",
+    "regularity",
     "deep_networks",
 )  # modules of this package, each with rows(problem, rounds, peer)
 Run = Callable[[], Any]
@@ -67,6 +68,7 @@ class Problem(NamedTuple):
         network: a call, or a name, of the config field.
         size, channels: of the images; batch_size: B; dtype: of the computation.
         num_units: of the hidden layers that are matched.
+        num_layers: of the deep network whose weights' regularity is measured.
     """
 
     network: str = "cifar_resnet_20"
@@ -75,6 +77,7 @@ class Problem(NamedTuple):
     batch_size: int = 128
     dtype: str = "float32"
     num_units: int = 2000
+    num_layers: int = 2000
 
 
 class Peer(NamedTuple):
