@@ -6,7 +6,15 @@ import pytest
 
 from subspaces_jax import evaluation
 from subspaces_jax.experiments import benchmarks
-from subspaces_jax.experiments.benchmarks import connections, curves, deep_networks, pruned, regularity, subspaces
+from subspaces_jax.experiments.benchmarks import (
+    connections,
+    curves,
+    deep_networks,
+    deep_surfaces,
+    pruned,
+    regularity,
+    subspaces,
+)
 
 TINY = benchmarks.Problem("mlp_8", 8, 3, 16, num_units=12, num_layers=20)
 
@@ -29,15 +37,17 @@ def measured(asked):
         patch.setattr(connections, "EXAMPLES", 60)
         patch.setattr(connections, "FEATURES", 5)
         patch.setattr(deep_networks, "DEPTH", 5)
+        patch.setattr(deep_surfaces, "DEPTH", 4)
+        patch.setattr(deep_surfaces, "SIDE", 3)
         patch.setattr(regularity, "NUM_PATHS", 2)
         patch.setattr(regularity, "EXPONENTS", (2.0,))
         return benchmarks.run(TINY, rounds=1, peer=benchmarks.Peer(steps, steps, lpips))
 
 
 def test_every_row_is_measured(measured):
-    assert len(measured) == 32 and len({row.name for row in measured}) == 32
+    assert len(measured) == 33 and len({row.name for row in measured}) == 33
     assert all(row.low <= row.ratio <= row.high and np.isfinite(row.ratio) and row.seconds > 0 for row in measured)
-    assert benchmarks.table(measured).count("\n") == 32
+    assert benchmarks.table(measured).count("\n") == 33
 
 
 def test_rows_of_the_peer_ask_it_for_as_much_work(measured, asked):

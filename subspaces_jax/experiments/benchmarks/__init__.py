@@ -23,6 +23,7 @@ SYSTEMS = (
     "connections",
     "regularity",
     "deep_networks",
+    "deep_surfaces",
 )  # modules of this package, each with rows(problem, rounds, peer)
 Run = Callable[[], Any]
 
