@@ -50,4 +50,4 @@ def compare_surfaces(problem: Problem, rounds: int) -> Row:
     at_once(), one_by_one()
     pairs = [(seconds_of(at_once) / len(every), seconds_of(one_by_one) / len(some)) for _ in range(rounds)]
     name = f"surface of {SIDE} x {SIDE}, {DEPTH} blocks / point by point"
-    return row_of(name, pairs, "< 1/3" if jax.default_backend() == "cpu" else "< 1/20", 1)
+    return row_of(name, pairs, "< 1/5" if jax.default_backend() == "cpu" else "< 1/20", 1)
