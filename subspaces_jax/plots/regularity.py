@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from subspaces_jax.plots import curves, style
 
 BANDS = ("sd", "sem")
-MARKERS = "osD^v"
+MARKERS, LINES = "osD^v", ("-", "-", "--", ":")  # of exponents, whose variations may be the same
 
 
 class Group(NamedTuple):
@@ -51,7 +51,16 @@ def variations(groups: Sequence[Group], exponents: Sequence[float], band: str = 
             for i, (p, colour) in enumerate(zip(exponents, _colours(len(exponents)))):
                 values = [np.asarray(group.arrays["variation"], np.float64)[:, i] for group in of_family]
                 means, widths = [of.mean() for of in values], [_width(of, band) for of in values]
-                axis.errorbar(xs, means, widths, color=colour, marker=MARKERS[i % 5], capsize=2, label=f"$p = {p:g}$")
+                axis.errorbar(
+                    xs,
+                    means,
+                    widths,
+                    color=colour,
+                    marker=MARKERS[i % 5],
+                    linestyle=LINES[i % 4],
+                    capsize=2,
+                    label=f"$p = {p:g}$",
+                )
             axis.set(xlabel="layers $L$", xscale="log", title=_title(name))
             axis.set_xticks(xs, [str(x) for x in xs], minor=False)
             axis.minorticks_off()

@@ -12,6 +12,7 @@ from subspaces_jax.experiments.benchmarks import (
     connections,
     curves,
     deep_networks,
+    deep_surfaces,
     hyperplanes,
     pruned,
     regularity,
@@ -40,6 +41,8 @@ def measured(asked):
         patch.setattr(hyperplanes, "LARGE", "mlp_8_6")
         patch.setattr(hyperplanes, "THIN", "mlp_8_6")
         patch.setattr(hyperplanes, "CHECKPOINTS", 2)
+        patch.setattr(deep_surfaces, "DEPTH", 4)
+        patch.setattr(deep_surfaces, "SIDE", 3)
         patch.setattr(regularity, "NUM_PATHS", 2)
         patch.setattr(regularity, "EXPONENTS", (2.0,))
         patch.setattr(deep_networks, "DEPTH", 5)
@@ -47,7 +50,7 @@ def measured(asked):
 
 
 def test_every_row_is_measured(measured):
-    num = 34 + (importlib.util.find_spec("ot") is not None)
+    num = 35 + (importlib.util.find_spec("ot") is not None)
     assert len(measured) == num and len({row.name for row in measured}) == num
     assert all(row.low <= row.ratio <= row.high and np.isfinite(row.ratio) and row.seconds > 0 for row in measured)
     assert benchmarks.table(measured).count("\n") == num

@@ -22,6 +22,7 @@ SYSTEMS = (
     "curves",
     "connections",
     "deep_networks",
+    "deep_surfaces",
     "hyperplanes",
     "regularity",
 )  # modules of this package, each with rows(problem, rounds, peer)

@@ -29,7 +29,7 @@ from subspaces_jax.plots import curves, reconstructions
 
 SEGMENT = "segment_"
 FIELDS: dict[str, Field] = {
-    name: field for name, field in profiles.FIELDS.items() if name not in ("members", "num_draws", "seed")
+    name: field for name, field in profiles.FIELDS.items() if name not in ("members", "only", "num_draws", "seed")
 } | {
     "segment": Field(True, lambda value: True, "whether the straight segment between the ends is scored too"),
     "lpips": Field("none", lambda value: value in ("none", "alex", "vgg"), "none, alex or vgg, of reconstructions"),

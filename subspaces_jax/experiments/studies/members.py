@@ -37,6 +37,11 @@ FIELDS: dict[str, Field] = {
         "what each run gives: midpoint (or network), endpoints, random points of its subspace, captures, or snapshots "
         "(every checkpoint that it kept)",
     ),
+    "only": Field(
+        "",
+        lambda value: all(part.isdigit() for part in choices.split(value)),
+        "of all members, those that are taken, whole numbers from 0 separated by commas; empty for all",
+    ),
     "num_draws": Field(6, lambda value: 1 <= value <= LARGEST, "random members a run, or random averages, at least 1"),
     "test_dataset": Field("", lambda value: True, "another data set's test split, empty for the runs' own"),
     "test_archive": Field("", lambda value: True, "what that data set is prepared from, or empty"),
@@ -78,7 +83,13 @@ def gathered(settings: Any, opened: Sequence[Run], key: Any) -> Networks:
         runs.networks(run, settings.members, step, jax.random.fold_in(key, i), settings.num_draws)
         for i, (run, step) in enumerate(zip(opened, steps))
     ]
-    return runs.stacked(parts, opened)._replace(batch_stats=parts[-1].batch_stats)
+    found = runs.stacked(parts, opened)._replace(batch_stats=parts[-1].batch_stats)
+    if not (rows := [int(part) for part in choices.split(getattr(settings, "only", ""))]):
+        return found
+    if max(rows) >= len(found.names):
+        raise ConfigError(f"config.only is {settings.only!r}, and there are {len(found.names)} members, from 0")
+    stack = jax.tree.map(lambda leaf: leaf[np.array(rows)], found.stack)
+    return found._replace(stack=stack, names=[found.names[row] for row in rows])
 
 
 def scored(

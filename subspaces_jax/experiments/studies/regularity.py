@@ -48,9 +48,9 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     for network, name, path in found:
         told = _told(network.experiment)
         groups.setdefault((name, len(path["depth"]), tuple(sorted(told.items()))), []).append((network, path))
-    keys = sorted(groups, key=lambda key: (key[0], key[1]))
+    in_families = sorted(zip(_families(list(groups)), groups), key=lambda of: (of[1][0], of[0], of[1][1]))
     arrays, facts = {}, []
-    for g, (key, names) in enumerate(zip(keys, _families(keys))):
+    for g, (names, key) in enumerate(in_families):
         networks, paths = zip(*groups[key])
         arrays |= {f"{g}/{name}": np.stack([path[name] for path in paths]) for name in paths[0] if name != "depth"}
         arrays[f"{g}/depth"] = paths[0]["depth"]
