@@ -21,12 +21,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from scipy import special
 
 from subspaces_jax import trees
 
 PyTree = Any
 NET = "net"  # all layers' filters together
+SMALL = 1e-30  # squared norms above it, and below its inverse, are taken as they are
 
 
 def orientation(
@@ -214,9 +216,16 @@ def _projections(kernel: jax.Array, normalize: bool) -> jax.Array:
     weights = jnp.asarray(kernel, jnp.float32).reshape(-1, kernel.shape[-1])
     if not normalize:
         return jnp.sum(weights, axis=0)
-    weights = weights / jnp.max(jnp.abs(weights), axis=0, keepdims=True)  # squares of tiny weights would be 0
-    cosines = jnp.sum(weights, axis=0) / (jnp.linalg.norm(weights, axis=0) * np.float32(np.sqrt(weights.shape[0])))
-    return jnp.clip(cosines, -1.0, 1.0)
+    sums, squares = jnp.sum(weights, axis=0), jnp.sum(weights * weights, axis=0)
+    in_range = jnp.all((squares > SMALL) & (squares < 1.0 / SMALL))
+    cosines = lax.cond(in_range, lambda w: sums / jnp.sqrt(squares), _scaled_cosines, weights)
+    return jnp.clip(cosines * np.float32(weights.shape[0] ** -0.5), -1.0, 1.0)
+
+
+def _scaled_cosines(weights: jax.Array) -> jax.Array:
+    """[d, N] -> [N], cosines times sqrt(d); for weights whose squares leave float32's range, in one pass more."""
+    weights = weights / jnp.max(jnp.abs(weights), axis=0, keepdims=True)
+    return jnp.sum(weights, axis=0) / jnp.linalg.norm(weights, axis=0)
 
 
 @jax.jit

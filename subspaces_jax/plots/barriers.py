@@ -48,7 +48,7 @@ def matrix(
             if np.isfinite(value):
                 red, green, blue, _ = shown.cmap(shown.norm(value))
                 dark = 0.299 * red + 0.587 * green + 0.114 * blue < MIDDLE_GREY
-                text = f"{value:.{decimals}f}"
+                text = f"{round(value, decimals) + 0.0:.{decimals}f}"  # no -0.00
                 axis.text(j, i, text, ha="center", va="center", color="white" if dark else "black", fontsize=8)
         axis.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
         axis.set_yticks(range(len(names)), names)

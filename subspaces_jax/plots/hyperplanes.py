@@ -98,7 +98,7 @@ def by_epoch(
         for axis in axes:
             _scale(axis, x)
             axis.set(xlabel=xlabel)
-        return style.finished(figure, axes[0], title, columns=5)
+        return style.finished(figure, axes[0], title, columns=6)
 
 
 def _half_width(num_filters: int) -> float:
