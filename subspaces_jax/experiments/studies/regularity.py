@@ -8,6 +8,7 @@ repetitions of L layers, "<g>/depth" [L], "<g>/norm" [n, L], "<g>/entries" [n, p
 
 import itertools
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -88,12 +89,12 @@ def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, F
     """Norms and entries against depth, and variations against the number of layers, a panel a family."""
     of_group = lambda g: {name.partition("/")[2]: of for name, of in arrays.items() if name.startswith(f"{g}/")}
     every = [plots.Group(group["num_layers"], _family(group), of_group(g)) for g, group in enumerate(facts["groups"])]
-    config, drawn = facts["config"], {}
-    positions = depth.positions(config["positions"])
-    drawn["regularity_norms"] = plots.norms(every, config["band"], facts["title"])
-    drawn["regularity_entries"] = plots.entries(every, positions, config["band"], facts["title"])
+    own, drawn = SimpleNamespace(**facts["config"]), {}
+    positions = depth.positions(own.positions)
+    drawn["regularity_norms"] = plots.norms(every, own.band, facts["title"])
+    drawn["regularity_entries"] = plots.entries(every, positions, own.band, facts["title"])
     if len({group.num_layers for group in every}) > 1:
-        drawn["regularity_variations"] = plots.variations(every, facts["exponents"], config["band"], facts["title"])
+        drawn["regularity_variations"] = plots.variations(every, facts["exponents"], own.band, facts["title"])
     return drawn
 
 
