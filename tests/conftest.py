@@ -32,6 +32,8 @@ LONG = (
     "test_networks.py",
     "autoencoders.ipynb",
     "mode_connectivity.ipynb",
+    "weight_regularity.ipynb",
+    "test_regularity_studies.py",
     "quickstart.ipynb",
     "test_layers.py",
     "test_lpips.py",
