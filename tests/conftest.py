@@ -36,6 +36,8 @@ LONG = (
     "test_networks.py",
     "autoencoders.ipynb",
     "mode_connectivity.ipynb",
+    "weight_regularity.ipynb",
+    "test_regularity_studies.py",
     "quickstart.ipynb",
     "hyperplanes.ipynb",
     "test_hyperplane_studies.py",

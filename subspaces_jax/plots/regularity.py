@@ -64,7 +64,7 @@ def variations(groups: Sequence[Group], exponents: Sequence[float], band: str = 
             axis.set(xlabel="layers $L$", xscale="log", title=_title(name))
             axis.set_xticks(xs, [str(x) for x in xs], minor=False)
             axis.minorticks_off()
-            axis.set_ylim(bottom=0)
+            _from_zero(axis)
         axes[0].set_ylabel("$p$-variation over depth")
         return style.finished(figure, axes[0], title)
 
@@ -82,7 +82,8 @@ def over_steps(lines: Mapping[str, tuple[Any, Any]], exponents: Sequence[float],
         for i, (axis, p) in enumerate(zip(axes, exponents)):
             for (name, (steps, values)), colour in zip(lines.items(), _colours(len(lines))):
                 axis.plot(steps, np.asarray(values)[:, i], color=colour, marker=".", label=name)
-            axis.set(xlabel="step", title=f"$p = {p:g}$", ylim=(0, None))
+            axis.set(xlabel="step", title=f"$p = {p:g}$")
+            _from_zero(axis)
         axes[0].set_ylabel(label)
         return style.finished(figure, axes[0], title, columns=3)
 
@@ -101,7 +102,8 @@ def over_layers(lines: Mapping[str, Any], exponents: Sequence[float], title: str
                 values = np.asarray(values)[:, i]
                 places = np.arange(1, len(values) + 1)
                 axis.plot(places, values, color=colour, marker="." if len(places) < 40 else "", label=name)
-            axis.set(xlabel="layer", title=f"$p = {p:g}$", ylim=(0, None))
+            axis.set(xlabel="layer", title=f"$p = {p:g}$")
+            _from_zero(axis)
         axes[0].set_ylabel("$p$-variation over training")
         return style.finished(figure, axes[0], title, columns=3)
 
@@ -124,7 +126,8 @@ def along_path(
         for ((name, values), (i, p)), colour in zip(lines, colours):
             label = f"$p = {p:g}$" if len(variations) == 1 else f"{name}, $p = {p:g}$"
             axes[0].plot(ts, np.asarray(values)[:, i], color=colour, label=label)
-        axes[0].set(ylabel="$p$-variation over depth", ylim=(0, None))
+        axes[0].set(ylabel="$p$-variation over depth")
+        _from_zero(axes[0])
         for label, of_splits in scores.items():
             for (split, values), (colour, line) in zip(of_splits.items(), curves.LOOKS):
                 axes[1].plot(ts, values, color=colour, linestyle=line, label=split)
@@ -173,6 +176,11 @@ def _by_family(groups: Sequence[Group]) -> dict[str, list[Group]]:
     for group in groups:
         families.setdefault(group.family, []).append(group)
     return {name: sorted(of, key=lambda group: group.num_layers) for name, of in families.items()}
+
+
+def _from_zero(axis: Axes) -> None:
+    """Shows the values of an axis with zero, and room above them."""
+    axis.set_ylim(0, 1.08 * (axis.dataLim.y1 if axis.dataLim.y1 > 0 else 1.0))
 
 
 def _title(family: str) -> str:
