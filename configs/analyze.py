@@ -55,6 +55,20 @@ How a number that runs logged falls with the step; sources are run directories o
     python -m launch.analyze --config=configs/analyze.py:power_law --config.runs=runs/deep \
         --config.series=gradient_norm --config.window=5 --workdir=runs/decay
 
+Weights as paths over the depth of networks, over their training, and along a curve or the segment between two networks:
+
+    python -m launch.analyze --config=configs/analyze.py:regularity --config.runs=runs/deep_32,runs/deep_128 \
+        --workdir=runs/regularity
+    python -m launch.analyze --config=configs/analyze.py:training_variation --config.runs=runs/a --workdir=runs/over_time
+    python -m launch.analyze --config=configs/analyze.py:path_variation --config.runs=runs/bezier --workdir=runs/along
+
+Which way hyperplanes face, and what is lost where layers are set to earlier or fresh values; along a line with
+--config.num_points:
+
+    python -m launch.analyze --config=configs/analyze.py:orientation --config.runs=runs/a,runs/b --workdir=runs/facing
+    python -m launch.analyze --config=configs/analyze.py:reinit --config.runs=runs/a --config.num_fresh=1 \
+        --workdir=runs/resets
+
 The meaning of each field is in the FIELDS of subspaces_jax/experiments/studies/, one module a study.
 """
 
