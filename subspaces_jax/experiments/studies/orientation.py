@@ -8,6 +8,8 @@ stage ("stage_0") and of all filters ("net"), of M networks,
 
 and along paths of R runs "t" [T], "along/<score>" [R, T] and "along/<name>/projections" [R, T, N], mass, mean [R, T].
 Every network of every checkpoint has a file in the schema of Gamba et al. 2020 (arXiv:2003.07797) beside it.
+
+Reference: Gamba et al., Hyperplane Arrangements of Trained ConvNets Are Biased, 2020, arXiv:2003.07797.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

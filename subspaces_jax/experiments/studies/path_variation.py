@@ -2,6 +2,9 @@
 
 results/path_variation.npz has "ts" [T], "dl", scores as `profiles` names them, and of each path that layers make
 "variation/<layers>" [T, P], rooted, of weights scaled by L^beta.
+
+Reference: Cont et al., Convergence and Implicit Regularization Properties of Gradient Descent for Deep Residual
+Networks, 2022, arXiv:2204.07261.
 """
 
 from typing import Any

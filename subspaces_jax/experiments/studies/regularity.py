@@ -4,6 +4,9 @@ Networks whose configs differ in nothing but their seed are repetitions of each 
 differ in their depth and in what follows from it make a family. results/regularity.npz has of group g, of n
 repetitions of L layers, "<g>/depth" [L], "<g>/norm" [n, L], "<g>/entries" [n, positions, L] and "<g>/variation"
 [n, P], all of the weights scaled by L^beta; p-variations are rooted.
+
+Reference: Cont et al., Convergence and Implicit Regularization Properties of Gradient Descent for Deep Residual
+Networks, 2022, arXiv:2204.07261.
 """
 
 import itertools

@@ -7,6 +7,8 @@ results/reinit.npz has, of M networks, K rows (checkpoints, then fresh draws) an
 for every score of the task, "accuracy" as a fraction, and of classifications "top5". Networks are those of runs, or the
 points `at` of their lines or curves, whose checkpoints are contracted alike. Each has a file in the schema of the
 reference's program (Gamba et al. 2020, arXiv:2003.07797) beside it, in percent.
+
+Reference: Zhang et al., Are All Layers Created Equal?, 2019, arXiv:1902.01996.
 """
 
 from collections.abc import Iterator, Sequence

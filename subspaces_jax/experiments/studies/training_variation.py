@@ -4,6 +4,9 @@ results/training_variation.npz has of network i, a run's midpoint or a member, "
 "<i>/running" [S, P] of all weights, up to each checkpoint; "<i>/layers/<name>" [P], or [L, P] of the blocks of a leaf
 [L, d, d]; and of networks that are paths over depth "<i>/depth/<layers>" [S, P], the variation of that path at each
 step, of weights scaled by L^beta. All are rooted.
+
+Reference: Cont et al., Convergence and Implicit Regularization Properties of Gradient Descent for Deep Residual
+Networks, 2022, arXiv:2204.07261.
 """
 
 from functools import partial
