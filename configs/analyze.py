@@ -59,7 +59,7 @@ Weights as paths over the depth of networks, over their training, and along a cu
 
     python -m launch.analyze --config=configs/analyze.py:regularity --config.runs=runs/deep_32,runs/deep_128 \
         --workdir=runs/regularity
-    python -m launch.analyze --config=configs/analyze.py:training_variation --config.runs=runs/a --workdir=runs/over_time
+    python -m launch.analyze --config=configs/analyze.py:training_variation --config.runs=runs/a --workdir=runs/time
     python -m launch.analyze --config=configs/analyze.py:path_variation --config.runs=runs/bezier --workdir=runs/along
 
 Which way hyperplanes face, and what is lost where layers are set to earlier or fresh values; along a line with
