@@ -22,13 +22,15 @@ def laws(
         title: above the figure.
     """
     with style.panels(1, height=3.3) as (figure, (axis,)):
-        for k, (name, fit) in enumerate(zip(names, fits)):
+        for k, name in enumerate(names):
             t, values, kept = (arrays[of][k] for of in ("t", "values", "kept"))
             drawn, colour = (t > 0) & (values > 0), f"C{k}"
             pale = drawn & ~kept
             axis.plot(t[pale], values[pale], "x", color=colour, alpha=0.15)
             axis.plot(t[drawn & kept], values[drawn & kept], "x", color=colour, alpha=0.6, label=name)
-            axis.plot(t[t > 0], arrays["law"][k][t > 0], color=colour, label=formula(fit))
+        for k, fit in enumerate(fits):  # after all points, so that the legend has a column of each
+            t = arrays["t"][k]
+            axis.plot(t[t > 0], arrays["law"][k][t > 0], color=f"C{k}", label=formula(fit))
         axis.set(xscale="log", yscale="log", xlabel="$t$", ylabel=series.replace("_", " "))
         return style.finished(figure, axis, title, columns=2)
 

@@ -118,6 +118,7 @@ def test_the_study_finds_the_planted_laws_of_runs_of_other_lengths(run, tmp_path
     (figure,) = power_law.figures(arrays, facts).values()
     (axis,) = figure.axes
     labels = [line.get_label() for line in axis.lines]
+    assert facts["names"] == [run.name, "short"] and facts["title"] == f"gradient_norm of {run.name}, short"
     assert r"$7.10 \times 10^{-5}\,(t + 1)^{-0.61}$" in labels and axis.get_xscale() == axis.get_yscale() == "log"
 
 
