@@ -31,9 +31,7 @@ def get_config(form: str = "normal"):
     known = (*BEGINNINGS, *CURVES, *OTHERS)
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"variant {unknown[0]!r} is unknown: there are {', '.join(known)}")
-    for group in (BEGINNINGS, CURVES):
-        if len(chosen := [name for name in names if name in group]) > 1:
-            raise ValueError(f"variants {' and '.join(chosen)} contradict each other: choose one")
+    base.one_of(names, CURVES, "")
     config = make(names)
     config.variant = ",".join(name for name in names if name != "tiny") or "normal"
     return base.in_form(config, "tiny" if "tiny" in names else "", tiny)
@@ -41,7 +39,7 @@ def get_config(form: str = "normal"):
 
 def make(names: list[str]):
     full = "celeba" in names
-    beginning = next((name for name in names if name in BEGINNINGS), "normal")
+    beginning = base.one_of(names, BEGINNINGS, "normal")
     sizes = "width=64, latent=128" if full else "width=8, latent=32"
     config = base.get_config()
     config.network = f"autoencoder({sizes}, initialisation={beginning}, dropout=0.05)"

@@ -39,3 +39,15 @@ def in_form(config: ConfigDict, form: str, make_tiny: Callable[[ConfigDict], Con
     if form not in ("", "tiny"):
         raise ValueError(f"variant {form!r} is unknown: there is tiny")
     return make_tiny(config) if form else config
+
+
+def one_of(names: list[str], among: tuple[str, ...], usual: str) -> str:
+    """The one of `names` that is `among` those that exclude each other; `usual` where there is none.
+
+    Raises:
+        ValueError: there are several.
+    """
+    chosen = [name for name in names if name in among]
+    if len(chosen) > 1:
+        raise ValueError(f"variants {' and '.join(chosen)} contradict each other: choose one")
+    return chosen[0] if chosen else usual

@@ -51,17 +51,15 @@ def get_config(form: str = "cifar10"):
     known = (*TASKS, *RESNETS, *OTHERS)
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"variant {unknown[0]!r} is unknown: there are {', '.join(known)}")
-    chosen = [name for name in names if name not in OTHERS] or ["cifar10"]
-    if len(chosen) > 1:
-        raise ValueError(f"variants {' and '.join(chosen)} contradict each other: choose one")
-    if chosen[0] in RESNETS and (others := [name for name in names if name in ("alphas", "variation")]):
-        raise ValueError(f"variants {chosen[0]} and {others[0]} contradict each other: choose one")
+    chosen = base.one_of(names, (*TASKS, *RESNETS), "cifar10")
+    if chosen in RESNETS and (others := [name for name in names if name in ("alphas", "variation")]):
+        raise ValueError(f"variants {chosen} and {others[0]} contradict each other: choose one")
     config = base.get_config()
     config.update(usual())
-    if chosen[0] in RESNETS:
-        convolutional(config, RESNETS[chosen[0]])
+    if chosen in RESNETS:
+        convolutional(config, RESNETS[chosen])
     else:
-        of_task(config, *TASKS[chosen[0]], "alphas" in names)
+        of_task(config, *TASKS[chosen], "alphas" in names)
     if "variation" in names:
         config.optimizer = "p_variation_sgd(most=20.0)"
     config.variant = ",".join(name for name in names if name != "tiny") or "cifar10"

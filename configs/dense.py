@@ -34,9 +34,7 @@ def get_config(form: str = "one_100"):
     names = choices.split(form)
     if unknown := [name for name in names if name not in (*NETWORKS, *OTHERS)]:
         raise ValueError(f"variant {unknown[0]!r} is unknown: there are {', '.join((*NETWORKS, *OTHERS))}")
-    if len(chosen := [name for name in names if name in NETWORKS]) > 1:
-        raise ValueError(f"variants {' and '.join(chosen)} contradict each other: choose one")
-    config = make((chosen or ["one_100"])[0], "cifar10" in names or "vgg16" in names)
+    config = make(base.one_of(names, tuple(NETWORKS), "one_100"), "cifar10" in names or "vgg16" in names)
     if "bezier" in names:
         config.subspace, config.frozen_endpoints, config.decay = "bezier(3)", "ends", "point"
     config.variant = ",".join(name for name in names if name != "tiny") or "one_100"

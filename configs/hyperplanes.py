@@ -75,8 +75,8 @@ def get_config(form: str = "orientation_digits"):
     known = (*FORMS, *NETWORKS, *CHANGES, "tiny")
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"variant {unknown[0]!r} is unknown: there are {', '.join(known)}")
-    network, dataset = FORMS[_one(names, tuple(FORMS), "orientation_digits")]
-    config = make(_one(names, tuple(NETWORKS), network), dataset)
+    network, dataset = FORMS[base.one_of(names, tuple(FORMS), "orientation_digits")]
+    config = make(base.one_of(names, tuple(NETWORKS), network), dataset)
     for name in names:
         config.normalisation = NORMALISATIONS.get((dataset, name), config.normalisation)
         config.update(CHANGES.get(name, {}))
@@ -106,10 +106,3 @@ def make(network: str, dataset: str):
     if dataset == "imagenet2012":
         config.augmentation = "flip"
     return config
-
-
-def _one(names: list[str], among: tuple[str, ...], usual: str) -> str:
-    chosen = [name for name in names if name in among]
-    if len(chosen) > 1:
-        raise ValueError(f"variants {' and '.join(chosen)} contradict each other: choose one")
-    return chosen[0] if chosen else usual

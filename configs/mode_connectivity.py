@@ -44,8 +44,8 @@ def get_config(form: str = "small,ends"):
     known = (*ARCHITECTURES, *ROLES, "cifar100", "tiny")
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"variant {unknown[0]!r} is unknown: there are {', '.join(known)}")
-    architecture = _one(names, tuple(ARCHITECTURES), "small")
-    config = make(architecture, _one(names, ROLES, "ends"))
+    architecture = base.one_of(names, tuple(ARCHITECTURES), "small")
+    config = make(architecture, base.one_of(names, ROLES, "ends"))
     if "cifar100" in names:
         config.dataset = "cifar100"
     config.variant = ",".join(name for name in names if name != "tiny") or "small,ends"
@@ -75,10 +75,3 @@ def make(architecture: str, role: str):
         config.num_epochs, config.learning_rate, lowest = FGE.get(architecture, USUAL_FGE)
         config.schedule, config.capture = f"fge(low={lowest}, cycle={2 if architecture != 'small' else 4})", True
     return config
-
-
-def _one(names: list[str], among: tuple[str, ...], usual: str) -> str:
-    chosen = [name for name in names if name in among]
-    if len(chosen) > 1:
-        raise ValueError(f"variants {' and '.join(chosen)} contradict each other: choose one")
-    return chosen[0] if chosen else usual
