@@ -192,6 +192,8 @@ def test_a_run_goes_on_with_fields_that_override_allows(trained, caplog):
     caplog.clear()
     assert train.run(longer, folder)["resumed_from"] == 32
     assert "goes on with" not in caplog.text
+    on_two = longer | {"num_epochs": 5, "num_devices": 2, "override": "num_epochs,num_devices"}
+    assert train.run(on_two, folder)["step"] == 40 and records.read_header(folder).config["num_devices"] == 2
 
 
 def test_a_plateau_ends_training_once(trained, tmp_path, caplog):
