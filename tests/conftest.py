@@ -11,7 +11,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # XLA takes virtual devices that wait for one another for 40 s for stuck, and aborts. XLA's older emitters of loops take
 # a third of the time to compile; later versions lack them, and end the process at a flag that they do not know, as
 # libtpu does at this one.
-HAS_OLDER_EMITTERS = version("jaxlib").startswith("0.10.") and importlib.util.find_spec("libtpu") is None
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
@@ -19,7 +18,9 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
         "--xla_cpu_collective_call_terminate_timeout_seconds=600",
-        "--xla_cpu_use_fusion_emitters=false" if HAS_OLDER_EMITTERS else "",
+        "--xla_cpu_use_fusion_emitters=false"
+        if version("jaxlib").startswith("0.10.") and importlib.util.find_spec("libtpu") is None
+        else "",
     ]
 )
 
