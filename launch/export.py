@@ -1,7 +1,9 @@
-"""Writes the weights of a run: of deep_residual all of them to an .npz, or the blocks as a list of tensors to a .pth;
-of alexnet, imagenet_vgg and resnet the state dict of torchvision's network to a .safetensors.
+"""Writes the weights of a run, or of a point of its line: of any network to a .msgpack of Flax; of deep_residual all of
+them to an .npz, or the blocks as a list of tensors to a .pth; of alexnet, imagenet_vgg and resnet the state dict of
+torchvision's network to a .safetensors.
 
 python -m launch.export --workdir=runs/deep --out=weights/resnet_128.npz
+python -m launch.export --workdir=runs/line_digits --t=0.5 --out=weights/middle.msgpack
 """
 
 from absl import flags
@@ -10,14 +12,16 @@ from launch import app
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import export
 
-_OUT = flags.DEFINE_string("out", "", "the file, .npz, .pth or .safetensors; of several networks m it is NAME_m")
+_OUT = flags.DEFINE_string("out", "", "the file, .msgpack, .npz, .pth or .safetensors; of several networks m NAME_m")
+_T = flags.DEFINE_float("t", None, "of a point of a line or curve, in [0, 1]; without it all endpoints")
 _STEP = flags.DEFINE_integer("step", -1, "of the checkpoint, -1 for the last")
 
 
 def run(config, workdir):
     if not _OUT.value:
-        raise ConfigError("--out is missing: name a file, .npz, .pth or .safetensors")
-    print("\n".join(map(str, export.run(workdir, _OUT.value, None if _STEP.value < 0 else _STEP.value))))
+        raise ConfigError("--out is missing: name a file, .msgpack, .npz, .pth or .safetensors")
+    step = None if _STEP.value < 0 else _STEP.value
+    print("\n".join(map(str, export.run(workdir, _OUT.value, step, _T.value))))
 
 
 if __name__ == "__main__":

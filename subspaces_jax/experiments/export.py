@@ -1,30 +1,42 @@
 """Networks of a run as files of weights."""
 
 import pathlib
+from typing import Any
 
 import jax
+from flax import serialization
 
-from subspaces_jax import state_dicts
+from subspaces_jax import geometry, state_dicts
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import runs
+from subspaces_jax.experiments.runs import Networks, Run
 from subspaces_jax.networks import torch_names, weight_files
 
+PLAIN = ".msgpack"  # as Flax has it: {"params": ..., "batch_stats": ...}, of any network
 
-def run(workdir: str | pathlib.Path, out: str | pathlib.Path, step: int | None = None) -> list[pathlib.Path]:
-    """Writes the networks of a run: of `deep_residual` see `networks.weight_files`; of AlexNet, VGG and ResNet for
-    ImageNet the state dicts of torchvision's, see `networks.torch_names`, which `initial` takes.
+
+def run(
+    workdir: str | pathlib.Path, out: str | pathlib.Path, step: int | None = None, t: float | None = None
+) -> list[pathlib.Path]:
+    """Writes the networks of a run, or one point of its line or curve.
+
+    Any network goes into a .msgpack, which `flax.serialization.msgpack_restore` reads: {"params", "batch_stats"}, the
+    statistics being those of training, which a point of a curve has to refresh. Of `deep_residual` see
+    `networks.weight_files`; of AlexNet, VGG and ResNet for ImageNet the state dicts of torchvision's, see
+    `networks.torch_names`, which `initial` takes.
 
     Args:
         workdir: the run directory.
-        out: the file, .npz or .pth, or .safetensors of a state dict; of several members or endpoints m it is
+        out: the file, .msgpack, .npz or .pth, or .safetensors of a state dict; of several members or endpoints m it is
             "name_m.npz".
         step: of the checkpoint, None for the last.
+        t: of a point of a line or curve, in [0, 1]; None for all endpoints.
 
     Returns:
         The files.
 
     Raises:
-        ConfigError: a network of another kind.
+        ConfigError: a network of another kind, or a t of what is no curve.
         RunDirectoryError, CheckpointError, DataError: see `errors`.
     """
     own, out = runs.open_run(workdir), pathlib.Path(out)
@@ -34,18 +46,38 @@ def run(workdir: str | pathlib.Path, out: str | pathlib.Path, step: int | None =
             torch_names.layer_names(network)
         except ValueError as error:
             raise ConfigError(f"{workdir}: {error}") from None
-    elif not hasattr(network, "weight_path"):
+    elif out.suffix != PLAIN and not hasattr(network, "weight_path"):
         raise ConfigError(
-            f"{workdir} has networks without a path of blocks: export takes runs of deep_residual, and to .safetensors "
-            "those of alexnet, imagenet_vgg and resnet"
+            f"{workdir} has networks without a path of blocks: export takes runs of deep_residual, to .safetensors "
+            f"those of alexnet, imagenet_vgg and resnet, and to {PLAIN} any"
         )
     found = runs.networks(own, "endpoints", step)
+    found = found if t is None else _at(own, found, t)
     several = len(found.names) > 1
     place = lambda m: out.with_name(f"{out.stem}_{m}{out.suffix}") if several else out
     row = lambda m: jax.tree.map(lambda leaf: leaf[m], found.stack)
+    if out.suffix == PLAIN:
+        return [_plain(place(m), {"params": row(m), "batch_stats": found.batch_stats}) for m in range(len(found.names))]
     if out.suffix != state_dicts.SAFE:
         return [weight_files.save(place(m), row(m)) for m in range(len(found.names))]
     for m in range(len(found.names)):
         variables = {"params": row(m), "batch_stats": found.batch_stats}
         state_dicts.save(place(m), torch_names.to_torch(network, variables))
     return [place(m) for m in range(len(found.names))]
+
+
+def _at(own: Run, found: Networks, t: float) -> Networks:
+    """The one network at t."""
+    if not own.experiment.is_curve or not 0.0 <= t <= 1.0:
+        raise ConfigError(
+            f"t is {t:g} and {own.folder} trained {own.experiment.subspace_text}: a line or a curve has points at t in "
+            "[0, 1]"
+        )
+    point = geometry.contract(found.stack, own.experiment.space.coordinates(t))
+    return found._replace(stack=geometry.stack([point]), names=[f"{own.folder.name} t = {t:g}"])
+
+
+def _plain(path: pathlib.Path, variables: dict[str, Any]) -> pathlib.Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(serialization.to_bytes(jax.device_get(variables)))
+    return path
