@@ -19,7 +19,6 @@ crops) is for an accelerator and has not been run here; the published segment pe
 """
 
 from configs import base
-from subspaces_jax.experiments import choices
 
 BEGINNINGS = ("normal", "kaiming_normal", "kaiming_uniform")
 CURVES = ("bezier", "chain")
@@ -27,10 +26,7 @@ OTHERS = ("laplacian", "celeba", "tiny")
 
 
 def get_config(form: str = "normal"):
-    names = choices.split(form)
-    known = (*BEGINNINGS, *CURVES, *OTHERS)
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"variant {unknown[0]!r} is unknown: there are {', '.join(known)}")
+    names = base.words(form, (*BEGINNINGS, *CURVES, *OTHERS))
     base.one_of(names, CURVES, "")
     config = make(names)
     config.variant = ",".join(name for name in names if name != "tiny") or "normal"

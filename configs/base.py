@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from subspaces_jax.experiments import fields
+from subspaces_jax.experiments import choices, fields
 
 
 def get_config() -> ConfigDict:
@@ -39,6 +39,18 @@ def in_form(config: ConfigDict, form: str, make_tiny: Callable[[ConfigDict], Con
     if form not in ("", "tiny"):
         raise ValueError(f"variant {form!r} is unknown: there is tiny")
     return make_tiny(config) if form else config
+
+
+def words(form: str, known: tuple[str, ...]) -> list[str]:
+    """The words of a config's form, "small,bezier".
+
+    Raises:
+        ValueError: one is unknown; names those that there are.
+    """
+    names = choices.split(form)
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"variant {unknown[0]!r} is unknown: there are {', '.join(known)}")
+    return names
 
 
 def one_of(names: list[str], among: tuple[str, ...], usual: str) -> str:

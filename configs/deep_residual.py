@@ -16,7 +16,6 @@ give is in the lab book, configs/README.md.
 """
 
 from configs import base
-from subspaces_jax.experiments import choices
 
 ALPHAS = (0.49, 0.75, 1.0)
 CIFAR10 = {
@@ -47,10 +46,7 @@ OTHERS = ("alphas", "variation", "tiny")
 
 
 def get_config(form: str = "cifar10"):
-    names = choices.split(form)
-    known = (*TASKS, *RESNETS, *OTHERS)
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"variant {unknown[0]!r} is unknown: there are {', '.join(known)}")
+    names = base.words(form, (*TASKS, *RESNETS, *OTHERS))
     chosen = base.one_of(names, (*TASKS, *RESNETS), "cifar10")
     if chosen in RESNETS and (others := [name for name in names if name in ("alphas", "variation")]):
         raise ValueError(f"variants {chosen} and {others[0]} contradict each other: choose one")

@@ -13,7 +13,6 @@ in the lab book, configs/README.md.
 """
 
 from configs import base
-from subspaces_jax.experiments import choices
 
 DEEP = "mlp({}, bias=False, initialisation=uniform)"
 ONE = "mlp({}, initialisation=uniform)"
@@ -31,9 +30,7 @@ OTHERS = ("cifar10", "bezier", "tiny")
 
 
 def get_config(form: str = "one_100"):
-    names = choices.split(form)
-    if unknown := [name for name in names if name not in (*NETWORKS, *OTHERS)]:
-        raise ValueError(f"variant {unknown[0]!r} is unknown: there are {', '.join((*NETWORKS, *OTHERS))}")
+    names = base.words(form, (*NETWORKS, *OTHERS))
     config = make(base.one_of(names, tuple(NETWORKS), "one_100"), "cifar10" in names or "vgg16" in names)
     if "bezier" in names:
         config.subspace, config.frozen_endpoints, config.decay = "bezier(3)", "ends", "point"

@@ -21,7 +21,6 @@ configs/README.md. SGD of rate 0.01, momentum 0.9 and decay 1e-4 at batch 32 or 
 """
 
 from configs import base
-from subspaces_jax.experiments import choices
 
 NETWORKS = {
     "lenet": "deep_lenet",
@@ -71,10 +70,7 @@ NORMALISATIONS = {
 
 
 def get_config(form: str = "orientation_digits"):
-    names = choices.split(form)
-    known = (*FORMS, *NETWORKS, *CHANGES, "tiny")
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"variant {unknown[0]!r} is unknown: there are {', '.join(known)}")
+    names = base.words(form, (*FORMS, *NETWORKS, *CHANGES, "tiny"))
     network, dataset = FORMS[base.one_of(names, tuple(FORMS), "orientation_digits")]
     config = make(base.one_of(names, tuple(NETWORKS), network), dataset)
     for name in names:

@@ -19,7 +19,6 @@ the authors' README; FGE goes on from an end (--config.initial), its captures be
 """
 
 from configs import base
-from subspaces_jax.experiments import choices
 
 ARCHITECTURES = {  # network, dropout; (epochs, rate, decay) of ends and of curves
     "vgg16": ("vgg(depth=16)", 0.5, (200, 0.05, 5e-4), (600, 0.015, 5e-4)),
@@ -40,10 +39,7 @@ ROLES = ("ends", "bezier", "chain", "fge")
 
 
 def get_config(form: str = "small,ends"):
-    names = choices.split(form)
-    known = (*ARCHITECTURES, *ROLES, "cifar100", "tiny")
-    if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"variant {unknown[0]!r} is unknown: there are {', '.join(known)}")
+    names = base.words(form, (*ARCHITECTURES, *ROLES, "cifar100", "tiny"))
     architecture = base.one_of(names, tuple(ARCHITECTURES), "small")
     config = make(architecture, base.one_of(names, ROLES, "ends"))
     if "cifar100" in names:

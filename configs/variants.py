@@ -10,7 +10,6 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import base
-from subspaces_jax.experiments import choices
 
 ONE_NETWORK = {"subspace": "none", "beta": 0.0}  # what a baseline is where no subspace is named beside it
 
@@ -54,9 +53,7 @@ def choose(make: Callable[[], ConfigDict], form: str, usual: str) -> ConfigDict:
     Raises:
         ValueError: a name that is neither a variant nor "tiny", or two that contradict each other.
     """
-    names = choices.split(form)
-    if unknown := [name for name in names if name not in VARIANTS and name != "tiny"]:
-        raise ValueError(f"variant {unknown[0]!r} is unknown: there are {', '.join(VARIANTS)}, tiny")
+    names = base.words(form, (*VARIANTS, "tiny"))
     chosen = [name for name in names if name != "tiny"] or [usual]
     changes: dict[str, Any] = {}
     for name in chosen:

@@ -14,14 +14,13 @@ from subspaces_jax.experiments import export
 
 _OUT = flags.DEFINE_string("out", "", "the file, .msgpack, .npz, .pth or .safetensors; of several networks m NAME_m")
 _T = flags.DEFINE_float("t", None, "of a point of a line or curve, in [0, 1]; without it all endpoints")
-_STEP = flags.DEFINE_integer("step", -1, "of the checkpoint, -1 for the last")
+_STEP = flags.DEFINE_integer("step", None, "of the checkpoint, default the last", lower_bound=0)
 
 
 def run(config, workdir):
     if not _OUT.value:
         raise ConfigError("--out is missing: name a file, .msgpack, .npz, .pth or .safetensors")
-    step = None if _STEP.value < 0 else _STEP.value
-    print("\n".join(map(str, export.run(workdir, _OUT.value, step, _T.value))))
+    print("\n".join(map(str, export.run(workdir, _OUT.value, _STEP.value, _T.value))))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 
 from subspaces_jax import checkpoints, records, trees
 from subspaces_jax.errors import CheckpointError, RunDirectoryError, SubspacesError
-from subspaces_jax.experiments import analyze, connect, evaluate, fields, plot, references, sweep
+from subspaces_jax.experiments import analyze, connect, evaluate, fields, plot, references, runs, sweep
 from subspaces_jax.experiments.studies import STUDIES, family
 
 REPORT = "report.html"
@@ -52,7 +52,7 @@ def run(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
         "changed": {
             name: value
             for name, value in header.config.items()
-            if name not in defaults or _plain(defaults[name].default) != _plain(value)
+            if name not in defaults or records.plain(defaults[name].default) != records.plain(value)
         },
         "facts": header.facts,
         "layers": [],
@@ -62,6 +62,7 @@ def run(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
         "metrics": {},
         "tables": {},
         "runs": {},
+        "figures": [],
         "problems": [],
         "references": references.of(header.config),
     }
@@ -95,7 +96,7 @@ def _norms(leaf: np.ndarray) -> list[float]:
 
 
 def _of_metrics(folder: pathlib.Path, header: records.Header) -> dict[str, Any]:
-    rows = records.read_metrics(folder) if (folder / records.METRICS).exists() else []
+    rows = runs.rows_of(folder)
     return {"metrics": rows[-1]} if rows else {}
 
 
@@ -121,9 +122,9 @@ def _text(facts: dict[str, Any], table: Callable[[dict[str, Any]], str]) -> str:
 
 def _of_sweep(folder: pathlib.Path, header: records.Header) -> dict[str, Any]:
     """Which of a sweep's runs are finished."""
-    runs = sorted(path.parent for path in folder.glob(f"*/{records.CONFIG}"))
-    states = {path.name: "finished" if sweep.is_finished(path) else "not finished" for path in runs}
-    if runs and not (folder / records.RESULTS / f"{plot.FAMILY}.json").exists() and family.finished([folder]):
+    found = sorted(path.parent for path in folder.glob(f"*/{records.CONFIG}"))
+    states = {path.name: "finished" if sweep.is_finished(path) else "not finished" for path in found}
+    if found and not (folder / records.RESULTS / f"{plot.FAMILY}.json").exists() and family.finished([folder]):
         sweep.gather(folder)
     return {"runs": states}
 
@@ -139,10 +140,6 @@ def _figures(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(path for path in (folder / records.FIGURES).glob("*") if path.suffix in IMAGES)
 
 
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
 def table(found: dict[str, Any]) -> str:
     """All of it as text."""
     sections = [
@@ -154,7 +151,7 @@ def table(found: dict[str, Any]) -> str:
         ("last row of metrics", _pairs(found["metrics"])),
         ("runs", _pairs(found["runs"])),
         *((f"results/{name}", text.splitlines()) for name, text in found["tables"].items()),
-        ("figures", [str(pathlib.Path(path).relative_to(found["folder"])) for path in found.get("figures", [])]),
+        ("figures", [str(pathlib.Path(path).relative_to(found["folder"])) for path in found["figures"]]),
         ("references", found["references"]),
         ("could not be read", found["problems"]),
         ("", [f"report: {found['report']}"]),
@@ -214,7 +211,7 @@ def document(found: dict[str, Any]) -> str:
             f"<h2>Scores: {html.escape(name)}</h2>\n<pre>{html.escape(text)}</pre>"
             for name, text in found["tables"].items()
         ),
-        _section("Figures", map(_figure, map(pathlib.Path, found.get("figures", [])))),
+        _section("Figures", map(_figure, map(pathlib.Path, found["figures"]))),
         _section("Runs", _html_table(found["runs"].items())),
         _section("Config, where it is not the default", _html_table(found["changed"].items())),
         _section("Plan", _html_table(found["facts"].items())),

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from flax import serialization
 
-from subspaces_jax import geometry, state_dicts
+from subspaces_jax import geometry, records, state_dicts
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import runs
 from subspaces_jax.experiments.runs import Networks, Run
@@ -79,5 +79,5 @@ def _at(own: Run, found: Networks, t: float) -> Networks:
 
 def _plain(path: pathlib.Path, variables: dict[str, Any]) -> pathlib.Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(serialization.to_bytes(jax.device_get(variables)))
+    records.write_bytes(path, serialization.to_bytes(jax.device_get(variables)))
     return path

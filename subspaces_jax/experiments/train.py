@@ -114,7 +114,8 @@ def _held(made: Experiment, folder: pathlib.Path) -> Iterator[str]:
             stack.enter_context(records.locked(folder))
             facts = {name: list(value) if isinstance(value, tuple) else value
                      for name, value in made.plan._asdict().items()}  # fmt: skip
-            before = runs.complete(records.read_config(folder)) if (folder / records.CONFIG).exists() else {}
+            goes_on = made.overridden and (folder / records.CONFIG).exists()
+            before = runs.complete(records.read_config(folder)) if goes_on else {}
             header = records.write_header(
                 folder, "train", made.config, facts, made.variant, runs.complete, made.overridden
             )

@@ -6,7 +6,7 @@ Run directories are local folders. What is read back was written by another proc
 or by hand: whatever it holds, it is read or refused with one line.
 """
 
-from subspaces_jax.records.files import DamagedError, is_url, resolve, write_text
+from subspaces_jax.records.files import DamagedError, is_url, resolve, write_bytes, write_text
 from subspaces_jax.records.header import FORMAT, KINDS, Header, read_config, read_header, write_header
 from subspaces_jax.records.locks import locked
 from subspaces_jax.records.metrics import Metrics, read_metrics
@@ -40,6 +40,7 @@ __all__ = [
     "resolve",
     "save_json",
     "save_results",
+    "write_bytes",
     "write_header",
     "write_text",
 ]

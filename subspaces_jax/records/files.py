@@ -81,8 +81,13 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def write_text(path: pathlib.Path, text: str) -> None:
     """Writes a file whole or not at all; it is on the disk when this returns."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+    """Likewise, of bytes."""
     with replacing(path, path.with_name(f".{path.name}.{os.getpid()}")) as file:
-        file.write(text.encode())
+        file.write(content)
 
 
 @contextmanager

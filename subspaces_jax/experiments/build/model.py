@@ -116,7 +116,7 @@ def model(settings: Settings, info: DatasetInfo, task: Task) -> Model:
         return alone(keep)(normalise(images))["intermediates"]["features"][0]
 
     def at_points(stack, points, images):
-        outputs = module.at_points(stack, points, normalise(as_images(images)))
+        outputs = run(module.at_points, stack, points, normalise(as_images(images)))
         return outputs.astype(jnp.float32).reshape(*outputs.shape[:2], *shape)
 
     def train_mode(module, kept, variables, inputs, key):
