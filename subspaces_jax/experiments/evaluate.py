@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from subspaces_jax import evaluation, geometry, parallel, records, tasks
@@ -193,6 +194,11 @@ def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, F
     if not any(name.startswith("pair_") for name in facts["scores"]):
         return {}
     return {"profile": paths.profile(facts | {"columns": facts.get("columns", COLUMNS)}, title(facts["config"]))}
+
+
+def panel(axis: Axes, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
+    """The first score along the path, for an overview."""
+    paths.draw(axis, facts["scores"], facts.get("columns", COLUMNS)[0])
 
 
 def title(config: dict[str, Any]) -> str:

@@ -11,7 +11,10 @@ from matplotlib.figure import Figure
 from subspaces_jax.plots import style
 
 Path = Mapping[str, Mapping[str, Any]]
-LOOKS = tuple(zip(style.COLOURS.values(), ("-", "--", "-.", ":")))  # of paths, in their order
+_LINES = ("-", "--", "-.", ":")
+LOOKS = tuple(  # of paths, in their order; no two of the first sixteen are alike
+    (colour, _LINES[(i + shift) % 4]) for shift in range(4) for i, colour in enumerate(style.COLOURS.values())
+)
 
 
 def connection(
@@ -39,18 +42,26 @@ def connection(
         raise ValueError(f"expected at least one path and one column, got {len(paths)} and {len(columns)}")
     splits = list(next(iter(paths.values())))
     with style.panels(len(splits), height=2.2 * len(columns) + 0.4, rows=len(columns)) as (figure, axes):
-        for axis, ((name, text, unit, factor), split) in zip(axes, itertools.product(columns, splits)):
-            for (label, path), (colour, line) in zip(paths.items(), itertools.cycle(LOOKS)):
-                values = factor * _values(path, label, split, name)
-                t = np.linspace(0.0, 1.0, values.shape[1]) if ts is None or len(ts) != values.shape[1] else ts
-                style.band(axis, t, values, color=colour, linestyle=line, label=label)
-                ends = values.mean(axis=0)[[0, -1]]
-                axis.plot([t[0], t[-1]], ends, "o", color=colour, markersize=4.5, clip_on=False, zorder=3)
-            axis.plot([], [], "o", color="black", label="ends")
-            axis.set(xlabel="$t$", ylabel=style.label(f"{split} {text}", unit), xlim=(t[0], t[-1]))
+        for axis, (column, split) in zip(axes, itertools.product(columns, splits)):
+            draw(axis, paths, column, split, ts)
         for first in range(0, len(axes), len(splits)):
             _same_scale(axes[first : first + len(splits)])
         return style.finished(figure, axes[0], title)
+
+
+def draw(
+    axis: Axes, paths: Mapping[str, Path], column: tuple[str, str, str, float], split: str, ts: Any = None
+) -> None:
+    """One panel of `connection`: a score of one split along all paths."""
+    name, text, unit, factor = column
+    for (label, path), (colour, line) in zip(paths.items(), itertools.cycle(LOOKS)):
+        values = factor * _values(path, label, split, name)
+        t = np.linspace(0.0, 1.0, values.shape[1]) if ts is None or len(ts) != values.shape[1] else ts
+        style.band(axis, t, values, color=colour, linestyle=line, label=label)
+        ends = values.mean(axis=0)[[0, -1]]
+        axis.plot([t[0], t[-1]], ends, "o", color=colour, markersize=4.5, clip_on=False, zorder=3)
+    axis.plot([], [], "o", color="black", label="ends")
+    axis.set(xlabel="$t$", ylabel=style.label(f"{split} {text}", unit), xlim=(t[0], t[-1]))
 
 
 def _same_scale(axes: Sequence[Axes]) -> None:

@@ -81,24 +81,34 @@ def by_epoch(
         title: above the figure.
     """
     x = np.asarray(x, np.float64)
-    half = _half_width(num_filters)
     with style.panels(2 if scores is None else 3, height=2.9) as (figure, axes):
-        axes[0].fill_between(x, 0.5 - half, 0.5 + half, color=BAND, linewidth=0, label="net without bias, 95 %")
+        draw_masses(axes[0], x, masses, num_filters, xlabel)
         axes[1].axhline(0.0, color=style.COLOURS["reference"], linewidth=0.8, linestyle=":")
-        colours = mpl.colormaps["viridis"](np.linspace(0.0, 0.9, max(len(masses) - 1, 1)))
-        for axis, values in zip(axes, (masses, means)):
-            for number, (name, of) in enumerate(values.items()):
-                look = {"color": "black", "linewidth": 2.0} if name == "net" else {"color": colours[number]}
-                style.band(axis, x, of, label=name, **look)
-        axes[0].set(ylabel="mass (fraction at most 0)", ylim=(-0.03, 1.03))
+        _stages(axes[1], x, means)
         axes[1].set(ylabel=mean_label)
         if scores is not None:
             style.band(axes[2], x, scores[1], color=style.COLOURS["pair"], label=None)
             axes[2].set(ylabel=scores[0])
-        for axis in axes:
+        for axis in axes[1:]:
             _scale(axis, x)
             axis.set(xlabel=xlabel)
         return style.finished(figure, axes[0], title, columns=6)
+
+
+def draw_masses(axis: Axes, x: Any, masses: Mapping[str, Any], num_filters: int, xlabel: str = "epoch") -> None:
+    """The panel of `by_epoch` with the masses; arguments as there."""
+    x, half = np.asarray(x, np.float64), _half_width(num_filters)
+    axis.fill_between(x, 0.5 - half, 0.5 + half, color=BAND, linewidth=0, label="net without bias, 95 %")
+    _stages(axis, x, masses)
+    axis.set(ylabel="mass (fraction at most 0)", ylim=(-0.03, 1.03), xlabel=xlabel)
+    _scale(axis, x)
+
+
+def _stages(axis: Axes, x: np.ndarray, values: Mapping[str, Any]) -> None:
+    colours = mpl.colormaps["viridis"](np.linspace(0.0, 0.9, max(len(values) - 1, 1)))
+    for number, (name, of) in enumerate(values.items()):
+        look = {"color": "black", "linewidth": 2.0} if name == "net" else {"color": colours[number]}
+        style.band(axis, x, of, label=name, **look)
 
 
 def _half_width(num_filters: int) -> float:

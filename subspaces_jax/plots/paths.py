@@ -1,13 +1,16 @@
 """Figures of a path: what each of its points scores, alone and as a two-point ensemble."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from subspaces_jax.plots import style
 
 NUM_PANELS = 3
+Column = tuple[str, str, str, float]  # name, title, unit, factor
 
 
 def profile(facts: dict[str, Any], title: str = "") -> Figure:
@@ -21,21 +24,23 @@ def profile(facts: dict[str, Any], title: str = "") -> Figure:
     Returns:
         At most three panels: solid, each point; dashed, the ensemble of t with 1 - t; dotted, the mean of the two ends.
     """
-    scores, shown = facts["scores"], facts["columns"][:NUM_PANELS]
-    t = np.linspace(0.0, 1.0, len(scores[shown[0][0]]))
+    shown = facts["columns"][:NUM_PANELS]
     with style.panels(len(shown)) as (figure, axes):
-        for axis, (name, text, unit, scale) in zip(axes, shown):
-            values = scale * np.asarray(scores[name])
-            axis.plot(t, values, "-", color=style.COLOURS["single"], label="point $t$")
-            axis.plot(t[[0, -1]], values[[0, -1]], "o", color=style.COLOURS["single"], label="ends")
-            ends = 0.5 * (values[0] + values[-1])
-            axis.axhline(ends, linestyle=":", color=style.COLOURS["reference"], label="mean of the ends")
-            if f"pair_{name}" in scores:
-                pairs = scale * np.asarray(scores[f"pair_{name}"])
-                axis.plot(t, pairs, "--", color=style.COLOURS["pair"], label="ensemble of $t$ and $1-t$")
-            axis.set(xlabel="$t$", ylabel=style.label(f"test {text}", unit), xlim=(0.0, 1.0))
-        handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
-        if title:
-            figure.suptitle(title, fontsize=9)
-        return figure
+        for axis, column in zip(axes, shown):
+            draw(axis, facts["scores"], column)
+        return style.finished(figure, axes[0], title)
+
+
+def draw(axis: Axes, scores: Mapping[str, Any], column: Column) -> None:
+    """One panel of `profile`: a score of each point, and of its ensemble with its mirror image where there is one."""
+    name, text, unit, scale = column
+    values = scale * np.asarray(scores[name])
+    t = np.linspace(0.0, 1.0, len(values))
+    axis.plot(t, values, "-", color=style.COLOURS["single"], label="point $t$")
+    axis.plot(t[[0, -1]], values[[0, -1]], "o", color=style.COLOURS["single"], label="ends")
+    ends = 0.5 * (values[0] + values[-1])
+    axis.axhline(ends, linestyle=":", color=style.COLOURS["reference"], label="mean of the ends")
+    if f"pair_{name}" in scores:
+        pairs = scale * np.asarray(scores[f"pair_{name}"])
+        axis.plot(t, pairs, "--", color=style.COLOURS["pair"], label="ensemble of $t$ and $1-t$")
+    axis.set(xlabel="$t$", ylabel=style.label(f"test {text}", unit), xlim=(0.0, 1.0))

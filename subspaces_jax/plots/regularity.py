@@ -35,6 +35,14 @@ def norms(groups: Sequence[Group], band: str = "sd", title: str = "") -> Figure:
     return _over_depth(groups, {label: lambda group: group.arrays["norm"]}, band, title)
 
 
+def draw_norms(axis: Axes, groups: Sequence[Group], band: str = "sd") -> None:
+    """Norms of the scaled layers of one family against depth, in one panel."""
+    for group, colour in zip(groups, _colours(len(groups))):
+        _band(axis, group.arrays["depth"], group.arrays["norm"], band, colour)
+        axis.plot([], [], color=colour, label=f"$L = {group.num_layers}$")
+    axis.set(xlabel="depth $k/L$", ylabel=r"$\|L^\beta W_k\|_F$", xlim=(0, 1))
+
+
 def entries(groups: Sequence[Group], positions: Sequence[tuple[int, int]], band: str = "sd", title: str = "") -> Figure:
     """Single entries of the scaled layers against depth: a row of panels a position, a column a family."""
     of_entry = lambda i: lambda group: np.asarray(group.arrays["entries"])[:, i]

@@ -72,11 +72,31 @@ def contours(
     )  # about what equal units leave beside a colour bar
     with style.panels(len(panels), height=float(np.clip(height, 1.4, 4.0)) + 0.9) as (figure, places):
         for axis, panel in zip(places, panels):
-            _contours(figure, axis, x, y, panel, colours, num_levels)
-            _marks(axis, ends, bends, curve)
-            axis.set(xlabel=axes[0], ylabel=axes[1], xlim=x[[0, -1]], ylim=y[[0, -1]], aspect="equal")
-            axis.grid(False)
+            draw(axis, x, y, panel, ends=ends, bends=bends, curve=curve, axes=axes, colours=colours,
+                 num_levels=num_levels)  # fmt: skip
         return style.finished(figure, places[0], title)
+
+
+def draw(
+    axis: Axes,
+    x: Any,
+    y: Any,
+    panel: Surface,
+    *,
+    ends: Any = (),
+    bends: Any = (),
+    curve: Any = None,
+    axes: tuple[str, str] = AXES,
+    colours: str = "viridis_r",
+    num_levels: int = 7,
+    aspect: str = "equal",
+) -> None:
+    """One panel of `contours`, with its colour bar; arguments as there, and "auto" for the aspect of the panel."""
+    x, y, (panel,) = _checked(x, y, [panel])
+    _contours(axis, x, y, panel, colours, num_levels)
+    _marks(axis, ends, bends, curve)
+    axis.set(xlabel=axes[0], ylabel=axes[1], xlim=x[[0, -1]], ylim=y[[0, -1]], aspect=aspect)
+    axis.grid(False)
 
 
 def reliefs(
@@ -127,7 +147,7 @@ def reliefs(
         return style.finished(figure, places[0], title)
 
 
-def _contours(figure: Figure, axis: Axes, x: Any, y: Any, panel: Surface, colours: str, num: int) -> None:
+def _contours(axis: Axes, x: Any, y: Any, panel: Surface, colours: str, num: int) -> None:
     values = np.asarray(panel.values, np.float64)
     found = surfaces.levels(values, panel.vmax, panel.log_alpha, num)
     finite = values[np.isfinite(values)]
@@ -143,7 +163,7 @@ def _contours(figure: Figure, axis: Axes, x: Any, y: Any, panel: Surface, colour
     inside = np.flatnonzero((found[: num + 1] > values.min()) & (found[: num + 1] < values.max()))
     if inside.size:
         axis.contour(x, y, values.T, levels=found[inside], colors=lines[inside], linewidths=1.2, zorder=1)
-    bar = figure.colorbar(filled, ax=axis, ticks=found, shrink=0.9)
+    bar = axis.figure.colorbar(filled, ax=axis, ticks=found, shrink=0.9)
     texts = _texts(found[: num + 1])
     bar.set_ticklabels([*texts, f"> {texts[-1]}"] if overflows else texts)
     bar.set_label(panel.label)

@@ -5,6 +5,7 @@ Each has FIELDS, those of networks with `members.FIELDS` in them, and
     run(settings) -> (arrays, facts)            settings have the fields as attributes, "runs" among them
     table(facts) -> text
     figures(arrays, facts) -> {name: Figure}    from results alone
+    panel(axis, arrays, facts)                  where `overview` draws it, into one panel
     summary(facts) -> plots.tables.Table        where there is one, which `plot` writes as CSV and LaTeX
     animations(arrays, facts) -> {name: path -> None}, where there are any, likewise
     exports(arrays, facts) -> (name, tree) of each further JSON file, where there are any, in a form of others
@@ -26,6 +27,7 @@ from subspaces_jax.experiments.studies import (
     line,
     matched,
     orientation,
+    overview,
     path_variation,
     plane,
     power_law,
@@ -54,4 +56,5 @@ STUDIES: dict[str, ModuleType] = {
     "regularity": regularity,
     "training_variation": training_variation,
     "path_variation": path_variation,
+    "overview": overview,
 }

@@ -7,6 +7,7 @@ arXiv:2008.00741.
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from subspaces_jax import records
@@ -70,12 +71,21 @@ def table(facts: dict[str, Any]) -> str:
 
 def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, Figure]:
     """Scores of all connectors in one figure, over the share of the path."""
+    return {"connections": curves.connection(_shown(arrays, facts), facts["columns"][-1:], title=facts["title"])}
+
+
+def panel(axis: Axes, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
+    """Test scores of all connectors, for an overview."""
+    curves.draw(axis, _shown(arrays, facts), facts["columns"][-1], "test")
+
+
+def _shown(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, Any]:
+    """{connector: scores by split}."""
     shown: dict[str, Any] = {}
     for name in facts["connectors"]:
         own = {key.removeprefix(f"{name}/"): of for key, of in arrays.items() if key.startswith(f"{name}/")}
         shown[name] = profiles.by_split(own, facts["columns"])
-    columns = facts["columns"][-1:]
-    return {"connections": curves.connection(shown, columns, title=facts["title"])}
+    return shown
 
 
 def _spread(values: list[float]) -> str:

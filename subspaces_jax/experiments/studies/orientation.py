@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from subspaces_jax import records
@@ -151,6 +152,12 @@ def figures(arrays: Statistics, facts: dict[str, Any]) -> dict[str, Figure]:
             arrays["t"], of("along/", "mass"), of("along/", "mean"), xlabel="$t$", scores=scores, **shared
         )
     return drawn
+
+
+def panel(axis: Axes, arrays: Statistics, facts: dict[str, Any]) -> None:
+    """Masses of stages over the training, for an overview."""
+    masses = {name.replace("_", " "): arrays[f"{name}/mass"] for name in (*facts["stages"], NET)}
+    plots.draw_masses(axis, arrays["epochs"], masses, sum(layer["filters"] for layer in facts["layers"]))
 
 
 def _steps(text: str, run: Run) -> list[int]:

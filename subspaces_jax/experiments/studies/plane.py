@@ -11,6 +11,7 @@ al., Visualizing the Loss Landscape of Neural Nets, 2018, arXiv:1712.09913.
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from subspaces_jax import geometry
@@ -92,6 +93,26 @@ def table(facts: dict[str, Any]) -> str:
 
 def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, Figure]:
     """Contours and reliefs: of a classification training loss and test error, else the first score of both splits."""
+    panels, axes = _surfaces(arrays, facts), plots.AXES
+    if "explained" in facts:
+        axes = tuple(f"direction {i + 1} ({100 * share:.0f} %), $L_2$ distance"
+                     for i, share in enumerate(facts["explained"]))  # fmt: skip
+    drawn = {
+        "contours": plots.contours(
+            arrays["x"], arrays["y"], panels, title=facts["title"], axes=axes, **_marks(arrays, facts)
+        ),
+        "reliefs": plots.reliefs(arrays["x"], arrays["y"], panels, title=facts["title"], axes=axes),
+    }
+    return {f"plane_{name}": figure for name, figure in drawn.items()}
+
+
+def panel(axis: Axes, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
+    """Contours of the last surface of `figures`, for an overview."""
+    surface = _surfaces(arrays, facts)[-1]
+    plots.draw(axis, arrays["x"], arrays["y"], surface, num_levels=5, aspect="auto", **_marks(arrays, facts))
+
+
+def _surfaces(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> list[plots.Surface]:
     columns = {name: (title, unit, scale) for name, title, unit, scale in facts["columns"]}
     first = next(iter(columns))
     wanted = ("tr_loss", "te_err") if "err" in columns else (f"tr_{first}", f"te_{first}")
@@ -103,21 +124,14 @@ def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, F
             text = f"{split} {title} ({unit})" if unit else f"{split} {title}"
             vmax, log_alpha = _scales(key, scale * arrays[key]) if "err" in columns else (None, -5.0)
             panels.append(plots.Surface(scale * arrays[key], text, vmax, log_alpha))
+    return panels
+
+
+def _marks(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, Any]:
+    """The networks of the plane, and the curve where there is one."""
     marks, line = arrays["bend_coordinates"], arrays["curve_coordinates"]
-    through = facts["config"]["through"]
-    axes = plots.AXES
-    if "explained" in facts:
-        axes = tuple(f"direction {i + 1} ({100 * share:.0f} %), $L_2$ distance"
-                     for i, share in enumerate(facts["explained"]))  # fmt: skip
-    ends, bends = (marks[:2], marks[2:]) if through == "networks" else (marks[:1], ())
-    drawn = {
-        "contours": plots.contours(
-            arrays["x"], arrays["y"], panels, ends=ends, bends=bends, curve=line if len(line) else None,
-            title=facts["title"], axes=axes,
-        ),
-        "reliefs": plots.reliefs(arrays["x"], arrays["y"], panels, title=facts["title"], axes=axes),
-    }  # fmt: skip
-    return {f"plane_{name}": figure for name, figure in drawn.items()}
+    ends, bends = (marks[:2], marks[2:]) if facts["config"]["through"] == "networks" else (marks[:1], ())
+    return {"ends": ends, "bends": bends, "curve": line if len(line) else None}
 
 
 def _scales(key: str, values: np.ndarray) -> tuple[float | None, float]:

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from subspaces_jax.analysis import variation
@@ -90,8 +91,7 @@ def table(facts: dict[str, Any]) -> str:
 
 def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, Figure]:
     """Norms and entries against depth, and variations against the number of layers, a panel a family."""
-    of_group = lambda g: {name.partition("/")[2]: of for name, of in arrays.items() if name.startswith(f"{g}/")}
-    every = [plots.Group(group["num_layers"], _family(group), of_group(g)) for g, group in enumerate(facts["groups"])]
+    every = _drawn(arrays, facts)
     own, drawn = SimpleNamespace(**facts["config"]), {}
     positions = depth.positions(own.positions)
     drawn["regularity_norms"] = plots.norms(every, own.band, facts["title"])
@@ -99,6 +99,18 @@ def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, F
     if len({group.num_layers for group in every}) > 1:
         drawn["regularity_variations"] = plots.variations(every, facts["exponents"], own.band, facts["title"])
     return drawn
+
+
+def panel(axis: Axes, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
+    """Norms against depth of the first family, for an overview."""
+    every = _drawn(arrays, facts)
+    plots.draw_norms(axis, [group for group in every if group.family == every[0].family], facts["config"]["band"])
+
+
+def _drawn(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> list[plots.Group]:
+    """The groups as figures take them."""
+    of_group = lambda g: {name.partition("/")[2]: of for name, of in arrays.items() if name.startswith(f"{g}/")}
+    return [plots.Group(group["num_layers"], _family(group), of_group(g)) for g, group in enumerate(facts["groups"])]
 
 
 def _paths(settings: Any, network: depth.Network) -> dict[str, dict[str, np.ndarray]]:
