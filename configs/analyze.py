@@ -32,12 +32,12 @@ them:
 How regular weights are, over depth of networks of several depths, over a training that kept checkpoints, and along a
 trained line or curve; and the surface around a deep network, in directions that are orthogonal in every layer:
 
-    python -m launch.analyze --config=configs/analyze.py:regularity --config.runs=runs/L_32,runs/L_128 \\
+    python -m launch.analyze --config=configs/analyze.py:regularity --config.runs=runs/L_32,runs/L_128 \
         --config.exponents=1,1.5,2 --workdir=runs/regularity
-    python -m launch.analyze --config=configs/analyze.py:training_variation --config.runs=runs/L_32 \\
+    python -m launch.analyze --config=configs/analyze.py:training_variation --config.runs=runs/L_32 \
         --workdir=runs/over_training
     python -m launch.analyze --config=configs/analyze.py:path_variation --config.runs=runs/line --workdir=runs/along
-    python -m launch.analyze --config=configs/analyze.py:plane --config.through=random --config.normalise=layer \\
+    python -m launch.analyze --config=configs/analyze.py:plane --config.through=random --config.normalise=layer \
         --config.orthogonal --config.extent=2.5 --config.num_points=101 --config.runs=runs/L_128 --workdir=runs/surface
 
 ImageNet-C (BatchNorm statistics from clean training images):
@@ -55,19 +55,17 @@ How a number that runs logged falls with the step; sources are run directories o
     python -m launch.analyze --config=configs/analyze.py:power_law --config.runs=runs/deep \
         --config.series=gradient_norm --config.window=5 --workdir=runs/decay
 
-Weights as paths over the depth of networks, over their training, and along a curve or the segment between two networks:
-
-    python -m launch.analyze --config=configs/analyze.py:regularity --config.runs=runs/deep_32,runs/deep_128 \
-        --workdir=runs/regularity
-    python -m launch.analyze --config=configs/analyze.py:training_variation --config.runs=runs/a --workdir=runs/time
-    python -m launch.analyze --config=configs/analyze.py:path_variation --config.runs=runs/bezier --workdir=runs/along
-
 Which way hyperplanes face, and what is lost where layers are set to earlier or fresh values; along a line with
 --config.num_points:
 
     python -m launch.analyze --config=configs/analyze.py:orientation --config.runs=runs/a,runs/b --workdir=runs/facing
     python -m launch.analyze --config=configs/analyze.py:reinit --config.runs=runs/a --config.num_fresh=1 \
         --workdir=runs/resets
+
+Several of these results in one figure, a panel each:
+
+    python -m launch.analyze --config=configs/analyze.py:overview --config.runs=runs/line,runs/plane,runs/facing \
+        --config.titles='a line|a plane|hyperplanes' --workdir=runs/overview
 
 The meaning of each field is in the FIELDS of subspaces_jax/experiments/studies/, one module a study.
 """
