@@ -99,8 +99,7 @@ def make_step(
     if feature_diversity and num_samples < 2:
         raise ValueError(f"feature_diversity compares two samples of a batch, got num_samples={num_samples}")
 
-    def pair_loss(params, coordinates, batch, keys, batch_stats):
-        point = contract(params, coordinates)
+    def point_loss(point, batch, keys, batch_stats):
         losses, aux = objective({"params": point, "batch_stats": batch_stats}, batch, keys)
         chex.assert_shape(losses, keys.shape)
         value = jnp.mean(losses)
@@ -109,13 +108,19 @@ def make_step(
             value += point_decay * 0.5 * optax.tree.norm(point, squared=True)
         return value, (record, aux.batch_stats, aux.features if feature_diversity else ())
 
+    def pair_loss(params, coordinates, *rest):
+        return point_loss(contract(params, coordinates), *rest)
+
     def data_gradients(params, batch_stats, coordinates, batch, keys, pair_key):
-        """Gradient of the mean over S pairs, their record, and the mean over S of batch_stats."""
+        """Gradient of the mean over S pairs, their record, and the mean over S of batch_stats.
+
+        `params`, by which it is, is the stack; of a single sample its point.
+        """
+        if num_samples == 1:
+            (_, aux), grads = jax.value_and_grad(point_loss, has_aux=True)(params, *_row((batch, keys), 0), batch_stats)
+            return grads, *aux[:2]
         gradient = jax.value_and_grad(pair_loss, has_aux=True)
         pairs = (coordinates, batch, keys)
-        if num_samples == 1:
-            (_, aux), grads = gradient(params, *_row(pairs, 0), batch_stats)
-            return grads, *aux[:2]
         if over_samples == "vmap" or feature_diversity:
 
             def mean_loss(params):
@@ -152,8 +157,15 @@ def make_step(
         keys = _example_keys(rngs.stream(key, "augmentation"), indices.shape, device)
         pair_key = rngs.stream(key, "feature_pair")
         gradients = in_parts(data_gradients, num_parts)
-        grads, record, batch_stats = gradients(state.params, state.batch_stats, coordinates, batch, keys, pair_key)
+        weights, to_stack = state.params, lambda grads: grads
+        if num_samples == 1:
+            weights, pullback = jax.vjp(lambda params: contract(params, _row(coordinates, 0)), state.params)
+            to_stack = lambda grads: pullback(grads)[0]
+        grads, record, batch_stats = gradients(weights, state.batch_stats, coordinates, batch, keys, pair_key)
+        if own_coordinates:
+            grads, to_stack = to_stack(grads), lambda grads: grads
         grads, means, batch_stats = lax.pmean((grads, record.means, batch_stats), AXIS)
+        grads = to_stack(grads)  # devices that share their point exchange its gradient alone, not one of K networks
         sums = lax.psum(record.sums, AXIS)
         if beta:
             pair = random_pair(rngs.stream(key, "pair"), subspace.num_endpoints)
