@@ -82,7 +82,8 @@ def start(space, network=None):
     return init_state(variables, optimizer, jax.random.key(2)), optimizer
 
 
-def train(space, data, *, num_steps=4, devices=1, network=None, axis_name=None, num_samples=1, batch=24, **options):
+def train(space, data, *, num_steps=4, devices=1, network=None, axis_name=None, num_samples=1, batch=24,
+          in_flat_leaves=False, **options):  # fmt: skip
     """The metrics after each of `num_steps` steps, and the last state."""
     network, make_apply = network or ConvNet, options.pop("make_apply", train_mode)
     state, optimizer = start(space, network())
@@ -92,7 +93,8 @@ def train(space, data, *, num_steps=4, devices=1, network=None, axis_name=None, 
     step = make_step(of_batch, space, optimizer, num_samples=num_samples, **options)
     mesh = parallel.device_mesh(devices)
     split = PartitionSpec(None, None, parallel.AXIS)
-    advance = parallel.pmapped(make_advance(step), mesh, (WHOLE, WHOLE, split, WHOLE), donate_argnums=(0,))
+    steps = make_advance(step, in_flat_leaves=in_flat_leaves)
+    advance = parallel.pmapped(steps, mesh, (WHOLE, WHOLE, split, WHOLE), donate_argnums=(0,))
     state = parallel.replicate(state, mesh)
     indices = jnp.asarray(rows(batch)).reshape(EPOCH, num_samples, batch // num_samples)
     metrics = []
