@@ -12,6 +12,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +26,7 @@ from subspaces_jax.experiments import build
 from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.build import training as build_training
 from subspaces_jax.experiments.build.training import of_members, split_indices
+from subspaces_jax.training import flat
 
 GIB = 2**30
 HBM = {  # per chip, https://cloud.google.com/tpu/docs/system-architecture-tpu-vm (v4, v5e, v5p, v6e), by device_kind
@@ -155,8 +157,13 @@ def programs(made: Experiment, mesh: Mesh) -> dict[str, Program]:
 
 def training_step(made: Experiment, mesh: Mesh) -> Program:
     """One step of an experiment, on a batch that lies on the devices."""
-    state = made.state_shapes
-    step, num_members = made.step(state.params, parallel.platform(mesh)), made.num_members
+    state, platform, num_members = made.state_shapes, parallel.platform(mesh), made.num_members
+    step = made.step(state.params, platform)
+    if made.in_flat_leaves(platform, many_steps=not made.streams):
+        kept = 1 + (num_members > 1)
+        step = partial(step, shapes=flat.shapes_of(state.params, kept))
+        weights, moments = jax.eval_shape(lambda *trees: flat.flattened(trees, kept), state.params, state.opt_state)
+        state = state._replace(params=weights, opt_state=moments)
     whole, members = PartitionSpec(), of_members(num_members)
     split = PartitionSpec(*split_indices(num_members)[1:])  # [(M,) S, b]
     compiled = parallel.pmapped(step, mesh, (members, whole, split), (members, members), donate_argnums=(0,))

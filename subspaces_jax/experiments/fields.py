@@ -136,6 +136,7 @@ SPLITS = ("test", "validation", "train")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 PRECISIONS = ("default", "high", "highest")
 REMATERIALISED = ("none", "all", "all_but_products")
+LEAVES = ("auto", "flat", "shaped")
 OVER_SAMPLES = ("auto", "vmap", "scan", "unroll")
 CALLS: dict[str, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {  # field -> table, what the program gives
     "subspace": (SUBSPACES, ()),
@@ -265,6 +266,7 @@ FIELDS: dict[str, Field] = {
         0.0, _at_least(0.0), "coefficient of the similarity of two samples' features, at least 0"
     ),
     "over_samples": Field("auto", _one_of(*OVER_SAMPLES), f"one of {', '.join(OVER_SAMPLES)}, for members too"),
+    "leaves": Field("auto", _one_of(*LEAVES), f"one of {', '.join(LEAVES)}: how a step holds the stack, see README"),
     "num_parts": Field(
         1, _at_least(1), "of a batch, whose gradients are added up one after another in the memory of one"
     ),

@@ -37,7 +37,7 @@ def cosine_penalty(
     Reference: Wortsman et al., Learning Neural Network Subspaces, 2021, arXiv:2102.10472, equation 3.
     """
     leaves = _selected(stacked, select)
-    return squared_cosine([leaf[i] for leaf in leaves], [leaf[j] for leaf in leaves])
+    return squared_cosine([_row(leaf, i) for leaf in leaves], [_row(leaf, j) for leaf in leaves])
 
 
 def squared_cosine(a: list[jax.Array], b: list[jax.Array]) -> jax.Array:
@@ -98,6 +98,15 @@ def _selected(stacked: PyTree, select: Callable[[str], bool] | None) -> list[jax
     if not leaves:
         raise ValueError(f"no leaf is selected among {', '.join(trees.leaf_names(stacked))}; pass select=")
     return leaves
+
+
+def _row(leaf: jax.Array, k: int | jax.Array) -> jax.Array:
+    """leaf[k]. That of a traced k as a sum over a mask: its gradient is a product, which fuses with what the optimizer
+    does, and not zeros of the whole stack into which a row is written."""
+    if isinstance(k, int):
+        return leaf[k]
+    is_k = (jnp.arange(leaf.shape[0]) == k).reshape(-1, *[1] * (leaf.ndim - 1))
+    return jnp.sum(jnp.where(is_k, leaf, jnp.zeros_like(leaf)), axis=0)
 
 
 def _scaled(parts: list[jax.Array]) -> list[jax.Array]:

@@ -212,6 +212,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adam": adam,
     "p_variation_sgd": p_variation_sgd,
 }
+OF_SHAPES = ("p_variation_sgd",)  # what is more than a rule for each number on its own
 
 
 class RateState(NamedTuple):

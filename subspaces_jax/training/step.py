@@ -6,6 +6,7 @@ once, and updates the endpoints. Plain training is K = 1, S = 1 and no penalty: 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import chex
@@ -20,6 +21,7 @@ from subspaces_jax.geometry import contract, cosine_penalty, random_pair
 from subspaces_jax.geometry.penalties import squared_cosine
 from subspaces_jax.parallel import AXIS, MEMBERS
 from subspaces_jax.tasks import BATCHES, Sums
+from subspaces_jax.training import flat
 from subspaces_jax.training.objective import Objective
 from subspaces_jax.training.state import State
 
@@ -36,7 +38,7 @@ class Record(NamedTuple):
     sums: Sums
 
 
-Step = Callable[[State, PyTree, jax.Array], tuple[State, Record]]
+Step = Callable[..., tuple[State, Record]]  # see `make_step`
 
 
 class Report(NamedTuple):
@@ -91,17 +93,17 @@ def make_step(
             of one. The same numbers but for BatchNorm, which sees a part as it does a device's share.
 
     Returns:
-        (state, data with leaves [N, ...], indices [S, b]) -> (state, Record), means and sums over the whole batch:
-        "loss" (without penalty and decay), "penalty" (before beta), "feature_similarity" (before its coefficient).
+        (state, data with leaves [N, ...], indices [S, b], shapes=None) -> (state, Record), means and sums over the
+        whole batch: "loss" (without penalty and decay), "penalty" (before beta), "feature_similarity" (before its
+        coefficient). `shapes` are those of one network's leaves where the state's are `training.flat`.
     """
     if over_samples not in FORMS:
         raise ValueError(f"over_samples is one of {', '.join(FORMS)}, got {over_samples!r}")
     if feature_diversity and num_samples < 2:
         raise ValueError(f"feature_diversity compares two samples of a batch, got num_samples={num_samples}")
 
-    def pair_loss(params, coordinates, batch, keys, batch_stats):
-        point = contract(params, coordinates)
-        losses, aux = objective({"params": point, "batch_stats": batch_stats}, batch, keys)
+    def point_loss(shapes, point, batch, keys, batch_stats):
+        losses, aux = objective({"params": flat.shaped(point, shapes), "batch_stats": batch_stats}, batch, keys)
         chex.assert_shape(losses, keys.shape)
         value = jnp.mean(losses)
         record = Record({"loss": value}, aux.sums)
@@ -109,13 +111,18 @@ def make_step(
             value += point_decay * 0.5 * optax.tree.norm(point, squared=True)
         return value, (record, aux.batch_stats, aux.features if feature_diversity else ())
 
-    def data_gradients(params, batch_stats, coordinates, batch, keys, pair_key):
-        """Gradient of the mean over S pairs, their record, and the mean over S of batch_stats."""
+    def data_gradients(shapes, params, batch_stats, coordinates, batch, keys, pair_key):
+        """Gradient of the mean over S pairs, their record, and the mean over S of batch_stats.
+
+        `params`, by which it is, is the stack; of a single sample its point.
+        """
+        of_point = partial(point_loss, shapes)
+        if num_samples == 1:
+            (_, aux), grads = jax.value_and_grad(of_point, has_aux=True)(params, *_row((batch, keys), 0), batch_stats)
+            return grads, *aux[:2]
+        pair_loss = lambda params, coordinates, *rest: of_point(contract(params, coordinates), *rest)
         gradient = jax.value_and_grad(pair_loss, has_aux=True)
         pairs = (coordinates, batch, keys)
-        if num_samples == 1:
-            (_, aux), grads = gradient(params, *_row(pairs, 0), batch_stats)
-            return grads, *aux[:2]
         if over_samples == "vmap" or feature_diversity:
 
             def mean_loss(params):
@@ -140,7 +147,7 @@ def make_step(
         total, (record, stats) = lax.scan(add_pair, zeros, pairs, unroll=unroll)
         return jax.tree.map(lambda g: g / num_samples, total), _joined(record), _mean_over_first(stats)
 
-    def step(state, data, indices):
+    def step(state, data, indices, shapes=None):
         chex.assert_shape(indices, (num_samples, None))
         key = jax.random.fold_in(state.key, state.step)
         device = lax.axis_index(AXIS)
@@ -151,13 +158,21 @@ def make_step(
         batch = jax.tree.map(lambda leaf: jnp.take(leaf, indices, axis=0), data)
         keys = _example_keys(rngs.stream(key, "augmentation"), indices.shape, device)
         pair_key = rngs.stream(key, "feature_pair")
-        gradients = in_parts(data_gradients, num_parts)
-        grads, record, batch_stats = gradients(state.params, state.batch_stats, coordinates, batch, keys, pair_key)
+        gradients = in_parts(partial(data_gradients, shapes), num_parts)
+        weights, to_stack = state.params, lambda grads: grads
+        if num_samples == 1:
+            weights, pullback = jax.vjp(lambda params: contract(params, _row(coordinates, 0)), state.params)
+            to_stack = lambda grads: pullback(grads)[0]
+        grads, record, batch_stats = gradients(weights, state.batch_stats, coordinates, batch, keys, pair_key)
+        if own_coordinates:
+            grads, to_stack = to_stack(grads), lambda grads: grads
         grads, means, batch_stats = lax.pmean((grads, record.means, batch_stats), AXIS)
+        grads = to_stack(grads)  # devices that share their point exchange its gradient alone, not one of K networks
         sums = lax.psum(record.sums, AXIS)
         if beta:
             pair = random_pair(rngs.stream(key, "pair"), subspace.num_endpoints)
-            means["penalty"], penalty_grads = jax.value_and_grad(cosine_penalty)(state.params, *pair)
+            penalty = partial(cosine_penalty, select=flat.weights(shapes))
+            means["penalty"], penalty_grads = jax.value_and_grad(penalty)(state.params, *pair)
             grads = jax.tree.map(lambda g, p: g + beta * p, grads, penalty_grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -222,7 +237,9 @@ def over_members(step: Step, how: str) -> Step:
     Returns:
         A step whose state, indices and record have a leading axis [M].
     """
-    return lambda state, data, indices: mapped(lambda pair: step(pair[0], data, pair[1]), (state, indices), how)
+    return lambda state, data, indices, shapes=None: mapped(
+        lambda pair: step(pair[0], data, pair[1], shapes), (state, indices), how
+    )
 
 
 def mapped(function: Callable[[Any], Any], items: PyTree, how: str) -> Any:
@@ -233,7 +250,10 @@ def mapped(function: Callable[[Any], Any], items: PyTree, how: str) -> Any:
 
 
 def make_advance(
-    step: Step, statistics: Callable[[State], Scalars] | None = None, each: bool = False
+    step: Step,
+    statistics: Callable[[State], Scalars] | None = None,
+    each: bool = False,
+    in_flat_leaves: bool = False,
 ) -> Callable[..., Any]:
     """Many steps in one dispatch, their number being an argument, so that any number compiles once.
 
@@ -241,30 +261,36 @@ def make_advance(
         step: from `make_step` or `over_members`.
         statistics: of a training's state, taken once after the last step; of members, the means of theirs.
         each: whether members report totals and statistics of their own, too.
+        in_flat_leaves: whether the steps are taken on `training.flat` leaves. Same numbers up to rounding.
 
     Returns:
         (state, data, indices [steps, (M,) S, b] of an epoch, num_steps) -> (state, Report), for `pmapped`. Takes
         rows of `indices` from state.step modulo their number on; the caller keeps within the epoch.
     """
 
-    step = jax.jit(step, inline=True)  # so that it is traced once for its shapes and for the loop
-
     def advance(state, data, indices, num_steps):
+        whole, shapes = state, None
+        if in_flat_leaves:
+            shapes = flat.shapes_of(state.params, state.step.ndim + 1)
+            weights, moments = flat.flattened((state.params, state.opt_state), state.step.ndim + 1)
+            state = state._replace(params=weights, opt_state=moments)
+        of_shapes = jax.jit(partial(step, shapes=shapes), inline=True)  # traced once for its shapes and for the loop
         row = jnp.ravel(state.step)[0] % indices.shape[0]  # members are all at the same step
         members = state.step.ndim > 0
 
         def body(i, carry):
             state, total, bad = carry
-            state, record = step(state, data, lax.dynamic_index_in_dim(indices, row + i, keepdims=False))
+            state, record = of_shapes(state, data, lax.dynamic_index_in_dim(indices, row + i, keepdims=False))
             now = jnp.ravel(state.step)[0]
             finite = {name: jnp.all(jnp.isfinite(value)) for name, value in record.means.items()}
             bad = {name: jnp.where(finite[name], bad[name], jnp.minimum(bad[name], now)) for name in bad}
             return state, jax.tree.map(jnp.add, total, record), bad
 
-        shapes = jax.eval_shape(step, state, data, indices[0])[1]
-        zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
-        never = {name: NEVER for name in shapes.means}
+        found = jax.eval_shape(of_shapes, state, data, indices[0])[1]
+        zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), found)
+        never = {name: NEVER for name in found.means}
         state, total, bad = lax.fori_loop(0, num_steps, body, (state, zeros, never))
+        state = jax.tree.map(lambda leaf, like: leaf.reshape(like.shape), state, whole)
         bad = {name: jnp.where(step == NEVER, -1, step) for name, step in lax.pmin(bad, MEMBERS).items()}
         totals = lax.pmean(jax.tree.map(jnp.mean, total.means), MEMBERS)
         sums = jax.tree.map(lambda x: lax.all_gather(x, MEMBERS, tiled=True), total.sums) if members else total.sums

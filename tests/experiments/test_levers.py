@@ -50,6 +50,22 @@ def test_every_product_has_the_precision_of_the_config(precision, usual):
     assert "Precision" not in usual[0]
 
 
+def test_flat_leaves_are_those_of_a_tpu_with_many_steps_a_dispatch_and_train_alike(tmp_path):
+    made = build.experiment(load("line_digits", **FIELDS))
+    assert made.in_flat_leaves("tpu") and not made.in_flat_leaves("tpu", many_steps=False)
+    assert not made.in_flat_leaves("cpu") and not made.in_flat_leaves("cuda")
+    config = load("line_digits", **FIELDS, checkpoint_every=0)
+    for leaves in ("shaped", "flat"):
+        train.run(config | {"leaves": leaves}, tmp_path / leaves)
+    both = [checkpoints.restore(tmp_path / name).params for name in ("shaped", "flat")]
+    chex.assert_trees_all_close(*both, rtol=1e-4, atol=1e-5)
+    deep = FIELDS | {"network": "deep_residual(depth=3, width=4)", "optimizer": "p_variation_sgd(p=2)"}
+    by_layers = load("line_digits", **deep, leaves="flat")
+    with pytest.raises(ConfigError, match="leaves is flat, and the optimizer .* set shaped"):
+        train.run(by_layers, tmp_path / "by_layers")
+    assert not build.experiment(by_layers | {"leaves": "auto"}).in_flat_leaves("tpu")
+
+
 def test_chosen_steps_are_profiled_and_the_run_is_the_same(tmp_path):
     config = load("line_digits", **FIELDS, checkpoint_every=0)
     train.run(config, tmp_path / "plain")

@@ -1,5 +1,7 @@
 """The step against plain Flax and Optax, and against itself on several devices, samples and layouts."""
 
+import math
+import re
 from functools import cache, partial, reduce
 
 import chex
@@ -11,7 +13,7 @@ import optax
 import pytest
 from jax.sharding import PartitionSpec
 
-from subspaces_jax import geometry, parallel, tasks
+from subspaces_jax import geometry, parallel, rngs, tasks
 from subspaces_jax.data import augmentation
 from subspaces_jax.networks import MLP
 from subspaces_jax.networks.layers import Conv
@@ -80,7 +82,8 @@ def start(space, network=None):
     return init_state(variables, optimizer, jax.random.key(2)), optimizer
 
 
-def train(space, data, *, num_steps=4, devices=1, network=None, axis_name=None, num_samples=1, batch=24, **options):
+def train(space, data, *, num_steps=4, devices=1, network=None, axis_name=None, num_samples=1, batch=24,
+          in_flat_leaves=False, **options):  # fmt: skip
     """The metrics after each of `num_steps` steps, and the last state."""
     network, make_apply = network or ConvNet, options.pop("make_apply", train_mode)
     state, optimizer = start(space, network())
@@ -90,7 +93,8 @@ def train(space, data, *, num_steps=4, devices=1, network=None, axis_name=None, 
     step = make_step(of_batch, space, optimizer, num_samples=num_samples, **options)
     mesh = parallel.device_mesh(devices)
     split = PartitionSpec(None, None, parallel.AXIS)
-    advance = parallel.pmapped(make_advance(step), mesh, (WHOLE, WHOLE, split, WHOLE), donate_argnums=(0,))
+    steps = make_advance(step, in_flat_leaves=in_flat_leaves)
+    advance = parallel.pmapped(steps, mesh, (WHOLE, WHOLE, split, WHOLE), donate_argnums=(0,))
     state = parallel.replicate(state, mesh)
     indices = jnp.asarray(rows(batch)).reshape(EPOCH, num_samples, batch // num_samples)
     metrics = []
@@ -236,6 +240,51 @@ def test_devices_may_draw_their_own_points(digits):
     assert abs(shared[0][0]["loss"] - own[0][0]["loss"]) > 1e-6
     one = train(geometry.Line(), digits, devices=1, network=network, num_steps=1, own_coordinates=True)
     assert np.isfinite(one[0][0]["loss"])
+
+
+def test_the_stack_moves_by_the_mean_of_what_each_device_found_at_its_own_point(digits):
+    """Against the chain rule by hand, device by device, in one step of plain gradient descent."""
+    network, space, size = MLP(10, (8,)), geometry.Simplex(3), 8
+    batch = rows(4 * size)[0].reshape(4, size)
+    state, _ = start(space, network)
+    key = rngs.stream(jax.random.fold_in(state.key, 0), "coordinates")
+
+    def loss(point, images, labels):
+        logits = network.apply({"params": point}, pixels(images))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    expected = jax.tree.map(jnp.zeros_like, state.params)
+    for device, places in enumerate(batch):
+        (coordinates,) = space.sample(jax.random.fold_in(key, device), (1,))
+        grads = jax.grad(loss)(geometry.contract(state.params, coordinates), *(part[places] for part in digits))
+        rise = lambda total, g: total + jnp.tensordot(coordinates, g, axes=0) / 4
+        expected = jax.tree.map(rise, expected, grads)
+    step = make_step(objective_of(network), space, optax.sgd(RATE), own_coordinates=True)
+    split = PartitionSpec(None, parallel.AXIS)
+    mapped = parallel.pmapped(step, parallel.device_mesh(4), (WHOLE, WHOLE, split), (WHOLE, WHOLE))
+    before = state._replace(opt_state=optax.sgd(RATE).init(state.params))
+    after, _ = mapped(before, as_data(digits), jnp.asarray(batch).reshape(1, -1))
+    moved = jax.tree.map(lambda a, b: (b - a) / RATE, after.params, state.params)
+    chex.assert_trees_all_close(moved, expected, rtol=1e-4, atol=2e-6)
+
+
+def test_devices_that_share_a_point_exchange_its_gradient_and_not_one_of_every_endpoint(digits):
+    network, space = MLP(10, (8,)), geometry.Simplex(5)
+    state, optimizer = start(space, network)
+    split = PartitionSpec(None, parallel.AXIS)
+
+    def exchanged(**options):
+        """Numbers in all-reduces of the compiled step."""
+        step = make_step(objective_of(network), space, optimizer, **options)
+        mapped = parallel.pmapped(step, parallel.device_mesh(4), (WHOLE, WHOLE, split), (WHOLE, WHOLE))
+        text = mapped.lower(state, as_data(digits), jnp.zeros((1, 24), jnp.int32)).compile().as_text()
+        results = re.findall(r"= (.*) all-reduce(?:-start)?\(", text)
+        shapes = [shape for result in results for shape in re.findall(r"f32\[([\d,]*)\]", result)]
+        return sum(math.prod(map(int, filter(None, shape.split(",")))) for shape in shapes)
+
+    of_one = sum(leaf[0].size for leaf in jax.tree.leaves(state.params))
+    assert of_one <= exchanged() < 1.1 * of_one
+    assert 5 * of_one <= exchanged(own_coordinates=True) < 5.1 * of_one
 
 
 def test_penalty_is_reported_and_pushes_endpoints_apart(digits):

@@ -532,19 +532,27 @@ class Experiment:
             self.model.objective, self.drawn_space(params), self.optimizer, settings, self.num_members, platform
         )
 
+    def in_flat_leaves(self, platform: str, many_steps: bool = True) -> bool:
+        """Whether steps are taken on flat leaves, see `build.training.in_flat_leaves`."""
+        return build_training.in_flat_leaves(self.config["leaves"], self.config["optimizer"], platform, many_steps)
+
     def advance(self, params: Any, mesh: Mesh | None = None) -> Any:
         """Compiled steps on data in memory, see `build.training.advance`; for another mesh than this host's, too."""
         mesh = mesh or self.mesh
-        step = self.step(params, parallel.platform(mesh))
-        return build_training.advance(step, self.row_statistics, mesh, self.num_members, bool(self.members))
+        platform = parallel.platform(mesh)
+        return build_training.advance(
+            self.step(params, platform), self.row_statistics, mesh, self.num_members, bool(self.members),
+            self.in_flat_leaves(platform),
+        )  # fmt: skip
 
     def advance_on_batch(self, params: Any, mesh: Mesh | None = None) -> Any:
         """A compiled step on a batch of a stream, see `build.training.advance_on_batch`."""
         mesh = mesh or self.mesh
-        step = self.step(params, parallel.platform(mesh))
+        platform = parallel.platform(mesh)
         return build_training.advance_on_batch(
-            step, self.row_statistics, mesh, self.num_members, self.config["num_samples"], bool(self.members)
-        )
+            self.step(params, platform), self.row_statistics, mesh, self.num_members, self.config["num_samples"],
+            bool(self.members), self.in_flat_leaves(platform, many_steps=False),
+        )  # fmt: skip
 
     def epoch_order(self) -> Any:
         """Compiled (keys [M], epoch) -> indices of its batches, see `build.training.epoch_order`."""

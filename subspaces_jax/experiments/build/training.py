@@ -198,6 +198,16 @@ def form(over_samples: str, platform: str) -> str:
     return FORMS.get(platform, OTHERWISE)
 
 
+def in_flat_leaves(leaves: str, optimizer: str, platform: str, many_steps: bool) -> bool:
+    """Whether a dispatch takes its steps on `training.flat` leaves: as said, or on a TPU where it has many of them."""
+    of_shapes = choices.parse(optimizer)[0].name in optimizers.OF_SHAPES
+    if leaves == "flat" and of_shapes:
+        raise ConfigError(
+            f"config.leaves is flat, and the optimizer {optimizer} needs the shapes of layers: set shaped"
+        )
+    return leaves == "flat" or (leaves == "auto" and platform == "tpu" and many_steps and not of_shapes)
+
+
 def thin_parts(batch_size: int, num_samples: int, device_mesh: Mesh) -> str | None:
     """What to say where samples of a batch are too few examples for the devices, or None."""
     devices = device_mesh.shape[parallel.AXIS]
@@ -253,15 +263,16 @@ def advance(
     device_mesh: Mesh,
     num_members: int,
     each: bool = False,
+    in_flat_leaves: bool = False,
 ) -> Callable[..., Any]:
     """Compiled (state, data, indices [steps, (M,) S, b], num_steps) -> (state, Report), data on every device.
 
     Args:
-        step, of_state, each: as `training.step.make_advance` takes them.
+        step, of_state, each, in_flat_leaves: as `training.step.make_advance` takes them.
     """
     whole, members = PartitionSpec(), of_members(num_members)
     return parallel.pmapped(
-        training_step.make_advance(step, of_state, each),
+        training_step.make_advance(step, of_state, each, in_flat_leaves),
         device_mesh,
         in_specs=(members, whole, split_indices(num_members), whole),
         out_specs=(members, whole),
@@ -277,10 +288,11 @@ def advance_on_batch(
     num_members: int,
     num_samples: int,
     each: bool = False,
+    in_flat_leaves: bool = False,
 ) -> Callable[..., Any]:
     """Compiled (state, batch [(M,) B, ...]) -> (state, Report): one step on a batch of a stream."""
     members = of_members(num_members)
-    of_one = training_step.make_advance(step, of_state, each)
+    of_one = training_step.make_advance(step, of_state, each, in_flat_leaves)
 
     def one(state, batch):
         """One step on this device's share: its examples in order, split into samples, and before that into members."""

@@ -1,0 +1,43 @@
+"""Stacks whose leaves are flat, [K, n] instead of [K, 3, 3, 16, 16]: what a TPU computes with fewer bytes.
+
+A TPU lays the last two axes of an array in tiles of 8 x 128, so that a thin kernel of 16 x 16 takes 8 times its bytes,
+in every pass that contraction, penalty and optimizer make over the endpoints. A flat leaf has next to no padding, and
+only the point of a sample is brought to the shapes that the network wants.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from subspaces_jax import trees
+
+PyTree = Any
+
+
+def shapes_of(tree: PyTree, num_kept: int) -> PyTree:
+    """The leaves' shapes without their first `num_kept` axes, as jax.ShapeDtypeStruct."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[num_kept:], leaf.dtype), tree)
+
+
+def flattened(tree: PyTree, num_kept: int) -> PyTree:
+    """Each leaf with its first `num_kept` axes, and all others as one; leaves of fewer axes as they are."""
+
+    def flat(leaf):
+        return leaf.reshape(*leaf.shape[:num_kept], -1) if leaf.ndim > num_kept + 1 else leaf
+
+    return jax.tree.map(flat, tree)
+
+
+def shaped(point: PyTree, shapes: PyTree | None) -> PyTree:
+    """The leaves of one network in the given shapes, and as they are where there are none."""
+    return point if shapes is None else jax.tree.map(lambda leaf, like: leaf.reshape(like.shape), point, shapes)
+
+
+def weights(shapes: PyTree | None) -> Callable[[str], bool] | None:
+    """Which leaves `geometry.cosine_penalty` takes by default, by name, since flat leaves do not tell by their axes."""
+    if shapes is None:
+        return None
+    names = {name: len(leaf.shape) for name, leaf in trees.leaf_names(shapes).items()}
+    kernels = {name for name in names if trees.is_kernel(name)}
+    return (kernels or {name for name, ndim in names.items() if ndim > 1}).__contains__

@@ -1,0 +1,79 @@
+"""Steps on flat leaves: the numbers of shaped ones, and nothing shaped within the loop."""
+
+import re
+
+import flax.linen as nn
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec
+from test_step import EPOCH, WHOLE, ConvNet, as_data, assert_same, objective_of, start, train
+from test_step import digits as random_digits
+
+from subspaces_jax import geometry, parallel
+from subspaces_jax.training import flat
+from subspaces_jax.training.step import make_advance, make_step
+
+digits = random_digits
+
+
+class Named(nn.Module):
+    """Weights that are not called kernels, of which those of two axes count for the penalty."""
+
+    features: int = 10
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = x.reshape(len(x), -1)
+        w = self.param("w", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
+        return x @ w + self.param("b", nn.initializers.zeros, (self.features,))[None]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(beta=5.0, point_decay=1e-3, devices=4),
+        dict(beta=5.0, num_samples=3, over_samples="vmap", layerwise=True),
+        dict(beta=5.0, num_samples=2, over_samples="unroll", network=lambda: Named(10)),
+    ],
+)
+def test_flat_leaves_give_the_numbers_of_shaped_ones(digits, options):
+    shaped = train(geometry.Simplex(3), digits, **options)
+    flat = train(geometry.Simplex(3), digits, in_flat_leaves=True, **options)
+    assert_same(shaped, flat, rtol=1e-4)
+
+
+def test_a_step_on_flat_leaves_holds_them_flat(digits):
+    """Within the loop of a dispatch no array has the axes of a stack of kernels."""
+    network, space = ConvNet(), geometry.Line()
+    state, optimizer = start(space, network)
+    step = make_step(objective_of(network), space, optimizer, beta=1.0)
+    split = PartitionSpec(None, None, parallel.AXIS)
+    args = (state, as_data(digits), jnp.zeros((EPOCH, 1, 24), jnp.int32), 2)
+
+    def in_loop(in_flat_leaves):
+        """The shapes that the loop over steps carries."""
+        of_all = make_advance(step, in_flat_leaves=in_flat_leaves)
+        mapped = parallel.pmapped(of_all, parallel.device_mesh(1), (WHOLE, WHOLE, split, WHOLE))
+        loops = re.findall(r"= \((.*)\) while\(", mapped.lower(*args).compile().as_text())
+        return max(loops, key=len)
+
+    assert "f32[2,3,3,3,4]" in in_loop(False)
+    assert "f32[2,3,3,3,4]" not in in_loop(True) and "f32[2,108]" in in_loop(True)
+
+
+def test_leaves_are_flat_behind_the_axes_that_are_kept():
+    tree = {"kernel": jnp.arange(48.0).reshape(2, 3, 2, 4), "bias": jnp.ones((2, 4)), "count": jnp.int32(3)}
+    made = flat.flattened(tree, 1)
+    assert {name: leaf.shape for name, leaf in made.items()} == {"kernel": (2, 24), "bias": (2, 4), "count": ()}
+    back = flat.shaped({name: made[name][1] for name in ("kernel", "bias")},
+                       flat.shapes_of({name: tree[name] for name in ("kernel", "bias")}, 1))  # fmt: skip
+    assert jnp.array_equal(back["kernel"], tree["kernel"][1])
+
+
+def test_the_penalty_takes_the_weights_that_it_takes_of_shaped_leaves():
+    named = {"Dense_0": {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2)}, "w": jnp.ones((4, 4))}
+    takes = flat.weights(named)
+    assert [name for name in ("Dense_0/kernel", "Dense_0/bias", "w") if takes(name)] == ["Dense_0/kernel"]
+    takes = flat.weights({"w": jnp.ones((4, 4)), "b": jnp.ones(4)})
+    assert takes("w") and not takes("b")
+    assert flat.weights(None) is None
