@@ -110,10 +110,11 @@ def without_tracebacks() -> Iterator[None]:
 
 
 def _not_a_task_of_orbax(record: logging.LogRecord) -> bool:
-    """A filter of what asyncio says of failed writes that nobody asked for: Orbax raises the first of several."""
+    """A filter of what asyncio says of failed writes and reads that nobody asked for: Orbax raises the first of
+    several."""
     text, error = record.getMessage(), record.exc_info[1] if record.exc_info else None
-    is_a_write = isinstance(error, OSError) or f"{os.sep}orbax{os.sep}" in text or _os_error(str(error)) is not None
-    return "was never retrieved" not in text or not is_a_write
+    of_files = isinstance(error, OSError) or "tensorstore_spec" in str(error) or _os_error(str(error)) is not None
+    return "was never retrieved" not in text or not (of_files or f"{os.sep}orbax{os.sep}" in text)
 
 
 def _await_threads(before: set[threading.Thread]) -> None:
