@@ -19,7 +19,8 @@ import jax
 from subspaces_jax.errors import first_line
 
 SECONDS_FOR_THREADS = 5.0
-OUTSIDE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+OUTSIDE: tuple[int, ...] = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
+OUTSIDE += (errno.EDQUOT, errno.EROFS)
 OUTSIDE += (errno.EIO, errno.EINTR, errno.EBUSY, errno.ETIMEDOUT, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN)
 
 

@@ -188,7 +188,8 @@ def _network(tree: PyTree, path: pathlib.Path, like: PyTree) -> tuple[Keys, Keys
 
 def _places(tree: PyTree) -> Iterator[tuple[Keys, Keys]]:
     """(keys of what may be parameters, keys of the statistics beside it), from outside inwards."""
-    keys, stats = (), ()
+    keys: Keys = ()
+    stats: Keys = ()
     while isinstance(tree, dict):
         yield keys, stats
         stats = (*keys, STATS) if jax.tree.leaves(tree.get(STATS)) else stats

@@ -83,7 +83,7 @@ def check_origins(found: dict[str, Any], needed: Iterable[str], step: int, run_i
             raise Misplaced(
                 f"{name} is of step {origin['step']} of {'this run' if origin['run_id'] == run_id else other}"
             )
-    whole = origins["params"]["items"]
+    whole = (origins["params"] or {})["items"]
     for name in origins.keys() - set(whole):
         raise Misplaced(f"{name} was not in it")
     for name in set(whole).intersection(needed) - origins.keys():

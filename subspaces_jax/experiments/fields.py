@@ -336,7 +336,7 @@ def checked(config: Config, fields: Mapping[str, Field]) -> dict[str, Any]:
             config[name] = value = tuple(value)
         if (
             type(value) is not field.type
-            or field.type is float
+            or isinstance(value, float)
             and not math.isfinite(value)
             or not field.accepts(value)
         ):

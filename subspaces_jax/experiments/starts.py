@@ -140,6 +140,7 @@ def _check_alike(rows: list[PyTree], expected: PyTree, made: Experiment) -> None
 def _of_fork(made: Experiment, state: State) -> State:
     """As the run that config.fork names was at its step, but with this run's seed: of members each one so."""
     source = made.fork
+    assert source is not None and source.step is not None  # `build.check` has refused others
     run = runs.open_run(source.folder)
     epoch, own = made.plan.steps_per_epoch, run.plan.steps_per_epoch
     if epoch != own:
