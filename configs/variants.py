@@ -13,12 +13,12 @@ from configs import base
 
 ONE_NETWORK = {"subspace": "none", "beta": 0.0}  # what a baseline is where no subspace is named beside it
 
-BASELINES = {
+BASELINES: dict[str, dict[str, Any]] = {
     "label_smoothing": {"label_smoothing": 0.1},
     "dropout": {"dropout": 0.2},
     "early_stopping": {"test_every": 4},  # the best epoch is read off the logs
 }
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     # one network, and what it is compared with
     "plain": ONE_NETWORK,
     "ensemble": ONE_NETWORK | {"num_members": 3},

@@ -21,7 +21,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 from absl import app, flags
@@ -76,7 +76,7 @@ def main(
 
 def program(
     call: Callable[[Sequence[str], "_Interrupts"], None],
-    parse: Callable[[Sequence[str]], Sequence[str]] = app.parse_flags_with_usage,
+    parse: Callable[[list[str]], Sequence[str]] = app.parse_flags_with_usage,
 ) -> None:
     """Runs call(argv, interrupts) as `absl.app.run` does, and ends the process as `main` says.
 
@@ -125,8 +125,8 @@ def _line_of(error: Exception) -> Any:
         return error
     if isinstance(error, OSError) and error.errno in WRITING:
         return f"cannot write: {error}; make room or name another workdir, then run the same command again"
-    if isinstance(error, (RuntimeError, AssertionError)) and jax.config.jax_platforms:
-        return _missing_platform(jax.config.jax_platforms)
+    if isinstance(error, (RuntimeError, AssertionError)) and (platforms := jax.config.read("jax_platforms")):
+        return _missing_platform(platforms)
     return None
 
 
@@ -152,7 +152,7 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
             to_dict(_CONFIG.value)  # a file that cannot be loaded says so only when it is used
         return rest
     except (AttributeError, KeyError) as error:
-        _fail(fields.unknown_field(re.search(r"\w+", str(error)).group(), _KNOWN))
+        _fail(fields.unknown_field(re.findall(r"\w+", str(error))[0], _KNOWN))
     except OSError as error:
         _fail(f"the config cannot be loaded: {str(error).splitlines()[-1].strip()}")
     except (flags.Error, ValueError) as error:
@@ -160,7 +160,7 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
         _fail(text.strip().splitlines()[-1].partition(": ")[2] if "Traceback" in text else text)
 
 
-def _fail(error: Any, status: int = 2) -> None:
+def _fail(error: Any, status: int = 2) -> NoReturn:
     parallel.failed()
     _silence()  # what is torn down from here on may complain, and the last word is this line's
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -169,7 +169,8 @@ def _fail(error: Any, status: int = 2) -> None:
 
 def _silence() -> None:
     logging.disable()
-    sys.unraisablehook = threading.excepthook = lambda _: None
+    sys.unraisablehook = lambda _: None
+    threading.excepthook = lambda _: None
 
 
 class _Interrupts:

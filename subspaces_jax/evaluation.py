@@ -23,6 +23,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from subspaces_jax import metrics, parallel, tasks
+from subspaces_jax.arrays import Array
 from subspaces_jax.batch_stats import ApplyTrain, refresh_batch_stats
 from subspaces_jax.data import batches
 from subspaces_jax.errors import NonFiniteOutputError
@@ -42,7 +43,7 @@ __all__ = [
 ]
 
 PyTree = Any
-Images = jax.Array | Callable[[], Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]]
+Images = Array | Callable[[], Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]]
 Apply = Callable[[PyTree, jax.Array], jax.Array]
 Targets = Callable[[Any, PyTree], PyTree]
 CLASSIFICATION = tasks.classification()
@@ -57,7 +58,7 @@ class Measure(NamedTuple):
     """
 
     sums: Callable[[jax.Array, PyTree, jax.Array], PyTree]
-    read: Callable[[PyTree], dict[str, jax.Array]]
+    read: Callable[[PyTree], dict[str, Any]]
 
 
 def labels_only(images: Any, labels: PyTree) -> PyTree:
@@ -70,9 +71,7 @@ def on_device(images: PyTree, mesh: Mesh | None = None) -> PyTree:
     return images if callable(images) else parallel.replicate(images, _mesh(mesh))
 
 
-def predict(
-    apply: Apply, variables: PyTree, images: Images, batch_size: int = 500, mesh: Mesh | None = None
-) -> jax.Array:
+def predict(apply: Apply, variables: PyTree, images: Images, batch_size: int = 500, mesh: Mesh | None = None) -> Array:
     """Outputs of one network for every example, in order.
 
     Args:
@@ -133,7 +132,7 @@ def measure(
     keep_outputs: bool = False,
     finite: bool = True,
     where: str = "the network",
-) -> tuple[list[dict[str, jax.Array]], np.ndarray | None]:
+) -> tuple[list[dict[str, Any]], Any]:
     """All measures of one network from one pass over the data.
 
     Args:
@@ -280,13 +279,12 @@ def along(
     tree, points, batch_stats, key = parallel.replicate((tree, points, batch_stats or {}, key), mesh)
     images, labels, train_images = (on_device(data, mesh) for data in (images, labels, train_images))
     measures, num = (Measure(task.scores, task.read), *measures), jax.tree.leaves(points)[0].shape[0]
-    refreshes = apply_train is not None and train_images is not None
     rows: list[dict[str, Any]] = [{} for _ in range(num)]
     outputs: list[Any] = [None] * num
     mirrored = None
     for t in progress(_mirror_images_together(num)):
         variables = _variables_at(params_at, tree, points, t, batch_stats)
-        if refreshes:
+        if apply_train is not None and train_images is not None:
             stats = refresh_batch_stats(apply_train, variables, train_images, key, batch_size, mesh)
             variables = variables | {"batch_stats": stats}
         visit(t, variables)
@@ -336,7 +334,7 @@ def _fetched(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def pair_scores(
-    task: Task, outputs: jax.Array, others: jax.Array, labels: PyTree = (), images: Any = None,
+    task: Task, outputs: Array, others: Array, labels: PyTree = (), images: Any = None,
     targets: Targets = labels_only,
 ) -> dict[str, Any]:  # fmt: skip
     """Scores of the ensemble of two networks, and how far they are from each other, from their outputs.
@@ -382,7 +380,7 @@ def feature_cosine(
         Two scalars, in [-1, 1] and [0, 1]; features that are all zero have cosine 0 with everything.
     """
     both = {"a": variables_a, "b": variables_b}
-    values = predict(_CosinesOf(features), both, images, batch_size, mesh)
+    values = predict(_CosinesOf(features), both, images, batch_size, mesh)  # type: ignore[arg-type]  # a NamedTuple can be called, too
     return float(np.mean(values)), float(np.mean(np.square(values)))
 
 

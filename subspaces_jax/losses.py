@@ -69,7 +69,8 @@ def laplacian_pyramid(images_a: jax.Array, images_b: jax.Array, num_levels: int,
         raise ValueError(f"expected two arrays [B, H, W, channels], got {images_a.shape} and {images_b.shape}")
     check_levels(num_levels, images_a.shape[1:])
     mean = lambda values: jnp.mean(jnp.abs(values), axis=(1, 2, 3))
-    low, total = images_a.astype(jnp.float32) - images_b.astype(jnp.float32), 0.0
+    low = images_a.astype(jnp.float32) - images_b.astype(jnp.float32)
+    total = jnp.zeros(len(low))
     for _ in range(num_levels):
         matrices = [_pyramid_matrices(side) for side in low.shape[1:3]]
         lower = _along_sides([down for down, _ in matrices], low)

@@ -7,10 +7,12 @@ path. A point of a line and its two-point ensemble are scored by the same functi
 import jax
 import jax.numpy as jnp
 
+from subspaces_jax.arrays import Array
+
 SMALLEST = float(jnp.finfo(jnp.float32).tiny)
 
 
-def accuracy(probs: jax.Array, labels: jax.Array) -> jax.Array:
+def accuracy(probs: Array, labels: Array) -> jax.Array:
     """Fraction of examples whose most probable class is the label.
 
     Args:
@@ -27,7 +29,7 @@ def accuracy(probs: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.mean((_predictions(probs) == _align(labels, probs.ndim - 1)).astype(jnp.float32), axis=-1)
 
 
-def negative_log_likelihood(probs: jax.Array, labels: jax.Array) -> jax.Array:
+def negative_log_likelihood(probs: Array, labels: Array) -> jax.Array:
     """Mean of -log p[label] in nats; probabilities below the smallest normal float32 count as that number.
 
     Args:
@@ -42,7 +44,7 @@ def negative_log_likelihood(probs: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.mean(-jnp.log(jnp.maximum(of_label, SMALLEST)), axis=-1)
 
 
-def brier_score(probs: jax.Array, labels: jax.Array) -> jax.Array:
+def brier_score(probs: Array, labels: Array) -> jax.Array:
     """Mean over examples of sum_c (p_c - [c = label])^2, in [0, 2]. Probs [..., N, C], labels [N] -> [...].
 
     Reference: Brier, Verification of Forecasts Expressed in Terms of Probability, 1950.
@@ -52,7 +54,7 @@ def brier_score(probs: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.mean(jnp.sum((probs - _align(one_hot, probs.ndim)) ** 2, axis=-1), axis=-1)
 
 
-def expected_calibration_error(probs: jax.Array, labels: jax.Array, num_bins: int = 15) -> jax.Array:
+def expected_calibration_error(probs: Array, labels: Array, num_bins: int = 15) -> jax.Array:
     """Expected calibration error (ECE) over equal-width bins of the confidence.
 
     ECE = (1 / N) sum over bins of | sum of correct - sum of confidence |, the bin of a confidence q being
@@ -74,19 +76,19 @@ def expected_calibration_error(probs: jax.Array, labels: jax.Array, num_bins: in
     return jnp.sum(jnp.abs(gaps), axis=-1) / labels.shape[0]
 
 
-def total_variation(probs_a: jax.Array, probs_b: jax.Array) -> jax.Array:
+def total_variation(probs_a: Array, probs_b: Array) -> jax.Array:
     """Mean over examples of half the L1 distance between two predictions. Both [..., N, C] -> [...], in [0, 1]."""
     _check_pair(probs_a, probs_b)
     return jnp.mean(0.5 * jnp.sum(jnp.abs(probs_a - probs_b), axis=-1), axis=-1)
 
 
-def disagreement(probs_a: jax.Array, probs_b: jax.Array) -> jax.Array:
+def disagreement(probs_a: Array, probs_b: Array) -> jax.Array:
     """Fraction of examples with different most probable classes. Both [..., N, C] -> [...], in [0, 1]."""
     _check_pair(probs_a, probs_b)
     return jnp.mean((_predictions(probs_a) != _predictions(probs_b)).astype(jnp.float32), axis=-1)
 
 
-def disagreement_correct(probs_a: jax.Array, probs_b: jax.Array, labels: jax.Array) -> jax.Array:
+def disagreement_correct(probs_a: Array, probs_b: Array, labels: Array) -> jax.Array:
     """Fraction of examples with different most probable classes, one of them the label. Both [..., N, C] -> [...]."""
     _check_pair(probs_a, probs_b)
     _check(probs_a, labels)
@@ -95,7 +97,7 @@ def disagreement_correct(probs_a: jax.Array, probs_b: jax.Array, labels: jax.Arr
     return jnp.mean(((a != b) & ((a == label) | (b == label))).astype(jnp.float32), axis=-1)
 
 
-def feature_cosine(features_a: jax.Array, features_b: jax.Array, squared: bool = False) -> jax.Array:
+def feature_cosine(features_a: Array, features_b: Array, squared: bool = False) -> jax.Array:
     """Mean over examples of the cosine of two feature vectors, or of its square.
 
     Args:
@@ -110,7 +112,7 @@ def feature_cosine(features_a: jax.Array, features_b: jax.Array, squared: bool =
     return jnp.mean(cosines**2 if squared else cosines, axis=-1)
 
 
-def reliability(probs: jax.Array, labels: jax.Array, num_bins: int = 15) -> dict[str, jax.Array]:
+def reliability(probs: Array, labels: Array, num_bins: int = 15) -> dict[str, jax.Array]:
     """The bins of a reliability diagram, those of `expected_calibration_error`.
 
     Args:
@@ -130,7 +132,7 @@ def reliability(probs: jax.Array, labels: jax.Array, num_bins: int = 15) -> dict
     return {"count": count, "confidence": sums(confidence) / full, "accuracy": sums(correct) / full}
 
 
-def power_of_two(largest: jax.Array) -> jax.Array:
+def power_of_two(largest: Array) -> jax.Array:
     """The power of two that divides `largest` down or up to [1, 4); 1/4 for 0. A constant to gradients.
 
     Dividing by it rounds nothing, and squares of the quotients and their products neither overflow nor underflow.
@@ -139,7 +141,7 @@ def power_of_two(largest: jax.Array) -> jax.Array:
     return jnp.ldexp(jnp.ones_like(largest), jnp.maximum(exponent - 2, jnp.finfo(largest.dtype).minexp))
 
 
-def summary(probs: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+def summary(probs: Array, labels: Array) -> dict[str, jax.Array]:
     """All scores of one set of predictions by name: accuracy, nll, brier, ece_15, ece_20; each [...]."""
     return {
         "accuracy": accuracy(probs, labels),
@@ -150,7 +152,7 @@ def summary(probs: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
     }
 
 
-def summary_sums(probs: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+def summary_sums(probs: Array, labels: Array, mask: Array) -> dict[str, jax.Array]:
     """`summary` before it is divided: sums over examples, which add up over the parts of a split.
 
     Args:
@@ -181,7 +183,7 @@ def summary_sums(probs: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[s
 CONFUSION = ("true_positives", "predicted", "labelled")
 
 
-def confusion_sums(probs: jax.Array, labels: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
+def confusion_sums(probs: Array, labels: Array, mask: Array) -> dict[str, jax.Array]:
     """Counts of each class over the examples whose mask is 1, additive over batches: CONFUSION, each [C].
 
     Args:
@@ -216,7 +218,7 @@ def of_confusion(sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
     }
 
 
-def _directions(features: jax.Array) -> jax.Array:
+def _directions(features: Array) -> jax.Array:
     """Vectors [..., D] in float32 at length 1, those of zeros as they are, with gradient 0."""
     features = features.astype(jnp.float32)
     features = features / power_of_two(jnp.max(jnp.abs(features), axis=-1, keepdims=True))
@@ -225,31 +227,31 @@ def _directions(features: jax.Array) -> jax.Array:
     return jnp.where(is_zero, 0.0, features / jnp.sqrt(jnp.where(is_zero, 1.0, squares)))
 
 
-def _predictions(probs: jax.Array) -> jax.Array:
+def _predictions(probs: Array) -> jax.Array:
     return jnp.argmax(probs, axis=-1)
 
 
-def _binned(probs: jax.Array, labels: jax.Array, num_bins: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _binned(probs: Array, labels: Array, num_bins: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Confidence, whether it was right, and the bin of every prediction, each [..., N]."""
     confidence = jnp.max(probs, axis=-1)
     correct = (_predictions(probs) == _align(labels, probs.ndim - 1)).astype(confidence.dtype)
     return confidence, correct, jnp.clip(jnp.floor(num_bins * confidence).astype(jnp.int32), 0, num_bins - 1)
 
 
-def _sum_bins(values: jax.Array, bins: jax.Array, num_bins: int) -> jax.Array:
+def _sum_bins(values: Array, bins: Array, num_bins: int) -> jax.Array:
     sums = lambda values, bins: jax.ops.segment_sum(values, bins, num_segments=num_bins)
     return jnp.vectorize(sums, signature="(n),(n)->(b)")(values, bins)
 
 
-def _align(array: jax.Array, ndim: int) -> jax.Array:
+def _align(array: Array, ndim: int) -> Array:
     return array.reshape((1,) * (ndim - array.ndim) + array.shape)
 
 
-def _check(probs: jax.Array, labels: jax.Array) -> None:
+def _check(probs: Array, labels: Array) -> None:
     if probs.ndim < 2 or labels.ndim != 1 or probs.shape[-2] != labels.shape[0]:
         raise ValueError(f"expected probs [..., N, C] and labels [N], got {probs.shape} and {labels.shape}")
 
 
-def _check_pair(probs_a: jax.Array, probs_b: jax.Array) -> None:
+def _check_pair(probs_a: Array, probs_b: Array) -> None:
     if probs_a.ndim < 2 or probs_a.shape[-2:] != probs_b.shape[-2:]:
         raise ValueError(f"expected two arrays [..., N, C], got {probs_a.shape} and {probs_b.shape}")

@@ -118,7 +118,7 @@ def spread(tree: PyTree, mesh: Mesh) -> PyTree:
         shape = (leaf.shape[0] * jax.process_count(), *leaf.shape[1:])
         first = leaf.shape[0] * jax.process_index()
 
-        def rows(index: tuple[slice, ...]) -> np.ndarray:
+        def rows(index: Any) -> np.ndarray:
             start, stop, _ = index[0].indices(shape[0])
             if start < first or stop > first + leaf.shape[0]:
                 raise ConfigError(

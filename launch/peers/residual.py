@@ -30,7 +30,7 @@ class Recipe(NamedTuple):
         seed: of order, mirroring and t.
     """
 
-    rates: Sequence[float]
+    rates: Sequence[float] | np.ndarray
     batch_size: int
     mean: Sequence[float]
     std: Sequence[float]

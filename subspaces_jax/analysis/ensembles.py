@@ -6,7 +6,7 @@ weighted with their share of the ensemble, so that one program scores ensembles 
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import jax
@@ -14,15 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from subspaces_jax import metrics
+from subspaces_jax.arrays import Array
 
 
-def member_scores(logits: jax.Array, labels: jax.Array) -> dict[str, np.ndarray]:
+def member_scores(logits: Array, labels: Array) -> dict[str, np.ndarray]:
     """Scores of each member alone: logits [M, N, C], labels [N] -> {name of `metrics.summary`: [M]}."""
     logits, labels = _checked(logits, labels)
     return {name: np.asarray(values) for name, values in _summaries(logits, labels).items()}
 
 
-def ensemble_scores(logits: jax.Array, labels: jax.Array, subset: Sequence[int] | None = None) -> dict[str, float]:
+def ensemble_scores(logits: Array, labels: Array, subset: Sequence[int] | None = None) -> dict[str, float]:
     """Scores of one ensemble and the diversity of its members.
 
     Args:
@@ -42,7 +43,7 @@ def ensemble_scores(logits: jax.Array, labels: jax.Array, subset: Sequence[int] 
     return {name: float(values[0]) for name, values in subset_scores(logits, labels, [subset]).items()}
 
 
-def subset_scores(logits: jax.Array, labels: jax.Array, subsets: Iterable[Sequence[int]]) -> dict[str, np.ndarray]:
+def subset_scores(logits: Array, labels: Array, subsets: Iterable[Sequence[int]]) -> dict[str, np.ndarray]:
     """Scores of several ensembles of the same members, in the order given.
 
     Args:
@@ -71,12 +72,12 @@ def subset_scores(logits: jax.Array, labels: jax.Array, subsets: Iterable[Sequen
     for subset, share in zip(subsets, shares.astype(np.float32)):
         i, j = np.array(list(itertools.combinations(subset, 2)), np.int64).reshape(-1, 2).T
         row = {name: float(value) for name, value in _scores(probs, logits, labels, share).items()}
-        row["member_accuracy"] = np.mean(accuracies[list(subset)])
-        rows.append(row | {name: np.mean(matrix[i, j]) if len(i) else 0.0 for name, matrix in matrices.items()})
+        row["member_accuracy"] = float(np.mean(accuracies[list(subset)]))
+        rows.append(row | {name: float(np.mean(matrix[i, j])) if len(i) else 0.0 for name, matrix in matrices.items()})
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
-def by_size(logits: jax.Array, labels: jax.Array, max_subsets: int = 20, seed: int = 0) -> dict[str, np.ndarray]:
+def by_size(logits: Array, labels: Array, max_subsets: int = 20, seed: int = 0) -> dict[str, np.ndarray]:
     """Ensembles of 1, 2, ... M members.
 
     Args:
@@ -105,7 +106,7 @@ def by_size(logits: jax.Array, labels: jax.Array, max_subsets: int = 20, seed: i
 
 
 @jax.jit
-def pair_matrices(logits: jax.Array, labels: jax.Array | None = None) -> dict[str, jax.Array]:
+def pair_matrices(logits: Array, labels: Array | None = None) -> dict[str, jax.Array]:
     """How far members are from one another.
 
     Args:
@@ -116,14 +117,14 @@ def pair_matrices(logits: jax.Array, labels: jax.Array | None = None) -> dict[st
         {"total_variation", "disagreement"}, and "disagreement_correct" where there are labels; each [M, M], symmetric.
     """
     probs = jax.nn.softmax(jnp.asarray(logits, jnp.float32))
-    distances = {"total_variation": metrics.total_variation, "disagreement": metrics.disagreement}
+    distances: dict[str, Callable] = {"total_variation": metrics.total_variation, "disagreement": metrics.disagreement}
     if labels is not None:
         distances["disagreement_correct"] = lambda a, b: metrics.disagreement_correct(a, b, labels)
     against = lambda distance: jax.lax.map(lambda one: jax.vmap(lambda other: distance(one, other))(probs), probs)
     return {name: against(distance) for name, distance in distances.items()}
 
 
-def feature_cosines(features: jax.Array | Iterable[jax.Array], squared: bool = False) -> np.ndarray:
+def feature_cosines(features: Array | Iterable[Array], squared: bool = False) -> np.ndarray:
     """Means over examples of the cosine of every two members' features, or of its square.
 
     Args:
@@ -157,12 +158,12 @@ def _mean_cosines(features: jax.Array, squared: bool) -> jax.Array:
 
 
 @jax.jit
-def _summaries(logits: jax.Array, labels: jax.Array) -> dict[str, jax.Array]:
+def _summaries(logits: Array, labels: Array) -> dict[str, jax.Array]:
     return metrics.summary(jax.nn.softmax(logits), labels)
 
 
 @jax.jit
-def _scores(probs: jax.Array, logits: jax.Array, labels: jax.Array, shares: jax.Array) -> dict[str, jax.Array]:
+def _scores(probs: jax.Array, logits: Array, labels: Array, shares: jax.Array) -> dict[str, jax.Array]:
     """Of the ensemble where member m has the share shares[m]; those without one do not count, whatever they predict."""
     shares = shares[:, None, None]
     mean = lambda values: jnp.sum(jnp.where(shares > 0, shares * values, 0.0), axis=0)
@@ -183,7 +184,7 @@ def _spread(values: np.ndarray) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def _checked(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _checked(logits: Array, labels: Array) -> tuple[jax.Array, jax.Array]:
     """Both as arrays, logits in float32."""
     shapes = {np.shape(member) for member in logits} if isinstance(logits, (list, tuple)) else set()
     if len(shapes) > 1:

@@ -8,10 +8,12 @@ Reference: Zhang et al., The Unreasonable Effectiveness of Deep Features as a Pe
 version 0.1 of its published code, whose heads weight squared differences.
 """
 
+import functools
 import hashlib
 import importlib.metadata
 import io
 import logging
+import operator
 import pathlib
 import pickle
 from collections.abc import Mapping
@@ -190,7 +192,7 @@ def _distance(weights: Weights, images_a: jax.Array, images_b: jax.Array, scaled
         jnp.mean(jnp.sum(head.reshape(1, 1, 1, -1) * jnp.square(_directions(a) - _directions(b)), axis=-1), axis=(1, 2))
         for head, a, b in zip(weights.heads, *taps, strict=True)
     ]
-    return sum(parts)
+    return functools.reduce(operator.add, parts)
 
 
 def _inputs(images: jax.Array, min_side: int, scaled: bool) -> jax.Array:

@@ -1,5 +1,7 @@
 """Paths in weight space: how long they are, what is scored along them, how high their barriers are."""
 
+import functools
+import operator
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -34,12 +36,13 @@ def point_distances(
         ValueError: `points` without a common leading axis.
     """
     lengths = {leaf.shape[0] if np.ndim(leaf) else None for leaf in jax.tree.leaves(points)}
-    if len(lengths) != 1 or None in lengths:
+    (length,) = lengths if len(lengths) == 1 else (None,)
+    if length is None:
         raise ValueError(f"expected points [T, ...], got leading axes {lengths}")
     if params_at is contract:
-        squares = sum(jax.tree.leaves(jax.tree.map(_squared_steps, points, tree)))
+        squares = functools.reduce(operator.add, jax.tree.leaves(jax.tree.map(_squared_steps, points, tree)))
     else:
-        squares = np.zeros(lengths.pop() - 1)
+        squares = np.zeros(length - 1)
         before = _on_host(_params_at(params_at, tree, points, 0))
         for t in range(1, len(squares) + 1):
             after = _on_host(_params_at(params_at, tree, points, t))

@@ -120,7 +120,7 @@ def fit_power_law(
     with jax.enable_x64(True):
         found = jax.device_get(_fit_all(*flat, np.clip(starts, *shifts) if infer_shift else starts, lower, upper,
                                         infer_shift))  # fmt: skip
-    return PowerLaw(*(np.asarray(of).reshape(batch) for of in found), len(starts))
+    return PowerLaw._make([*(np.asarray(of).reshape(batch) for of in found), len(starts)])
 
 
 def without_period(t: np.ndarray, y: np.ndarray, period: int) -> tuple[np.ndarray, np.ndarray]:

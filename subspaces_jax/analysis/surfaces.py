@@ -5,13 +5,12 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from subspaces_jax.geometry import Plane
 
 
-def grid(
-    corners: Sequence[tuple[float, float]], num: int = 21, margins: float | Sequence[float] = 0.2
-) -> tuple[np.ndarray, np.ndarray]:
+def grid(corners: ArrayLike, num: int = 21, margins: float | Sequence[float] = 0.2) -> tuple[np.ndarray, np.ndarray]:
     """A regular grid over the box of some points of a plane, with margins around it.
 
     For a plane through three networks of which the third projects between the first two, this is the grid of the
@@ -30,10 +29,10 @@ def grid(
 
     Reference: Garipov et al., Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs, 2018, arXiv:1802.10026.
     """
-    corners = np.asarray(corners, np.float64)
-    if corners.ndim != 2 or corners.shape[1] != 2:
-        raise ValueError(f"expected corners [P, 2], got shape {corners.shape}")
-    low, high = corners.min(axis=0), corners.max(axis=0)
+    places = np.asarray(corners, np.float64)
+    if places.ndim != 2 or places.shape[1] != 2:
+        raise ValueError(f"expected corners [P, 2], got shape {places.shape}")
+    low, high = places.min(axis=0), places.max(axis=0)
     if not np.all(high > low):
         raise ValueError(f"the corners span no box: x and y go from {low.tolist()} to {high.tolist()}")
     if num < 2:

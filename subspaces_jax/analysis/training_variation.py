@@ -83,5 +83,5 @@ def _coordinates(*leaves: np.ndarray) -> np.ndarray:
     num = len(leaves[0])
     rows = np.concatenate([leaf.reshape(num, -1) - leaf.reshape(num, -1)[:1] for leaf in leaves], axis=1)
     if rows.shape[1] > num:
-        return np.linalg.qr(rows.T, mode="r").T
+        return np.asarray(np.linalg.qr(rows.T, mode="r")).T
     return np.pad(rows, ((0, 0), (0, num - rows.shape[1])))

@@ -2,6 +2,7 @@
 
 items.py      what one checkpoint is made of, and whose it is
 failures.py   what Orbax raises, told apart
+foreign.py    Flax checkpoints that other programs wrote
 
 A checkpoint has separate items, so that an evaluation reads the weights and nothing else:
 
@@ -30,6 +31,8 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from subspaces_jax import geometry, parallel, records, remote
 from subspaces_jax.checkpoints.failures import Damage, Misplaced, reading, without_tracebacks, writing
+from subspaces_jax.checkpoints.foreign import is_flax as is_flax
+from subspaces_jax.checkpoints.foreign import restore_flax as restore_flax
 from subspaces_jax.checkpoints.items import (
     OPTIMIZER,
     ORIGIN,

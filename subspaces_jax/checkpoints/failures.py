@@ -19,7 +19,8 @@ import jax
 from subspaces_jax.errors import first_line
 
 SECONDS_FOR_THREADS = 5.0
-OUTSIDE = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+OUTSIDE: tuple[int, ...] = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
+OUTSIDE += (errno.EDQUOT, errno.EROFS)
 OUTSIDE += (errno.EIO, errno.EINTR, errno.EBUSY, errno.ETIMEDOUT, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN)
 
 
@@ -110,10 +111,11 @@ def without_tracebacks() -> Iterator[None]:
 
 
 def _not_a_task_of_orbax(record: logging.LogRecord) -> bool:
-    """A filter of what asyncio says of failed writes that nobody asked for: Orbax raises the first of several."""
+    """A filter of what asyncio says of failed writes and reads that nobody asked for: Orbax raises the first of
+    several."""
     text, error = record.getMessage(), record.exc_info[1] if record.exc_info else None
-    is_a_write = isinstance(error, OSError) or f"{os.sep}orbax{os.sep}" in text or _os_error(str(error)) is not None
-    return "was never retrieved" not in text or not is_a_write
+    of_files = isinstance(error, OSError) or "tensorstore_spec" in str(error) or _os_error(str(error)) is not None
+    return "was never retrieved" not in text or not (of_files or f"{os.sep}orbax{os.sep}" in text)
 
 
 def _await_threads(before: set[threading.Thread]) -> None:

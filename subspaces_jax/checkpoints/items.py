@@ -38,10 +38,10 @@ def read(manager: ocp.CheckpointManager, step: int, like: PyTree, run_id: str | 
     if like is not None:
         check_architecture(manager, step, found, like)
     with reading():
-        arrays = {name: _as_numpy(found[name].tree) for name in WEIGHTS if name in found}
+        arrays = {name: as_numpy(found[name].tree) for name in WEIGHTS if name in found}
         read = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore(), **arrays))
         config = dict(read["config"])
-        if config.pop(ORIGIN, None) != _origin(found["params"]):
+        if config.pop(ORIGIN, None) != origin_of(found["params"]):
             raise Misplaced("config and params are of different runs or steps")
     return Checkpoint(read["params"], read.get("batch_stats") or {}, step, config)
 
@@ -50,7 +50,7 @@ def manager_of(folder: pathlib.Path, **options: Any) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(**options))
 
 
-def _as_numpy(tree: PyTree) -> ocp.args.PyTreeRestore:
+def as_numpy(tree: PyTree) -> ocp.args.PyTreeRestore:
     """Arrays of the host, whatever devices they were saved from."""
     return ocp.args.PyTreeRestore(restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree))
 
@@ -62,13 +62,13 @@ def metadata_of(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
     return {name: handler.metadata(folder / name) for name in there}
 
 
-def _origin(metadata: Any) -> dict[str, Any] | None:
+def origin_of(metadata: Any) -> dict[str, Any] | None:
     return (metadata.custom_metadata or {}).get(ORIGIN)
 
 
 def check_origins(found: dict[str, Any], needed: Iterable[str], step: int, run_id: str | None) -> None:
     """Whether what is there is of this step and run, and complete; `run_id` None: nobody knows it, they must agree."""
-    origins = {name: _origin(metadata) for name, metadata in found.items()}
+    origins = {name: origin_of(metadata) for name, metadata in found.items()}
     if "params" not in origins:
         raise Damage("params is missing")
     if run_id is None:
@@ -83,7 +83,7 @@ def check_origins(found: dict[str, Any], needed: Iterable[str], step: int, run_i
             raise Misplaced(
                 f"{name} is of step {origin['step']} of {'this run' if origin['run_id'] == run_id else other}"
             )
-    whole = origins["params"]["items"]
+    whole = (origins["params"] or {})["items"]
     for name in origins.keys() - set(whole):
         raise Misplaced(f"{name} was not in it")
     for name in set(whole).intersection(needed) - origins.keys():

@@ -1,5 +1,6 @@
 """Matching units by what they do: their activations on the same examples, gathered batch by batch."""
 
+import operator
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ class _Moments(NamedTuple):
     cross: np.ndarray
     sums: np.ndarray
     squares: np.ndarray
-    count: int
+    count: int  # type: ignore[assignment]  # the field hides tuple.count
 
 
 def match_activations(
@@ -67,8 +68,9 @@ def match_activations(
         found_a, found_b = activations(variables_a, images), activations(variables_b, images)
         for axis in names:
             for a, b in zip(found_a[axis], found_b[axis]):
-                found = _moments(*(np.asarray(values).reshape(-1, values.shape[-1]) for values in (a, b)), where)
-                moments[axis] = _Moments(*map(sum, zip(moments[axis], found))) if axis in moments else found
+                rows_a, rows_b = (np.asarray(values).reshape(-1, values.shape[-1]) for values in (a, b))
+                found = _moments(rows_a, rows_b, where)
+                moments[axis] = _Moments._make(map(operator.add, moments[axis], found)) if axis in moments else found
     if not moments:
         raise ValueError("no batch of images was given to match activations on")
     return {axis: assign(_similarities(found, measure)) for axis, found in moments.items()}

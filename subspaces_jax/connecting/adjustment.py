@@ -7,6 +7,7 @@ Reference: Anokhin and Yarotsky, Low-loss connection of weight vectors: distribu
 arXiv:2008.00741, section 3.
 """
 
+import operator
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from subspaces_jax.arrays import Array
 from subspaces_jax.connecting.products import inner_products
 
 FLOOR = 1e-12  # singular values of 1e-6 of the greatest: below them are rounding errors of float32 features
@@ -33,7 +35,7 @@ class Grams(NamedTuple):
     cross: np.ndarray
     sums: np.ndarray
     sums_before: np.ndarray
-    count: int
+    count: int  # type: ignore[assignment]  # the field hides tuple.count
 
 
 class Adjusted(NamedTuple):
@@ -52,7 +54,7 @@ class Adjusted(NamedTuple):
     size: int
 
 
-def grams(batches: Iterable[tuple[jax.Array, jax.Array]], where: str | None = None) -> Grams:
+def grams(batches: Iterable[tuple[Array, Array]], where: str | None = None) -> Grams:
     """What weight adjustment needs to know of the data.
 
     Args:
@@ -62,13 +64,14 @@ def grams(batches: Iterable[tuple[jax.Array, jax.Array]], where: str | None = No
     Raises:
         ValueError: no batch, batches of unlike shapes, or features that are not finite.
     """
-    total = None
+    total: Grams | None = None
     for before, taken in batches:
         if np.shape(before) != np.shape(taken):
             raise ValueError(f"features before and after are [B, in], got {np.shape(before)} and {np.shape(taken)}")
-        sums = (np.sum(np.asarray(features), axis=0, dtype=np.float64) for features in (taken, before))
-        found = Grams(inner_products(taken, taken, where), inner_products(taken, before, where), *sums, len(taken))
-        total = found if total is None else Grams(*(a + b for a, b in zip(total, found)))
+        sums, sums_before = (np.asarray(features).sum(axis=0, dtype=np.float64) for features in (taken, before))
+        own, cross = inner_products(taken, taken, where), inner_products(taken, before, where)
+        found = Grams(own, cross, sums, sums_before, len(taken))
+        total = found if total is None else Grams._make(map(operator.add, total, found))
     if total is None:
         raise ValueError("no batch of features was given to adjust weights on")
     if not np.all(np.isfinite(total.own)) or not np.all(np.isfinite(total.cross)):
@@ -77,7 +80,7 @@ def grams(batches: Iterable[tuple[jax.Array, jax.Array]], where: str | None = No
 
 
 def solve(
-    found: Grams, kernel: jax.Array, bias: jax.Array | None = None, *, floor: float = FLOOR, ridge: float = 0.0
+    found: Grams, kernel: Array, bias: Array | None = None, *, floor: float = FLOOR, ridge: float = 0.0
 ) -> Adjusted:
     """The kernel that does to the features to be taken what `kernel` did to those before.
 
@@ -111,15 +114,15 @@ def solve(
 
 
 def adjust_weights(
-    kernel: jax.Array,
-    features_from: jax.Array,
-    features_to: jax.Array,
-    bias: jax.Array | None = None,
+    kernel: Array,
+    features_from: Array,
+    features_to: Array,
+    bias: Array | None = None,
     *,
     floor: float = FLOOR,
     ridge: float = 0.0,
     where: str | None = None,
-) -> jax.Array | tuple[jax.Array, jax.Array]:
+) -> jax.Array | tuple[jax.Array, jax.Array | None]:
     """The kernel of least norm with features_to @ kernel' ~ features_from @ kernel, by least squares.
 
     Args:

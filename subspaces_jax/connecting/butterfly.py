@@ -167,20 +167,23 @@ class StepWise:
         """W^ of one layer."""
         return {name: hats[name] for name in self._fitted(layer)}
 
-    def _fit(self, layer: Layer, **begin: bool) -> Fit:
+    def _fit(self, layer: Layer, exact: bool = True, determined: bool = True) -> Fit:
         leaves, names = trees.leaf_names(self.params_a), self._fitted(layer)
-        own = (leaves[layer.kernel], leaves[names[1]] if names[1:] else None)
-        return Fit(names, layer.name, *own, self.params_a, self.features, self.floor, self.ridge, **begin)
+        kernel, bias = leaves[layer.kernel], leaves[names[1]] if names[1:] else None
+        of_data = (self.features, self.floor, self.ridge)
+        return Fit(names, layer.name, kernel, bias, self.params_a, *of_data, exact, determined)
 
     def _order(self, layer: Layer, slots: tuple, leaves_a: Mapping, leaves_b: Mapping) -> np.ndarray:
         num = self._shapes[layer.kernel][-1]
         where = self.features and self.features.where
-        return match(*(joint_samples(leaves, slots, num) for leaves in (leaves_a, leaves_b)), where)
+        samples_a, samples_b = (joint_samples(leaves, slots, num) for leaves in (leaves_a, leaves_b))
+        return match(samples_a, samples_b, where)
 
     def _permuted(
         self, reached: dict, hats: dict, here: Layer, after: Layer, order: np.ndarray
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         """Network b with the units of one layer in another order, and W^ of the layer that reads them."""
+        assert here.units is not None, "the last layer stays as it is"
         moved = trees.leaf_names(permute(self._network(reached), self.table, {here.units: order}))
         if after.kernel not in hats:
             return moved, hats
@@ -222,4 +225,4 @@ def weight_adjusted(*given: Any, **options: Any) -> Path:
 
 
 # what calls by name are checked against
-butterfly.__signature__ = weight_adjusted.__signature__ = inspect.signature(StepWise)
+butterfly.__signature__ = weight_adjusted.__signature__ = inspect.signature(StepWise)  # type: ignore[attr-defined]  # as functools does it

@@ -12,7 +12,7 @@ from subspaces_jax.connecting.simultaneous import simultaneous, transported, who
 from subspaces_jax.networks.axes import AxisTable
 
 PyTree = Any
-arc = {"interpolation": "arc"}
+arc: dict[str, Any] = {"interpolation": "arc"}
 
 CONNECTORS: dict[str, Callable[..., Path]] = {  # name -> constructor(params_a, params_b, table, ...)
     "simultaneous": simultaneous,

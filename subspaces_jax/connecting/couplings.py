@@ -106,7 +106,7 @@ def begun(samples: np.ndarray, num_couplings: int, width: int) -> Flow:
 
 
 def _latents(flow: Flow, a: np.ndarray, b: np.ndarray) -> State:
-    return flow.weights | {f"latent_{name}": flow.to_normal(of) for name, of in (("a", a), ("b", b))}
+    return flow.weights | {f"latent_{name}": flow.to_normal(jnp.asarray(of)) for name, of in (("a", a), ("b", b))}
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -187,5 +187,5 @@ def _couplings(form: Form, weights: State) -> Any:
     with jax.ensure_compile_time_eval():
         own, rest = used.equinox.partition(at_identity(form), used.equinox.is_inexact_array)
     structure = jax.tree.structure(own)
-    leaves = [weights[str(number)] for number in range(structure.num_leaves)]
+    leaves = [weights[str(number)] for number in range(len(jax.tree.leaves(own)))]
     return used.paramax.unwrap(used.equinox.combine(jax.tree.unflatten(structure, leaves), rest))

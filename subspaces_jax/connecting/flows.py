@@ -24,6 +24,7 @@ import numpy as np
 import optax
 
 from subspaces_jax import trees
+from subspaces_jax.arrays import Array
 from subspaces_jax.connecting import couplings
 from subspaces_jax.connecting.couplings import Flow
 from subspaces_jax.connecting.matching import check_same
@@ -94,7 +95,7 @@ def fit_flow(
 
 
 def fit_bijection(
-    neurons: np.ndarray,
+    neurons: Array,
     loss: Callable[..., jax.Array],
     batches: Callable[[int, int], Iterable[tuple]],
     *,

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from subspaces_jax import trees
+from subspaces_jax.arrays import Array
 from subspaces_jax.connecting.permutations import Permutations, check, identity, permute
 from subspaces_jax.connecting.products import inner_products
 from subspaces_jax.networks import axes
@@ -20,7 +21,7 @@ RULES = ("weights", "incoming", "full")
 MAX_SWEEPS = 100
 
 
-def match(units_a: jax.Array, units_b: jax.Array, where: str | None = None) -> np.ndarray:
+def match(units_a: Array, units_b: Array, where: str | None = None) -> np.ndarray:
     """The assignment of units to units with the smallest sum of squared Euclidean distances; exact.
 
     Uniform optimal transport between two sets of one size is this assignment. The squares of the vectors themselves
@@ -106,8 +107,8 @@ def match_networks(
         return _descend(params_a, params_b, table, permutations | start, seed, where)
     for axis in _in_forward_order(table):
         moved = permute(params_b, table, permutations)
-        samples = [unit_vectors(params, table, axis, reads=rule == "full") for params in (params_a, moved)]
-        permutations[axis] = permutations[axis][match(*samples, where)]
+        a, b = (unit_vectors(params, table, axis, reads=rule == "full") for params in (params_a, moved))
+        permutations[axis] = permutations[axis][match(a, b, where)]
     return _descend(params_a, params_b, table, permutations, seed, where) if rule == "weights" else permutations
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from jax.scipy.stats import norm
 from scipy.special import ndtri
 
+from subspaces_jax.arrays import Array
 from subspaces_jax.geometry import Arc
 
 State = dict[str, Any]
@@ -40,7 +41,7 @@ class Method(NamedTuple):
     at: Callable[[State, jax.Array], jax.Array]
     options: tuple = ()
 
-    def __call__(self, samples_a: jax.Array, samples_b: jax.Array, t: jax.Array) -> jax.Array:
+    def __call__(self, samples_a: Array, samples_b: Array, t: jax.Array) -> jax.Array:
         if np.ndim(samples_a) != 2 or np.shape(samples_a) != np.shape(samples_b):
             shapes = f"{np.shape(samples_a)} and {np.shape(samples_b)}"
             raise ValueError(f"expected samples [n, d] of two networks, got shapes {shapes}")
@@ -48,7 +49,7 @@ class Method(NamedTuple):
             raise ValueError(f"t lies in [0, 1], got {t}")
         return _point(self, self.state(samples_a, samples_b), np.float32(t))
 
-    def state(self, samples_a: jax.Array, samples_b: jax.Array) -> State:
+    def state(self, samples_a: Array, samples_b: Array) -> State:
         """What is known of two sets of samples before t is: with "a" and "b" themselves."""
         a, b = (np.asarray(samples, np.float64) for samples in (samples_a, samples_b))
         prepared = {name: np.asarray(value, np.float32) for name, value in self.prepare(a, b, *self.options).items()}

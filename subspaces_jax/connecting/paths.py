@@ -65,7 +65,7 @@ class Path:
             raise ValueError(f"a grid has at least its 2 ends, got num = {num}")
         return np.linspace(0.0, self.num_pieces, num)
 
-    def around(self, ts: Sequence[float], index: int, num: int) -> np.ndarray:
+    def around(self, ts: Sequence[float] | np.ndarray, index: int, num: int) -> np.ndarray:
         """`num` equally spaced t from the one before a point of a grid to the one after, to look closer at the worst.
 
         Args:
@@ -77,7 +77,7 @@ class Path:
             raise ValueError(f"expected a point of {len(ts)} and at least 2 t around it, got point {index} and {num}")
         return np.linspace(ts[max(index - 1, 0)], ts[min(index + 1, len(ts) - 1)], num)
 
-    def at(self, ts: Sequence[float]) -> Sampled:
+    def at(self, ts: Sequence[float] | np.ndarray) -> Sampled:
         """The path for evaluation at given t [T] in [0, num_pieces]; what is fitted is solved once for each, here.
 
         Raises:
@@ -107,9 +107,9 @@ class Path:
         """The piece that t lies in, and s in [0, 1]; in float32 as on the device."""
         if not 0 <= t <= self.num_pieces:
             raise ValueError(f"t lies in [0, {self.num_pieces}], the pieces of this path, got {t}")
-        t = np.float32(t)
-        piece = min(int(t), self.num_pieces - 1)
-        return piece, float(t - np.float32(piece))
+        rounded = np.float32(t)
+        piece = min(int(rounded), self.num_pieces - 1)
+        return piece, float(rounded - np.float32(piece))
 
 
 class _Form(NamedTuple):

@@ -58,7 +58,8 @@ def compose(first: Mapping[str, np.ndarray], then: Mapping[str, np.ndarray]) -> 
     """The permutations that do what permuting by `first` and what comes of it by `then` does."""
     named = dict.fromkeys([*first, *then])
     both = {axis: np.asarray(first[axis])[then[axis]] for axis in named if axis in first and axis in then}
-    return {axis: both[axis] if axis in both else np.asarray((first | then)[axis]) for axis in named}
+    alone = {axis: np.asarray(order) for axis, order in (*then.items(), *first.items())}
+    return {axis: both[axis] if axis in both else alone[axis] for axis in named}
 
 
 def invert(permutations: Mapping[str, np.ndarray]) -> Permutations:
@@ -113,7 +114,7 @@ def with_leaves(tree: PyTree, leaves: Mapping[str, Any]) -> PyTree:
 def _permuted(leaf: Any, names: tuple[str | None, ...], permutations: Mapping[str, np.ndarray]) -> Any:
     for dimension, axis in enumerate(names):
         order = None if axis is None else permutations.get(axis.removeprefix(FLATTENED))
-        if order is not None:
+        if axis is not None and order is not None:
             order = positions_first(order, leaf.shape[dimension]) if axis.startswith(FLATTENED) else np.asarray(order)
             leaf = (np if isinstance(leaf, np.ndarray) else jnp).take(leaf, order, axis=dimension)
     return leaf

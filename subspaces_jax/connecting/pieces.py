@@ -36,7 +36,7 @@ class Move(NamedTuple):
     num: int
     method: Method = METHODS["linear"]
 
-    def samples(self, leaves: Leaves) -> jax.Array:
+    def samples(self, leaves: Leaves) -> np.ndarray:
         """The rows [num, d] of a network's leaves."""
         return np.concatenate([_units_of_slot(leaves[name], dim, self.num) for name, dim in self.slots], axis=1)
 
@@ -70,7 +70,7 @@ class Fit(NamedTuple):
     kernel: jax.Array
     bias: jax.Array | None
     before: PyTree
-    features: Features
+    features: Features | None
     floor: float
     ridge: float
     exact: bool = True
@@ -78,12 +78,19 @@ class Fit(NamedTuple):
 
     def solve(self, params: PyTree) -> adjustment.Adjusted:
         """What is fitted to what the layer takes in a network."""
+        assert self.features is not None, "fits are of data"
         found = self.features.grams(self.layer, self.kernel.shape, self.before, params)
         return adjustment.solve(found, self.kernel, self.bias, floor=self.floor, ridge=self.ridge)
 
+    def of(self, params: PyTree) -> Leaves:
+        """The leaves of a network that are fitted."""
+        leaves = trees.leaf_names(params)
+        return {name: jnp.asarray(leaves[name]) for name in self.leaves}
+
     def named(self, adjusted: adjustment.Adjusted) -> Leaves:
         """The leaves of what `solve` finds."""
-        return dict(zip(self.leaves, (adjusted.kernel, adjusted.bias)))
+        found = {self.leaves[0]: adjusted.kernel}
+        return found if adjusted.bias is None else found | {self.leaves[1]: adjusted.bias}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -117,27 +124,24 @@ class Piece:
         """The network at s in [0, 1]; a fit is solved anew."""
         shapes = tuple((name, leaf.shape) for name, leaf in trees.leaf_names(self.start).items())
         params = with_leaves(self.start, self.still | moved_leaves(self.moves, shapes, self.states, np.float32(s)))
-        return params if self.fit is None else with_leaves(params, self._fitted(params, s))
+        return params if self.fit is None else with_leaves(params, self._fitted(self.fit, params, s))
 
-    def _fitted(self, params: PyTree, s: float) -> Leaves:
+    def _fitted(self, fit: Fit, params: PyTree, s: float) -> Leaves:
         if s == 1.0:
-            return self._of(self.end)
-        if s == 0.0 and self.fit.exact:
-            return self._of(self.start)
-        found = self.fit.named(self.fit.solve(params))
-        if self.fit.determined:
+            return fit.of(self.end)
+        if s == 0.0 and fit.exact:
+            return fit.of(self.start)
+        found = fit.named(fit.solve(params))
+        if fit.determined:
             return found
         return {name: leaf + (1.0 - s) * self._missed[name] for name, leaf in found.items()}
 
-    def _of(self, params: PyTree) -> Leaves:
-        """The leaves of a network that are fitted."""
-        leaves = trees.leaf_names(params)
-        return {name: jnp.asarray(leaves[name]) for name in self.fit.leaves}
-
     @functools.cached_property
     def _missed(self) -> Leaves:
-        """What the fit misses of that which the piece begins with."""
-        begin, found = self._of(self.start), self.fit.named(self.fit.solve(self.start))
+        """What the fit, where there is one, misses of that which the piece begins with."""
+        if self.fit is None:
+            return {}
+        begin, found = self.fit.of(self.start), self.fit.named(self.fit.solve(self.start))
         return {name: begin[name] - found[name] for name in begin}
 
 
@@ -150,7 +154,7 @@ def moved_leaves(moves, shapes, states, s):
     return found
 
 
-def _units_of_slot(leaf: jax.Array, dimension: int | None, num: int) -> np.ndarray:
+def _units_of_slot(leaf: Any, dimension: int | None, num: int) -> np.ndarray:
     """A leaf as samples [num, d] of its units along a dimension, or as one sample."""
     leaf = np.asarray(leaf)
     return leaf.reshape(1, -1) if dimension is None else units_of_leaf(leaf, dimension, num)

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from subspaces_jax.arrays import Array
+
 BITS, SLICES, ROWS = 8, 4, 256  # 2 * 8 bits and log2(256) make 24
 SMALLEST = -90  # exponent of the smallest column that keeps all its digits
 
@@ -28,7 +30,7 @@ class Pair(NamedTuple):
     low: jax.Array
 
 
-def inner_products(a: jax.Array, b: jax.Array, where: str | None = None) -> np.ndarray:
+def inner_products(a: Array, b: Array, where: str | None = None) -> np.ndarray:
     """a^T b in float64, on the host.
 
     Args:

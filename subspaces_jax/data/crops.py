@@ -33,7 +33,7 @@ def random_box(rng: np.random.Generator, width: int, height: int) -> tuple[int, 
     Area and logarithm of the aspect are uniform, and so is the place; what does not fit is drawn again.
     """
     area = width * height * rng.uniform(*AREA, ATTEMPTS)
-    aspect = np.exp(rng.uniform(*np.log(ASPECT), ATTEMPTS))
+    aspect = np.exp(rng.uniform(np.log(ASPECT[0]), np.log(ASPECT[1]), ATTEMPTS))
     widths, heights = (np.rint(np.sqrt(sides)).astype(int) for sides in (area * aspect, area / aspect))
     fits = np.flatnonzero((widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height))
     if not len(fits):

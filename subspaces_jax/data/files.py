@@ -3,7 +3,7 @@
 import os
 import pathlib
 import stat
-from typing import BinaryIO
+from typing import IO
 
 _KINDS = {
     stat.S_IFIFO: "a named pipe",
@@ -41,7 +41,7 @@ def free_memory() -> int | None:
         return None
 
 
-def read_all(file: BinaryIO, limit: int) -> bytes:
+def read_all(file: IO[bytes], limit: int) -> bytes:
     """What is left of an open file, at most `limit` bytes. OSError where there is more."""
     content = file.read(limit + 1)
     if len(content) > limit:

@@ -44,8 +44,9 @@ def options(name: str) -> Options:
     """
     family, _, config = name.partition("/")
     match = re.fullmatch(r"(n_(\d+))?-?(c_(\d*\.?\d+(?:e-?\d+)?))?-?(wide)?", config)
-    regular = match and "-".join(filter(None, (match[1], match[3], match[5]))) == config
-    found = regular and Options(int(match[2] or Options().num), float(match[4] or Options().c), match[5] is not None)
+    found = None
+    if match and "-".join(filter(None, (match[1], match[3], match[5]))) == config:
+        found = Options(int(match[2] or Options().num), float(match[4] or Options().c), match[5] is not None)
     if not found or not 10 <= found.num <= LARGEST or (found.wide and family != "sine"):
         raise DataError(
             f"data set {name!r} is unknown: name its number of examples, 10 to {LARGEST:,}, its constant c"

@@ -4,7 +4,7 @@ import contextlib
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image, JpegImagePlugin, PngImagePlugin
@@ -14,7 +14,10 @@ from subspaces_jax.errors import DataError
 
 MAX_PIXELS = 89_478_485  # above it Pillow warns of a bomb: a quarter of a GiB in three channels
 # The readers themselves, as Image.open prints a warning of its own where an image is large.
-_READERS = {b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile, b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile}
+_READERS: dict[bytes, Callable[[io.BytesIO], Image.Image]] = {
+    b"\x89PNG\r\n\x1a\n": PngImagePlugin.PngImageFile,
+    b"\xff\xd8\xff": JpegImagePlugin.JpegImageFile,
+}
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # of 8 bits: 16 would be cut off at 255
 _MODE = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, struct.error, zlib.error)
@@ -58,7 +61,7 @@ def check_shape(image: Image.Image, shape: tuple[int, ...], where: str) -> None:
         raise DataError(f"{where} has {height}x{width} pixels, expected {shape[0]}x{shape[1]}: it is another data set")
 
 
-def decode(content: bytes, shape: tuple[int, int, int], where: str, remedy: str) -> np.ndarray:
+def decode(content: bytes, shape: tuple[int, ...], where: str, remedy: str) -> np.ndarray:
     """The pixels of an image of this shape, uint8 [H, W, channels]. Arguments and errors as of `opened`."""
     with opened(content, where, remedy) as image:
         check_shape(image, shape, where)
@@ -67,7 +70,7 @@ def decode(content: bytes, shape: tuple[int, int, int], where: str, remedy: str)
         return np.asarray(image).reshape(shape)
 
 
-def resized(image: Image.Image, shape: tuple[int, int, int], padding: int = 0) -> np.ndarray:
+def resized(image: Image.Image, shape: tuple[int, ...], padding: int = 0) -> np.ndarray:
     """The pixels of an image of any size, uint8 [H, W, channels] of this shape.
 
     Another size is resized by Pillow, bilinearly: over all pixels that a new one covers where it shrinks, and with
@@ -81,7 +84,7 @@ def resized(image: Image.Image, shape: tuple[int, int, int], padding: int = 0) -
     return np.pad(pixels, ((padding, padding), (padding, padding), (0, 0))) if padding else pixels
 
 
-def all_resized(pixels: np.ndarray, shape: tuple[int, int, int], padding: int = 0) -> np.ndarray:
+def all_resized(pixels: np.ndarray, shape: tuple[int, ...], padding: int = 0) -> np.ndarray:
     """Images uint8 [N, H, W, channels] as `resized` has them, [N, *shape].
 
     Raises:
@@ -104,7 +107,7 @@ def in_colour(image: Image.Image) -> np.ndarray:
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _reader(content: bytes) -> type[Image.Image]:
+def _reader(content: bytes) -> Callable[[io.BytesIO], Image.Image]:
     for start, reader in _READERS.items():
         if content.startswith(start):
             return reader

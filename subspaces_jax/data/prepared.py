@@ -72,6 +72,7 @@ def _find(name: str, root: pathlib.Path) -> Any:
 def _prepare_from(name: str, root: pathlib.Path, given: pathlib.Path) -> Any:
     """A data set prepared by our own builder from files of the user."""
     made = recipe(name)
+    assert made.builder is not None, f"{name} is prepared by TFDS"
     builder_class, options = made.builder(name)
     builder = _prepare(builder_class, root, options | {"folder": given})
     source = pathlib.Path(builder.data_path) / SOURCE

@@ -35,12 +35,13 @@ class Arrays(NamedTuple):
     """One split, NumPy, in TFDS's random order.
 
     Attributes:
-        images: uint8 [N, H, W, channels], or float32 [N, ...] where the data set's inputs are real.
+        images: uint8 [N, H, W, channels], or float32 [N, ...] where the data set's inputs are real; of
+            one that streams a function that begins a pass.
         labels: int32 [N] of classes, float32 [N, ...] of real values, or () where there are none.
     """
 
-    images: np.ndarray
-    labels: np.ndarray | tuple[()]
+    images: Any
+    labels: Any
 
 
 class Encoded:
@@ -80,7 +81,7 @@ class Encoded:
                 if found.shape[:1] == (len(self),) and found.dtype in (np.int32, np.float32):
                     return found
         dtype = np.int32 if self._label == "class" else np.float32
-        found = np.array([label for _, label in self], dtype)
+        found = np.array([self[i][1] for i in range(len(self))], dtype)
         if len(self) >= CACHE_FROM:
             _replace(cache, lambda file: np.save(file, found))
         return found
@@ -228,16 +229,21 @@ def _cached(path: pathlib.Path, num: int, expected: DatasetInfo) -> Arrays | Non
         files.check_regular(path)
         with open(path, "rb") as file:  # of a path NumPy would leave the file open where the content is damaged
             decoded = np.load(file)
-            if isinstance(decoded, np.lib.npyio.NpzFile) and sum(m.file_size for m in decoded.zip.infolist()) <= size:
+            if isinstance(decoded, np.lib.npyio.NpzFile) and _size(decoded.zip) <= size:
                 found = [decoded[key] for key in keys]
                 if {len(array) for array in found} == {num}:
                     return Arrays(*found, *[()] * (2 - len(found)))
     return None
 
 
+def _size(archive: zipfile.ZipFile | None) -> int:
+    """Bytes of all members, unpacked."""
+    return sum(member.file_size for member in archive.infolist()) if archive else 0
+
+
 def _write_cache(path: pathlib.Path, arrays: Arrays) -> None:
     kept = {key: array for key, array in arrays._asdict().items() if isinstance(array, np.ndarray)}
-    _replace(path, lambda file: np.savez(file, **kept))
+    _replace(path, lambda file: np.savez(file, **kept))  # type: ignore[arg-type]  # a name may be a flag of NumPy's
 
 
 def _replace(path: pathlib.Path, write: Callable[[BinaryIO], None]) -> None:

@@ -104,7 +104,7 @@ def train_stream(
     batch_size: int,
     *,
     image_size: int = 224,
-    shape: tuple[int, int, int] | None = None,
+    shape: tuple[int, ...] | None = None,
     padding: int = 0,
     shuffle: bool = True,
     seed: int = 0,
@@ -162,7 +162,7 @@ def eval_stream(
     *,
     resize: int = 256,
     crop: int = 224,
-    shape: tuple[int, int, int] | None = None,
+    shape: tuple[int, ...] | None = None,
     padding: int = 0,
     pixel_seed: int | None = None,
     part: tuple[int, int] = (0, 1),
@@ -185,7 +185,8 @@ def eval_stream(
     """
     if not 1 <= crop <= resize:
         raise ConfigError(f"crop is {crop} and resize {resize}: the crop is cut from the resized image, lower it")
-    whole, cropped = functools.partial(_whole_example, shape, padding), functools.partial(_eval_example, resize, crop)
+    whole = functools.partial(_whole_example, shape or (), padding)
+    cropped = functools.partial(_eval_example, resize, crop)
     examples = (
         grain.MapDataset.source(source)
         .map_with_index(functools.partial(_indexed, len(source), None))
@@ -206,7 +207,7 @@ class _Batches:
     batch_size: int
     steps: int  # an epoch
     rows: range  # of each batch, those that are read
-    shape: tuple[int, int, int]  # of an image
+    shape: tuple[int, ...]  # of an image
     pixel_seed: int | None
 
     def __call__(self, step: int) -> Batch:
@@ -267,9 +268,7 @@ def _eval_example(resize: int, crop: int, example: tuple[int, bytes, Label]) -> 
         return crops.middle_crop(image, resize, crop), label
 
 
-def _whole_example(
-    shape: tuple[int, int, int], padding: int, example: tuple[int, bytes, Label]
-) -> tuple[np.ndarray, Label]:
+def _whole_example(shape: tuple[int, ...], padding: int, example: tuple[int, bytes, Label]) -> tuple[np.ndarray, Label]:
     index, content, label = example
     with _opened(index, content) as image:
         return images.resized(image, shape, padding), label

@@ -3,7 +3,6 @@
 Random choices are those of NumPy's legacy generator, whose numbers NumPy keeps as they are for good.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -91,7 +90,7 @@ class Selected:
         labels: int [n] in the place of the source's, None for these.
     """
 
-    def __init__(self, source: Sequence[tuple[bytes, Any]], rows: np.ndarray, labels: np.ndarray | None = None):
+    def __init__(self, source: Any, rows: np.ndarray, labels: np.ndarray | None = None):
         self._source, self._rows, self._labels = source, rows, labels
 
     def __len__(self) -> int:

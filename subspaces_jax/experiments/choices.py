@@ -203,14 +203,15 @@ def _parse_one(text: str) -> Call:
     if match is None:
         raise ConfigError(f"{text!r} is no call: write name or name(option=value)")
     try:
-        (expression,) = ast.parse(f"call({match.group(2) or ''})", mode="exec").body
-        if not isinstance(expression.value.func, ast.Name):
-            raise ValueError("a call of a call")
-        args = tuple(_literal(argument) for argument in expression.value.args)
-        options = tuple((argument.arg, _literal(argument.value)) for argument in expression.value.keywords)
-    except (SyntaxError, ValueError, AttributeError):
+        (statement,) = ast.parse(f"call({match.group(2) or ''})", mode="exec").body
+        found = statement.value if isinstance(statement, ast.Expr) else None
+        if not isinstance(found, ast.Call) or not isinstance(found.func, ast.Name):
+            raise ValueError("a call of a call, or none")
+        args = tuple(_literal(argument) for argument in found.args)
+        options = tuple((argument.arg or "", _literal(argument.value)) for argument in found.keywords)
+    except (SyntaxError, ValueError):
         raise ConfigError(f"{text!r} is no call of literals: write name(option=value, ...)") from None
-    if any(name is None for name, _ in options):
+    if not all(name for name, _ in options):
         raise ConfigError(f"{text!r} is no call of literals: write name(option=value, ...)")
     return Call(match.group(1), args, options)
 

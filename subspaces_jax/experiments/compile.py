@@ -77,7 +77,7 @@ class Program(NamedTuple):
     args: shapes with their shardings.
     """
 
-    function: Callable[..., Any]
+    function: Any
     args: tuple[Any, ...]
 
 

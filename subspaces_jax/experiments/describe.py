@@ -44,7 +44,7 @@ def run(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
     """
     header, folder = records.read_header(workdir), records.resolve(workdir)
     defaults = FIELDS_OF[header.kind]
-    found = {
+    found: dict[str, Any] = {
         "folder": str(folder),
         "kind": header.kind,
         "variant": header.variant,

@@ -244,8 +244,9 @@ FIELDS: dict[str, Field] = {
         "",
         _any,
         "run directories, separated by commas, whose networks (of one run: whose endpoints) the endpoints start from, "
-        "runs/a@200 for its step 200, random for a network of random weights, or files of torchvision's weights "
-        "(.safetensors, .pth); two are the ends of a curve; empty for random weights",
+        "runs/a@200 for its step 200, random for a network of random weights, files of torchvision's weights "
+        "(.safetensors, .pth), or Flax checkpoints of other programs, .msgpack or a folder of Orbax; two are the ends "
+        "of a curve; empty for random weights",
     ),
     "inner_endpoints": Field(
         "linear", _one_of(*INNER), "how those between two initial ends start: on the line between them, or fresh"
@@ -337,7 +338,7 @@ def checked(config: Config, fields: Mapping[str, Field]) -> dict[str, Any]:
             config[name] = value = tuple(value)
         if (
             type(value) is not field.type
-            or field.type is float
+            or isinstance(value, float)
             and not math.isfinite(value)
             or not field.accepts(value)
         ):

@@ -93,7 +93,7 @@ def open_run(workdir: str | pathlib.Path) -> Run:
     experiment = build.Experiment(config)
     if header.facts:
         steps = (tuple(value) if isinstance(value, list) else value for value in map(header.facts.get, Plan._fields))
-        plan = Plan(*steps)
+        plan = Plan._make(steps)
     else:  # from before there were facts; what the catalogue says of its data set is what it was
         plan = build.Experiment(config, without_data=True).plan
     folder = records.resolve(workdir)

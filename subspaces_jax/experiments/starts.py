@@ -1,4 +1,4 @@
-"""Where a training starts: at random weights, at networks of other runs, or where another run was at a step."""
+"""Where a training starts: at random weights, at networks of runs or of other programs, or at a step of a run."""
 
 from typing import Any
 
@@ -42,10 +42,11 @@ def _of_networks(made: Experiment, state: State) -> State:
     """With the networks that config.initial names as endpoints; the statistics are the first one's."""
     named, num = made.initial, made.space.num_endpoints
     files = {i: source for i, source in enumerate(named) if state_dicts.is_weights(source.folder)}
+    flax = {i: source for i, source in enumerate(named) if i not in files and checkpoints.is_flax(source.folder)}
     opened = {
         i: runs.open_run(source.folder)
         for i, source in enumerate(named)
-        if source.folder != choices.RANDOM and i not in files
+        if source.folder != choices.RANDOM and i not in files and i not in flax
     }
     _check_data({run.experiment.dataset: run.folder for run in opened.values()}, made)
     sizes = (num, 2) if made.is_curve else (num,)
@@ -53,7 +54,9 @@ def _of_networks(made: Experiment, state: State) -> State:
     parts = {
         i: runs.networks(run, "endpoints" if whole(run) else "midpoint", named[i].step) for i, run in opened.items()
     }
+    fresh, rows = geometry.unstack(state.params), []
     parts |= {i: _of_file(made, source) for i, source in files.items()}
+    parts |= {i: _of_flax(source, fresh[0], state.batch_stats) for i, source in flax.items()}
     given = sum(len(parts[i].names) if i in parts else 1 for i in range(len(named)))
     is_curve = given == 2 and made.is_curve and num > 2
     if given != num and not is_curve:
@@ -62,7 +65,6 @@ def _of_networks(made: Experiment, state: State) -> State:
             "run for each, one with as many, or of a curve two for its ends; random stands for a network of random "
             "weights"
         )
-    fresh, rows = geometry.unstack(state.params), []
     for i in range(len(named)):
         place = num - 1 if is_curve and rows else len(rows)
         rows += geometry.unstack(parts[i].stack) if i in parts else [fresh[place]]
@@ -88,6 +90,25 @@ def _of_file(made: Experiment, source: choices.Source) -> runs.Networks:
         raise CheckpointError(f"config.initial: {source.folder} has {error}") from None
     stack = geometry.stack([jax.tree.map(jnp.asarray, variables["params"])])
     return runs.Networks(stack, [source.folder], variables.get("batch_stats", {}), 0)
+
+
+def _of_flax(source: choices.Source, params: PyTree, batch_stats: PyTree) -> runs.Networks:
+    """The network of a Flax checkpoint of another program, of the form and the dtypes of ours; where it has no
+    statistics, ours."""
+    try:
+        found = checkpoints.restore_flax(source.folder, source.step, like=params)
+    except CheckpointError as error:
+        raise CheckpointError(f"config.initial: {error}") from None
+    stats = found["batch_stats"] or batch_stats
+    if difference := trees.describe_mismatch(stats, batch_stats):
+        raise CheckpointError(
+            f"config.initial: {source.folder} has statistics of another architecture than the config: {difference}"
+        )
+    params, stats = (
+        jax.tree.map(lambda leaf, own: jnp.asarray(leaf, own.dtype), *pair)
+        for pair in ((found["params"], params), (stats, batch_stats))
+    )
+    return runs.Networks(geometry.stack([params]), [source.folder], stats, 0)
 
 
 def _inner(made: Experiment, ends: list[PyTree], fresh: list[PyTree]) -> list[PyTree]:
@@ -119,6 +140,7 @@ def _check_alike(rows: list[PyTree], expected: PyTree, made: Experiment) -> None
 def _of_fork(made: Experiment, state: State) -> State:
     """As the run that config.fork names was at its step, but with this run's seed: of members each one so."""
     source = made.fork
+    assert source is not None and source.step is not None  # `build.check` has refused others
     run = runs.open_run(source.folder)
     epoch, own = made.plan.steps_per_epoch, run.plan.steps_per_epoch
     if epoch != own:

@@ -138,6 +138,8 @@ def from_file(path: str, form: str) -> dict[str, Any]:
     file = pathlib.Path(path).expanduser().absolute()
     try:
         spec = importlib.util.spec_from_file_location(f"_config_{file.stem}", file)
+        if spec is None or spec.loader is None:
+            raise FileNotFoundError(f"{file} is no file of Python")
         module = importlib.util.module_from_spec(spec)
         with _importable(pathlib.Path.cwd(), file.parent.parent):
             spec.loader.exec_module(module)

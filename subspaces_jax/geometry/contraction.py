@@ -33,9 +33,10 @@ def unstack(stacked: PyTree) -> list[PyTree]:
 def num_endpoints(stacked: PyTree) -> int:
     """K, the length of the leading axis that all leaves of a stack share."""
     lengths = {leaf.shape[0] if leaf.ndim else None for leaf in jax.tree.leaves(stacked)}
-    if len(lengths) != 1 or None in lengths:
+    (length,) = lengths if len(lengths) == 1 else (None,)
+    if length is None:
         raise ValueError(f"expected a stack whose leaves share their leading axis, got leading axes {lengths}")
-    return lengths.pop()
+    return length
 
 
 def contract(stacked: PyTree, coordinates: PyTree) -> PyTree:

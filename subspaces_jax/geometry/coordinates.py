@@ -26,6 +26,10 @@ PyTree = Any
 class _Curve:
     """What one-dimensional subspaces share: t is uniform in [0, 1], and so is the grid."""
 
+    def coordinates(self, t: Any) -> jax.Array:
+        """Coordinates [..., K] of t in [0, 1]."""
+        raise NotImplementedError
+
     def sample(self, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
         """Coordinates [*shape, K] of t drawn uniformly from [0, 1)."""
         return self.coordinates(jax.random.uniform(key, shape))

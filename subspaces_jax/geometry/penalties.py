@@ -5,6 +5,8 @@ which rounds nothing, so that no product overflows or underflows; an endpoint of
 orthogonal to every other, with gradient zero.
 """
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -128,8 +130,8 @@ def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
 
 
 def _products(leaves: list[jax.Array]) -> jax.Array:
-    return sum(jnp.einsum("id,jd->ij", leaf, leaf, precision="highest") for leaf in leaves)
+    return functools.reduce(operator.add, [jnp.einsum("id,jd->ij", leaf, leaf, precision="highest") for leaf in leaves])
 
 
 def _dot(a: list[jax.Array], b: list[jax.Array]) -> jax.Array:
-    return sum(jnp.sum(x * y) for x, y in zip(a, b))
+    return functools.reduce(operator.add, [jnp.sum(x * y) for x, y in zip(a, b)])

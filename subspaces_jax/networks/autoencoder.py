@@ -129,8 +129,8 @@ class Autoencoder(nn.Module):
             add(i, rows, columns, norm=0 < i < num)
         for i, (rows, columns) in enumerate(((encoder[-1], "z"), ("z", decoder[0]))):
             table |= {f"Dense_{i}/kernel": (rows, columns), f"Dense_{i}/bias": (columns,)}
-        for i, (rows, columns) in enumerate(zip(decoder, [*decoder[1:], None])):
-            add(num + 1 + i, rows, columns, norm=columns is not None)
+        for i, (reads, writes) in enumerate(zip(decoder, [*decoder[1:], None])):
+            add(num + 1 + i, reads, writes, norm=writes is not None)
         return table
 
 

@@ -134,7 +134,7 @@ def _traced(
     updated: set[str] = set()
     in_evaluation = run("evaluation", _evaluation(module, test), kept, batch)
     in_training = run("training", _training(module, train, updated), kept, batch, key)
-    return _Given(kept.get("batch_stats", {}), *in_evaluation, *in_training, updated)
+    return _Given._make([kept.get("batch_stats", {}), *in_evaluation, *in_training, updated])
 
 
 def _evaluation(module: nn.Module, options: dict) -> Callable[..., PyTree]:

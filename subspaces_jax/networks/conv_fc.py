@@ -68,6 +68,6 @@ class ConvFC(nn.Module):
         table: AxisTable = {}
         for i, (rows, columns) in enumerate(zip([None, *convolutions], convolutions)):
             table |= {f"Conv_{i}/kernel": (None, None, rows, columns), f"Conv_{i}/bias": (columns,)}
-        for i, (rows, columns) in enumerate(zip([FLATTENED + convolutions[-1], *dense], dense)):
-            table |= {f"Dense_{i}/kernel": (rows, columns), f"Dense_{i}/bias": (columns,)}
+        for i, (reads, writes) in enumerate(zip([FLATTENED + convolutions[-1], *dense], dense)):
+            table |= {f"Dense_{i}/kernel": (reads, writes), f"Dense_{i}/bias": (writes,)}
         return table if self.bias else {leaf: axes for leaf, axes in table.items() if not leaf.endswith("bias")}

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Fill = Callable[[np.ndarray, int, float], np.ndarray]
+Fill = Callable[[np.ndarray, float, float], np.ndarray]
 
 
 def _signed(base: np.ndarray, s: float) -> np.ndarray:

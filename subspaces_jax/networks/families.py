@@ -38,7 +38,7 @@ class Family(NamedTuple):
     """
 
     names: str
-    make: Callable[[int, tuple[int, ...], dict[str, Any]], nn.Module | None]
+    make: Callable[[int, Any, dict[str, Any]], nn.Module | None]
     options: tuple[str, ...] = ("dtype",)
 
 
@@ -201,7 +201,7 @@ def by_name(name: str, num_classes: int, **options: Any) -> nn.Module:
         return make_imported(name, num_classes, options, {})
     match = re.fullmatch(r"([a-z_]*[a-z])((?:_[1-9][0-9]*)*)", name)
     family = FAMILIES.get(match.group(1)) if match else None
-    if family is None:
+    if match is None or family is None:
         near = difflib.get_close_matches(name, FAMILIES, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "unknown"
         raise ValueError(f"{name!r}, {hint} ({EVERY_NAME})")
@@ -221,7 +221,7 @@ def train_options(network: nn.Module, train: bool) -> dict[str, bool]:
     return {name: value for name, value in values.items() if name in names}
 
 
-def imported(name: str) -> Callable[..., nn.Module]:
+def imported(name: str) -> Callable[..., Any]:
     """What "package.module:Name" names: a Flax module, Linen or NNX, or a function that makes a Linen one; it takes
     num_classes.
 

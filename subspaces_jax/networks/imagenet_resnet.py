@@ -70,6 +70,7 @@ class ImageNetResNet(nn.Module):
             for number in range(size):
                 stride = 2 if stage and not number else 1
                 self.sow("intermediates", stream, x)
+                block: nn.Module
                 if self.bottleneck:
                     inner, units = self.inner_factor * channels, inner_units(stage, number, 2)
                     block = BottleneckBlock(EXPANSION * channels, inner, stride, conv, norm, units)

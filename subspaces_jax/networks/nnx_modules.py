@@ -16,7 +16,7 @@ class NnxNetwork(bridge.ToLinen):
     where Linen modules here draw one an example.
     """
 
-    def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, inputs: jax.Array, train: bool = False) -> jax.Array:  # type: ignore[override]  # it takes what all networks here take
         return super().__call__(inputs, nnx_method=_training if train else _evaluating)
 
 

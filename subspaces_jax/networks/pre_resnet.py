@@ -59,10 +59,9 @@ class PreResNet(nn.Module):
         """The sizes of the network."""
         inner = [self.width * 2**stage for stage in range(NUM_STAGES)]
         if self._has_bottlenecks:
-            stages, kernels = tuple((w, w, EXPANSION * w) for w in inner), (1, 3, 1)
-        else:
-            stages, kernels = tuple((w, w) for w in inner), (3, 3)
-        return Plan(self.width, stages, self.blocks_per_stage, kernels, shared=False)
+            stages = tuple((w, w, EXPANSION * w) for w in inner)
+            return Plan(self.width, stages, self.blocks_per_stage, (1, 3, 1), shared=False)
+        return Plan(self.width, tuple((w, w) for w in inner), self.blocks_per_stage, (3, 3), shared=False)
 
     @property
     def _has_bottlenecks(self) -> bool:

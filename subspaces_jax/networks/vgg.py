@@ -133,6 +133,6 @@ def axes_of(num_convolutions: int, batch_norm: bool = False) -> AxisTable:
         table |= {f"Conv_{i}/kernel": (None, None, rows, columns), f"Conv_{i}/bias": (columns,)}
         if batch_norm:
             table |= {f"BatchNorm_{i}/{name}": (columns,) for name in ("scale", "bias")}
-    for i, (rows, columns) in enumerate(((FLATTENED + units[-1], "h0"), ("h0", "h1"), ("h1", None))):
-        table |= {f"Dense_{i}/kernel": (rows, columns), f"Dense_{i}/bias": (columns,)}
+    for i, (reads, writes) in enumerate(((FLATTENED + units[-1], "h0"), ("h0", "h1"), ("h1", None))):
+        table |= {f"Dense_{i}/kernel": (reads, writes), f"Dense_{i}/bias": (writes,)}
     return table

@@ -62,7 +62,7 @@ def save(path: str | os.PathLike, params: PyTree) -> pathlib.Path:
     path, weights = pathlib.Path(path), of_params(params)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npz":
-        np.savez(path, **weights)
+        np.savez(path, **weights)  # type: ignore[arg-type]  # a name may be a flag of NumPy's
     elif path.suffix in LISTS:
         torch = _torch(path)
         torch.save([torch.from_numpy(block.copy()) for block in weights["blocks"]], path)

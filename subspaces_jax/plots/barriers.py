@@ -59,7 +59,7 @@ def matrix(
 
 
 def instability(
-    steps: Sequence[float],
+    steps: Sequence[float] | np.ndarray,
     barriers: Mapping[str, Any],
     label: str = "error barrier (%)",
     stable: float | None = None,

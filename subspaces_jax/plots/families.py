@@ -218,6 +218,6 @@ def _band(axis: Axes, x: Any, values: Any, scale: float = 100.0, **options: Any)
 
 
 def _level(axis: Axes, values: Sequence[float], linestyle: str, label: str) -> None:
-    mean, width, colour = 100 * np.mean(values), 100 * style.spread(values), style.COLOURS["reference"]
+    mean, width, colour = 100 * float(np.mean(values)), 100 * style.spread(values), style.COLOURS["reference"]
     axis.axhline(mean, linestyle=linestyle, color=colour, label=label)
     axis.axhspan(mean - width, mean + width, color=colour, alpha=0.12, linewidth=0)

@@ -1,6 +1,6 @@
 """Figures of hyperplane orientation: by layer, over training, along a path; always against filters without bias."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib as mpl
@@ -116,7 +116,7 @@ def _half_width(num_filters: int) -> float:
     return 0.5 * Z_95 / np.sqrt(max(num_filters, 1))
 
 
-def _scale(axis: Axes, x: Sequence[float]) -> None:
+def _scale(axis: Axes, x: np.ndarray) -> None:
     positive = x[x > 0]
     if positive.size and positive[-1] > 20 * positive[0] and positive[-1] > 1:
         axis.set_xscale("symlog", linthresh=positive[0], linscale=0.5)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 WIDTH = 6.75  # inches, the text width of ICML's and NeurIPS' styles
 COLOURS = {"single": "#0072B2", "pair": "#D55E00", "third": "#009E73", "reference": "#555555"}
 
-_PARAMETERS = {
+_PARAMETERS: dict[Any, Any] = {
     "font.size": 9,
     "font.family": "serif",
     "mathtext.fontset": "cm",

@@ -175,7 +175,7 @@ def _marks(axis: Axes, ends: Any, bends: Any, curve: Any) -> None:
         axis.plot(*ends.T, "--", color="0.25", zorder=2, label="segment")
     if curve is not None:
         axis.plot(*np.asarray(curve, np.float64).reshape(-1, 2).T, "-", color="black", zorder=2, label="curve")
-    marked = {"markeredgecolor": "white", "markeredgewidth": 0.6, "zorder": 3, "clip_on": False}
+    marked: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.6, "zorder": 3, "clip_on": False}
     if len(ends):
         axis.plot(*ends.T, "o", color="black", markersize=6, label="ends" if len(ends) > 1 else "network", **marked)
     if len(bends):

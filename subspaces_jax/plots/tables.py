@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
     name: str
     num_seeds: int
-    cells: list[tuple[float, float | None] | None]
+    cells: Sequence[tuple[float, float | None] | None]
 
 
 class Table(NamedTuple):
@@ -56,10 +56,9 @@ def summary(family: Family) -> list[Row]:
     for name, runs in family.items():
         cells: list[tuple[float, float] | None] = []
         for _, score, place, factor, _ in COLUMNS:
-            values = [_at(run, score, place) for run in runs]
-            cells.append(
-                None if None in values else (factor * float(np.mean(values)), factor * float(style.spread(values)))
-            )
+            values = [value for run in runs if (value := _at(run, score, place)) is not None]
+            whole = len(values) == len(runs)
+            cells.append((factor * float(np.mean(values)), factor * float(style.spread(values))) if whole else None)
         rows.append(Row(name, len(runs), cells))
     return rows
 
@@ -104,8 +103,8 @@ def _table(table: Table | Sequence[Row]) -> Table:
 
 def _without_spread(table: Table, column: int) -> bool:
     """Whether a column has numbers, all of them without a spread."""
-    cells = [row.cells[column] for row in table.rows if row.cells[column] is not None]
-    return bool(cells) and all(cell[1] is None for cell in cells)
+    cells = [cell for row in table.rows if (cell := row.cells[column]) is not None]
+    return bool(cells) and all(spread is None for _, spread in cells)
 
 
 def _cells(row: Row, sign: str, table: Table) -> list[str]:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from subspaces_jax.plots import style
 
-Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+Curves = Mapping[str, Sequence[Sequence[float] | np.ndarray]]
 
 
 def ensembling(curves: Curves, title: str = "") -> Figure:

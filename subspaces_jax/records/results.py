@@ -28,7 +28,7 @@ def save_results(workdir: str | os.PathLike, name: str, arrays: dict[str, np.nda
     folder = resolve(workdir) / RESULTS
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / f"{name}.npz", folder / f".{name}.{os.getpid()}.npz") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # a name may be a flag of NumPy's
     write_text(folder / f"{name}.json", json.dumps(facts, indent=2, sort_keys=True) + "\n")
 
 

@@ -41,5 +41,5 @@ def _series_of_rows(rows: list[dict[str, float]]) -> dict[str, list[tuple[int, f
     for row in rows:
         for key, value in row.items():
             if key != "step" and isinstance(value, int | float):
-                found.setdefault(key, []).append((row["step"], value))
+                found.setdefault(key, []).append((int(row["step"]), value))
     return found

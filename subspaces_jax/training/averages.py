@@ -37,7 +37,7 @@ class SwagState(NamedTuple):
     latest: the last R iterates, leaves [R, ...], in no particular order.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # the field hides tuple.count
     mean: PyTree
     squares: PyTree
     latest: PyTree

@@ -76,7 +76,7 @@ def fit(
         report = jax.device_get(report)
         bad = {name: int(at) for name, at in report.bad.items() if at >= 0}
         if bad:
-            name = min(bad, key=bad.get)
+            name = min(bad, key=bad.__getitem__)
             raise NonFiniteLossError(
                 f"the {name.replace('_', ' ')} is not finite at step {bad[name]} of {num_steps} "
                 f"(epoch {bad[name] / steps_per_epoch:.2f}): lower learning_rate, lengthen the warm-up or check the "
@@ -120,10 +120,11 @@ class Plateau:
     """
 
     def __init__(self, score: str, within: int, rows: Iterable[Row] = ()):
-        self._score, self._within, self._before = score, within, None
+        self._score, self._within = score, within
+        self._before: float | None = None
         self.ended_at: int | None = None
         for row in rows:
-            self(row["step"], row)
+            self(int(row["step"]), row)
 
     def __call__(self, step: int, row: Row) -> bool:
         if self._score in row:

@@ -25,7 +25,7 @@ Policy = Callable[[jax.Array], jax.Array]
 
 def fractional(policy: Policy) -> Policy:
     """The policy as one that `by_step` gives fractions of epochs, so that the rate changes every step."""
-    policy.fractional = True
+    policy.fractional = True  # type: ignore[attr-defined]  # a mark on the function, which `by_step` reads
     return policy
 
 
@@ -223,7 +223,7 @@ class RateState(NamedTuple):
     inner: of the optimizer.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # the field hides tuple.count
     peak: jax.Array
     learning_rate: jax.Array
     inner: PyTree

@@ -26,7 +26,7 @@ class VariationRateState(NamedTuple):
     learning_rate: of the last step, or before the first one its own.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # the field hides tuple.count
     learning_rate: jax.Array
 
 

@@ -332,7 +332,7 @@ def row_of(report: Report, read: Callable[[Sums], Scalars]) -> dict[str, float]:
     row = scores | means | {name: float(value) for name, value in report.last.items()}
     if report.each:
         for m, member in enumerate(members):
-            own = {name: over_steps(total[m]) for name, total in report.each["totals"].items()}
+            own: dict[str, Any] = {name: over_steps(total[m]) for name, total in report.each["totals"].items()}
             own = member | own | {name: values[m] for name, values in report.each["last"].items()}
             row |= {f"{name}_{m}": float(value) for name, value in own.items()}
     return row

@@ -6,7 +6,7 @@ import pathlib
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import IO, Any, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -94,7 +94,7 @@ def _found(folder: pathlib.Path, name: str) -> pathlib.Path:
     raise DataError(f"no {name} or {name}.gz in {folder}: idx_dir is to name a folder of MNIST-format IDX files")
 
 
-def _opened(path: pathlib.Path, limit: int) -> BinaryIO:
+def _opened(path: pathlib.Path, limit: int) -> IO[bytes]:
     """The file, unpacked as it is read. One that is gzipped is refused where it is larger than `limit` bytes, the most
     that it may hold, would be without compression: headers and empty parts without end take time as well."""
     files.check_regular(path)
@@ -102,10 +102,10 @@ def _opened(path: pathlib.Path, limit: int) -> BinaryIO:
         return open(path, "rb")
     if path.stat().st_size > limit + limit // 1000 + 1024:
         raise OSError(f"it is larger than {limit:,} bytes, the most that it may hold")
-    return gzip.open(path, "rb")
+    return cast(IO[bytes], gzip.open(path, "rb"))
 
 
-def _shape(file: BinaryIO, path: pathlib.Path, magic: int) -> tuple[int, ...]:
+def _shape(file: IO[bytes], path: pathlib.Path, magic: int) -> tuple[int, ...]:
     """What the header says that the file holds, refused where no such data set does."""
     num_dimensions = magic & 0xFF
     header = file.read(4 * (1 + num_dimensions))

@@ -77,12 +77,13 @@ class Archive:
         self._zip = None if path.is_dir() else _open_zip(path)
         listed = set(self._zip.namelist() if self._zip else ())
         places = (root for root in ROOTS if root + CLASSES in listed or (path / root / CLASSES).is_file())
-        self._prefix = next(places, None)
-        if self._prefix is None:
+        prefix = next(places, None)
+        if prefix is None:
             raise DataError(f"{path} holds no {CLASSES}: {HINT}")
+        self._prefix = prefix
         self.root = f"{path / self._prefix}/"
         if not self._zip:
-            listed = [os.path.join(folder, name) for folder, _, names in os.walk(self.root) for name in names]
+            listed = {os.path.join(folder, name) for folder, _, names in os.walk(self.root) for name in names}
         self.names = {name.removeprefix(self._prefix if self._zip else self.root) for name in listed}
 
     def read(self, name: str) -> bytes:

@@ -60,7 +60,7 @@ def row_of(name: str, pairs: Sequence[tuple[float, float]], target: str, per: in
     """The row of the seconds that runs of `per` units, and their bases, took."""
     ratios = [a / b for a, b in pairs]
     medians = [statistics.median(column) / per for column in zip(*pairs)]
-    return Row(name, statistics.median(ratios), min(ratios), max(ratios), *medians, target)
+    return Row._make([name, statistics.median(ratios), min(ratios), max(ratios), *medians, target])
 
 
 class Problem(NamedTuple):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +119,7 @@ def looper(problem: Problem, num_points: int, num_images: int) -> Run:
                 for number, rows in enumerate(order, start=1):
                     network = refreshed(network, images[rows], made.refresh_key, number)
             for _ in ("training", "test"):
-                total = None
+                total: Any = None
                 for rows in order:
                     found = jax.device_get(sums(network, images[rows], labels[rows]))
                     total = found if total is None else jax.tree.map(np.add, total, found)

@@ -34,12 +34,11 @@ def compare_surfaces(problem: Problem, rounds: int) -> Row:
     axes = surfaces.grid([(-plane.length, -plane.height), (plane.length, plane.height)], SIDE, 0.0)
     every = surfaces.grid_points(plane, *axes)
     some = every[jnp.linspace(0, len(every) - 1, min(SOME, len(every))).astype(int)]
-    images, labels = made.test.images, made.test.labels
+    images, labels, at_points = made.test.images, made.test.labels, made.model.at_points
+    assert at_points is not None, "deep residual networks offer it"
 
     def at_once() -> None:
-        points.measure(
-            made.model.at_points, plane.endpoints, every, images, labels, (of_task,), targets=made.model.targets
-        )
+        points.measure(at_points, plane.endpoints, every, images, labels, (of_task,), targets=made.model.targets)
 
     def one_by_one() -> None:
         evaluation.along(
@@ -47,7 +46,8 @@ def compare_surfaces(problem: Problem, rounds: int) -> Row:
             targets=made.model.targets, with_pairs=False, keep_outputs=False, finite=False, mesh=made.mesh,
         )  # fmt: skip
 
-    at_once(), one_by_one()
+    at_once()
+    one_by_one()
     pairs = [(seconds_of(at_once) / len(every), seconds_of(one_by_one) / len(some)) for _ in range(rounds)]
     name = f"surface of {SIDE} x {SIDE}, {DEPTH} blocks / point by point"
     return row_of(name, pairs, "< 1/5" if jax.default_backend() == "cpu" else "< 1/20", 1)

@@ -142,8 +142,8 @@ def profiler(
     def pair_by_pair() -> None:
         one_by_one()
         for point, mirrored in zip(points, points[::-1]):
-            logits = [evaluation.predict(apply, network_at(p), images, size, mesh) for p in (point, mirrored)]
-            evaluation.pair_scores(made.task, *logits, labels)
+            first, second = (evaluation.predict(apply, network_at(p), images, size, mesh) for p in (point, mirrored))
+            evaluation.pair_scores(made.task, first, second, labels)
 
     return {"along": along, "calls": call_by_call, "points": one_by_one, "pairs": pair_by_pair}[how]
 

@@ -354,7 +354,9 @@ class Experiment:
         """A split as evaluation reads it, see `build.data.scored`."""
         if split == "train" and self.streams and not self.given:
             return build_data.scored(self.data_settings, split, _part())
-        return {"train": lambda: self.train, "validation": lambda: self.validation, "test": lambda: self.test}[split]()
+        found = {"train": lambda: self.train, "validation": lambda: self.validation, "test": lambda: self.test}[split]()
+        assert found is not None, f"nothing is held out for {split}, which `check` refuses"
+        return found
 
     @property
     def shuffles_pixels(self) -> bool:

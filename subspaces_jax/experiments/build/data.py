@@ -137,9 +137,9 @@ def scored(settings: Settings, split: str, part: tuple[int, int] = (0, 1)) -> so
     source, size, crop = _source(settings, split), settings.eval_batch_size, settings.info.image_shape[0]
     # ImageNet-C's files are such crops themselves
     resize = crop if settings.dataset.startswith("imagenet_c") else round(crop / 0.875)
-    options = {"resize": resize, "crop": crop, "pixel_seed": settings.pixel_seed, "num_workers": settings.num_workers}
-    whole = {"shape": settings.whole_shape, "padding": settings.image_padding}
-    begin = partial(stream.eval_stream, source, size, part=part, **whole, **options)
+    options: dict[str, Any] = {"shape": settings.whole_shape, "padding": settings.image_padding}
+    options |= {"pixel_seed": settings.pixel_seed, "num_workers": settings.num_workers}
+    begin = partial(stream.eval_stream, source, size, resize=resize, crop=crop, part=part, **options)
     return sources.Arrays(begin, source.labels() if split != "train" else _noisy(settings, source.labels()))
 
 

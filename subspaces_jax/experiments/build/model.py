@@ -225,7 +225,7 @@ def _settled(info: DatasetInfo, images: jax.Array) -> jax.Array:
     return corruption.in_order(images, info.image_shape[-1]) if len(info.image_shape) == 3 else images
 
 
-def floats(images: jax.Array) -> jax.Array:
+def floats(images: Any) -> jax.Array:
     """Images as floats: those of bytes scaled to [0, 1], others as they are."""
     return images.astype(jnp.float32) / 255.0 if images.dtype == jnp.uint8 else images.astype(jnp.float32)
 

@@ -180,8 +180,8 @@ def mesh(
     """The device mesh, over `devices` or all that are here; the batch must split evenly over a member's devices,
     samples and parts."""
     made = parallel.device_mesh(num_devices or None, num_members, devices)
-    devices = made.shape[parallel.AXIS]
-    parts = devices * num_samples * num_parts
+    num_shares = made.shape[parallel.AXIS]
+    parts = num_shares * num_samples * num_parts
     if batch_size % parts:
         of_parts = f" in {num_parts} parts (config.num_parts)" if num_parts > 1 else ""
         raise ConfigError(

@@ -63,7 +63,8 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     )  # fmt: skip
     if held:
         measured["images_dynamics"] = np.stack([held[t] for t in range(len(points))])
-    arrays, facts = {"ts": np.linspace(0.0, 1.0, num)}, {"lengths": {}, "barriers": {}, "summary": {}}
+    arrays = {"ts": np.linspace(0.0, 1.0, num)}
+    facts: dict[str, Any] = {"lengths": {}, "barriers": {}, "summary": {}}
     for prefix, rows in of_path.items():
         own = {name: values[rows] for name, values in measured.items()}
         own["dl"] = paths.point_distances(networks.stack, points[rows])
@@ -88,7 +89,8 @@ def check_ends(run: Run, stack: Any) -> list[dict[str, Any]]:
         (the largest, of outputs on 500 test images, both with the statistics of the one from before)}; for others
         {"run", "missing": why}.
     """
-    made, found = run.experiment, []
+    made = run.experiment
+    found: list[dict[str, Any]] = []
     if len(made.initial) != 2:
         return found
     for k, source in zip((0, -1), made.initial):

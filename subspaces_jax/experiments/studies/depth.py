@@ -25,7 +25,7 @@ def _numbers(text: str) -> list[float] | None:
 
 def _exponents(text: str) -> bool:
     found = _numbers(text)
-    return bool(found) and all(math.isfinite(p) and p >= 1.0 for p in found)
+    return found is not None and bool(found) and all(math.isfinite(p) and p >= 1.0 for p in found)
 
 
 def _beta(text: str) -> bool:
@@ -73,7 +73,7 @@ def networks(run: Run, step: int | None = None) -> list[Network]:
 
 def exponents(settings: Any) -> tuple[float, ...]:
     """p of the p-variations."""
-    return tuple(_numbers(settings.exponents))
+    return tuple(_numbers(settings.exponents) or ())
 
 
 def layers(settings: Any) -> tuple[str, ...]:
@@ -101,7 +101,8 @@ def positions(text: str) -> tuple[tuple[int, int], ...] | None:
         matches = [re.fullmatch(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)", part) for part in choices.split(text)]
     except ConfigError:
         return None
-    return None if None in matches else tuple((int(match[1]), int(match[2])) for match in matches)
+    pairs = tuple((int(match[1]), int(match[2])) for match in matches if match)
+    return pairs if len(pairs) == len(matches) else None
 
 
 @contextmanager

@@ -173,7 +173,7 @@ def _best_epochs(runs: Runs, family: Family) -> Family:
     return found
 
 
-def _bins(runs: Runs, family: Family) -> dict[str, dict[str, np.ndarray]]:
+def _bins(runs: Runs, family: Family) -> dict[str, dict[str, Any]]:
     """Reliability of the midpoint, and of a line's ensemble of ends, over the test sets of all seeds."""
     bins = {}
     for name in CALIBRATED:

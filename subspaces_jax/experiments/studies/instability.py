@@ -38,10 +38,11 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         pairs = list(itertools.combinations(range(len(networks.names)), 2))
         found.append(barriers.between(settings, [fork], networks, pairs))
     barrier = lambda of, name: float(np.mean(paths.barrier(of[name], ends=settings.ends)))
-    facts = {
-        "steps": [fork.experiment.fork.step for fork in opened],
+    forked = [(run.experiment, run.experiment.fork) for run in opened if run.experiment.fork is not None]
+    facts: dict[str, Any] = {
+        "steps": [fork.step for _, fork in forked],
         "steps_per_epoch": opened[0].plan.steps_per_epoch,
-        "forks": [f"{fork.experiment.fork.folder} seed {fork.experiment.seed}" for fork in opened],
+        "forks": [f"{fork.folder} seed {made.seed}" for made, fork in forked],
         "barriers": {name: [barrier(of, name) for of in found] for name in profiles.shown(found[0], first)},
         "distances": [float(np.mean(of["distance"])) for of in found],
         "columns": profiles.columns(first),

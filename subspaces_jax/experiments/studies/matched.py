@@ -88,7 +88,8 @@ def _to_one_order(networks: list[Any], table: AxisTable) -> list[Permutations]:
     try:
         if len(networks) > 2:
             return match_universe(networks, table).permutations
-        return [identity(networks[0], table), match_networks(*networks, table)]
+        first, second = networks
+        return [identity(first, table), match_networks(first, second, table)]
     except ValueError as error:
         raise ConfigError(f"config.runs: {error}") from None
 

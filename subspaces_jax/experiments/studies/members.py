@@ -161,7 +161,8 @@ def running(settings: Any, made: Experiment, networks: Sequence[Any], test: sour
         lambda sums: {size: task.read(sums[size]) for size in sizes},
     )
     (found,), _ = evaluation.measure(
-        _Together(made.model.apply), stack, flat(test.images), test.labels, (measures,), targets=made.model.targets,
+        _Together(made.model.apply),  # type: ignore[arg-type]  # a NamedTuple can be called, too
+        stack, flat(test.images), test.labels, (measures,), targets=made.model.targets,
         batch_size=settings.eval_batch_size, mesh=made.mesh, where="the ensemble",
     )  # fmt: skip
     return {name: [float(found[size][name]) for size in sizes] for name in found["1"]}

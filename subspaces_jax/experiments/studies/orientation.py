@@ -203,7 +203,7 @@ def _over_training(
     settings: Any, opened: Sequence[Run], steps: Sequence[int], measure: Oriented
 ) -> tuple[list[str], Statistics, Statistics]:
     """Names [M], projections {layer: [M, S, N]} and distances {"<layer>/l2": [M, S]}; one checkpoint at a time."""
-    statistics = jax.jit(jax.vmap(measure))
+    statistics = jax.jit(jax.vmap(measure))  # type: ignore[arg-type, type-var]  # a NamedTuple can be called, too
     distance = jax.jit(jax.vmap(lambda now, before: hyperplanes.distance_from_init(
         now, before, measure.with_dense, with_pointwise=measure.with_pointwise, layers=measure.layers)))  # fmt: skip
     from_start = all(settings.initial_step in run.steps for run in opened)

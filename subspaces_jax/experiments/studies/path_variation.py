@@ -38,9 +38,8 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             variation.check_finite(network)
             variation.layer_stacks(network, dict(measure.table), measure.layers)
     arrays = {"ts": np.linspace(0.0, 1.0, settings.num_points)}
-    arrays |= profiles.scored(
-        settings, opened, networks, points, label="path", of_params={"variation": measure}, finite=False
-    )
+    of_params: dict[str, Any] = {"variation": measure}
+    arrays |= profiles.scored(settings, opened, networks, points, label="path", of_params=of_params, finite=False)
     arrays["dl"] = paths.point_distances(networks.stack, points)
     found = {name.removeprefix("variation/"): of for name, of in arrays.items() if name.startswith("variation/")}
     return arrays, {
@@ -79,7 +78,7 @@ def _path(settings: Any, opened: list[Run]) -> tuple[Networks, Any]:
     made = opened[0].experiment
     if len(opened) == 1 and made.is_curve:
         space = made.space
-        return runs.networks(opened[0], "knots", *members.steps_of(settings, 1)), space.grid(settings.num_points)
+        return runs.networks(opened[0], "knots", step=members.steps_of(settings, 1)[0]), space.grid(settings.num_points)
     networks = members.gathered(settings, opened, members.key_of(settings, "members"))
     if len(networks.names) != 2:
         raise ConfigError(

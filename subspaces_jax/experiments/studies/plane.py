@@ -95,8 +95,10 @@ def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, F
     """Contours and reliefs: of a classification training loss and test error, else the first score of both splits."""
     panels, axes = _surfaces(arrays, facts), plots.AXES
     if "explained" in facts:
-        axes = tuple(f"direction {i + 1} ({100 * share:.0f} %), $L_2$ distance"
-                     for i, share in enumerate(facts["explained"]))  # fmt: skip
+        first, second = (
+            f"direction {i + 1} ({100 * share:.0f} %), $L_2$ distance" for i, share in enumerate(facts["explained"])
+        )
+        axes = (first, second)
     drawn = {
         "contours": plots.contours(
             arrays["x"], arrays["y"], panels, title=facts["title"], axes=axes, **_marks(arrays, facts)
@@ -144,7 +146,7 @@ def _through(settings: Any, opened: list[Run]) -> tuple[Networks, Chosen]:
     """Of a curve its ends and bend, or three members."""
     made, projected = opened[0].experiment, np.zeros((0, 2))
     if len(opened) == 1 and made.is_curve and made.space.num_endpoints > 2:
-        networks = runs.networks(opened[0], "knots", *members.steps_of(settings, 1))
+        networks = runs.networks(opened[0], "knots", step=members.steps_of(settings, 1)[0])
         knots = geometry.unstack(networks.stack)
         at = lambda point: geometry.contract(networks.stack, point)
         bend = knots[1] if len(knots) == 3 else at(made.space.midpoint)

@@ -78,8 +78,8 @@ def scored(
         if settings.splits == "test":
             return
         (found,), _ = evaluation.measure(
-            made.model.apply, variables, *train, (of_task,), targets=made.model.targets, batch_size=size, mesh=mesh,
-            where=f"point {t}",
+            made.model.apply, variables, train[0], train[1], (of_task,), targets=made.model.targets, batch_size=size,
+            mesh=mesh, where=f"point {t}",
         )  # fmt: skip
         of_train[t] = found
 
@@ -117,6 +117,8 @@ def scored_at_once(settings: Any, opened: Sequence[Run], networks: Networks, poi
         {"te_<name>", "tr_<name>", "l2": [T]}.
     """
     made = opened[0].experiment
+    at_points = made.model.at_points
+    assert at_points is not None, "see `offers_all_at_once`"
     splits = {"te": members.test_split(settings, made)} | ({} if settings.splits == "test" else {"tr": made.train})
     grams = [rows @ rows.T for rows in map(_rows, jax.tree.leaves(networks.stack))]
     coordinates = np.asarray(points, np.float64)
@@ -125,7 +127,7 @@ def scored_at_once(settings: Any, opened: Sequence[Run], networks: Networks, poi
     for prefix, split in splits.items():
         split = _first(split, settings.num_examples)
         (found,) = of_points.measure(
-            made.model.at_points, networks.stack, points, flat(split.images), split.labels,
+            at_points, networks.stack, points, flat(split.images), split.labels,
             (Measure(made.task.scores, made.task.read),), targets=made.model.targets,
             batch_size=settings.eval_batch_size,
         )  # fmt: skip
@@ -206,7 +208,7 @@ def _first(split: Arrays, num: int) -> Arrays:
         return split
     if callable(split.images):
         raise ConfigError("config.num_examples takes data in memory, and these stream: set it to 0")
-    return Arrays(*(part[:num] for part in split))
+    return Arrays(split.images[:num], split.labels[:num])
 
 
 def _rows(leaf: Any) -> np.ndarray:

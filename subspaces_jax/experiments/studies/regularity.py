@@ -73,7 +73,7 @@ def summary(facts: dict[str, Any]) -> tables.Table:
     rows = []
     for group in facts["groups"]:
         values = np.asarray(group["variation"])
-        cells = [
+        cells: list[tuple[float, float | None]] = [
             cell
             for of in values.T
             for cell in ((float(of.mean()), float(style.spread(of)) if len(of) > 1 else None), (float(of.max()), None))
@@ -93,7 +93,7 @@ def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, F
     """Norms and entries against depth, and variations against the number of layers, a panel a family."""
     every = _drawn(arrays, facts)
     own, drawn = SimpleNamespace(**facts["config"]), {}
-    positions = depth.positions(own.positions)
+    positions = depth.positions(own.positions) or ()
     drawn["regularity_norms"] = plots.norms(every, own.band, facts["title"])
     drawn["regularity_entries"] = plots.entries(every, positions, own.band, facts["title"])
     if len({group.num_layers for group in every}) > 1:
@@ -120,7 +120,7 @@ def _paths(settings: Any, network: depth.Network) -> dict[str, dict[str, np.ndar
             network.params,
             depth.exponents(settings),
             beta=depth.beta(settings, made),
-            positions=depth.positions(settings.positions),
+            positions=depth.positions(settings.positions) or (),
             table=depth.axis_table(made),
             layers=depth.layers(settings),
         )

@@ -93,9 +93,9 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         parts = reinitialisation.parts(settings.parts, shapes, layers, stage_of)
     except ValueError as error:
         raise ConfigError(f"config.parts: {error}") from None
-    ats = [float(part) for part in choices.split(settings.at)] or [None]
+    ats: list[float | None] = [float(part) for part in choices.split(settings.at)] or [None]
     steps = members.steps_of(settings, len(opened))
-    found, rows = [], None
+    found = []
     for number, (run, step) in enumerate(zip(opened, steps)):
         for at in ats:
             rows = _rows(settings, run, step, at, number)
@@ -103,7 +103,8 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     _check_epochs([rows for _, rows, _ in found])
     names = list(found[0][2])
     arrays = {f"trained_{name}": np.stack([of[name][0] for *_, of in found]) for name in names}
-    num_rows = len(rows.epochs)
+    epochs = found[-1][1].epochs
+    num_rows = len(epochs)
     arrays |= {name: np.stack([of[name][1:].reshape(num_rows, len(parts)) for *_, of in found]) for name in names}
     score = made.task.columns[0]
     sign = 1.0 if score.name == "accuracy" else -1.0
@@ -114,8 +115,8 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "members": [rows.network for _, rows, _ in found],
         "seeds": [run.experiment.seed for run, *_ in found],
         "trained_epoch": [_epoch(run, step) for run, step in zip(opened, steps) for _ in ats],
-        "rows": _row_names(rows.epochs),
-        "epochs": rows.epochs,
+        "rows": _row_names(epochs),
+        "epochs": epochs,
         "parts": {name: list(of) for name, of in parts.items()},
         "columns": [list(column) for column in made.task.columns],
         "trained": {name: arrays[f"trained_{name}"].tolist() for name in names},
@@ -134,7 +135,7 @@ def exports(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> Iterator[tu
         return
     for m, member in enumerate(facts["members"]):
         rows = 100.0 * arrays["accuracy"][m]
-        found = {"init_from_epoch": dict(zip(facts["rows"], rows)), "layers": list(facts["parts"])}
+        found: dict[str, Any] = {"init_from_epoch": dict(zip(facts["rows"], rows)), "layers": list(facts["parts"])}
         found |= {"arch": facts["network"], "dataset": facts["dataset"], "seed": str(facts["seeds"][m])}
         found["top1_test"] = 100.0 * arrays["trained_accuracy"][m]
         found["top5_test"] = 100.0 * arrays[f"trained_top{TOP}"][m] if f"trained_top{TOP}" in arrays else None
@@ -190,7 +191,8 @@ def _rows(settings: Any, run: Run, step: int | None, at: float | None, number: i
     except ValueError as error:
         names = ", ".join(dict.fromkeys(source.folder for source in sources))
         raise CheckpointError(f"layers of {run.folder} cannot be reset to those of {names}: {error}") from None
-    epochs = [source.step / other.plan.steps_per_epoch for other, source in zip(opened, sources)]
+    reached = [source.step for source in sources if source.step is not None]
+    epochs = [step_of / other.plan.steps_per_epoch for other, step_of in zip(opened, reached)]
     name = run.folder.name if at is None else f"{run.folder.name} t={at:g}"
     return Rows(name, stack, [*epochs, *[None] * len(fresh)], stats)
 

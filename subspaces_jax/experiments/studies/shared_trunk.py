@@ -106,7 +106,7 @@ def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, F
     """Accuracy by the number of members; of several n also accuracy of all members against what they cost."""
     curves = {"independent": (arrays["ensemble_accuracy"], arrays["one_model_accuracy"])}
     adjusted = [np.atleast_2d(arrays[f"{name}_accuracy_adjusted"]) for name in ("ensemble", "one_model")]
-    curves |= {f"WA({n})": rows for n, *rows in zip(facts["num_layers"], *adjusted)}
+    curves |= {f"WA({n})": (ensemble, one) for n, ensemble, one in zip(facts["num_layers"], *adjusted)}
     drawn = {"shared_trunk": together.ensembling(curves, facts["title"])}
     if len(facts["num_layers"]) > 1:
         costs = {name: ratio for name, ratio in zip(curves, [1.0, *facts["cost_ratio"]])}
