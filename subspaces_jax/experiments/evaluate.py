@@ -2,12 +2,11 @@
 
 import pathlib
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
 from subspaces_jax import evaluation, geometry, parallel, records, tasks
 from subspaces_jax.analysis import ensembles
@@ -16,7 +15,9 @@ from subspaces_jax.experiments import build, runs
 from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.build.model import flat
 from subspaces_jax.experiments.runs import Run
-from subspaces_jax.plots import paths
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RESULTS = "points"
 FREE = (
@@ -188,8 +189,10 @@ def table(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, Figure]:
+def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, "Figure"]:
     """The profile of a path, where the points are those of one."""
+    from subspaces_jax.plots import paths  # half a second, with Matplotlib, that scores need not wait for
+
     if not any(name.startswith("pair_") for name in facts["scores"]):
         return {}
     return {"profile": paths.profile(facts | {"columns": facts.get("columns", COLUMNS)}, title(facts["config"]))}
