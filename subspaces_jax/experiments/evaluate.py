@@ -107,7 +107,7 @@ def _regularisation(made: Experiment, networks: runs.Networks) -> dict[str, floa
     """Of the midpoint, or of members the first: what weight decay adds to the loss, |w|^2 / 2 over all parameters times
     its coefficient, and the norms of weights times the same, see `geometry.weight_norms`."""
     params = (
-        geometry.contract(networks.stack, made.space.midpoint)
+        jax.jit(geometry.contract)(networks.stack, made.space.midpoint)
         if made.space.num_endpoints > 1
         else (geometry.unstack(networks.stack)[0])
     )
