@@ -1,10 +1,12 @@
 """What the launch scripts share: flags, errors as one line, and how a program ends."""
 
+import gc
 import os
 import signal
 import sys
 
 if (_SPEC := getattr(sys.modules.get("__main__"), "__spec__", None)) and _SPEC.name.startswith("launch."):
+    gc.set_threshold(100_000, 10, 10)  # to look for garbage after every 700 new objects is a quarter of tracing's time
     for _signum in (signal.SIGINT, signal.SIGTERM):  # of python -m launch.NAME: the imports below take seconds
         if signal.getsignal(_signum) != signal.SIG_IGN:
             signal.signal(
@@ -16,10 +18,12 @@ import errno
 import faulthandler
 import io
 import logging
+import pathlib
 import re
 import select
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -30,7 +34,7 @@ from ml_collections import ConfigDict, config_flags
 
 from subspaces_jax import parallel, records
 from subspaces_jax.errors import ConfigError, SubspacesError
-from subspaces_jax.experiments import analyze, connect, fields
+from subspaces_jax.experiments import fields
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 GRACE = 5.0  # seconds that an interrupted run has to close its files
@@ -39,7 +43,6 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "configs/NAME.py, or configs/NAME.py:tiny for a run of seconds"
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "the run directory; the same command goes on with a run that was ended")
-_KNOWN = fields.FIELDS | fields.SWEEP_FIELDS | analyze.FIELDS | connect.FIELDS
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, to train in several processes")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "how many processes train together")
 _PROCESS_ID = flags.DEFINE_integer("process_id", 0, "which of them this is")
@@ -65,6 +68,7 @@ def main(
         if missing := [name for name, is_there in given.items() if not is_there]:
             raise ConfigError(f"--{missing[0]} is missing: see the README")
         workdir = str(records.resolve(_WORKDIR.value)) if _WORKDIR.value else ""
+        _keep_compiled()
         if _COORDINATOR.value:
             faulthandler.disable()  # absl's, which lists extension modules where XLA aborts the process
             parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, interrupts.lost)
@@ -83,6 +87,7 @@ def program(
     The process ends by `os._exit`, after what is registered with atexit: XLA's threads go on while the interpreter is
     torn down, and now and then one of them ends in a segmentation fault.
     """
+    gc.freeze()  # what was imported stays
     interrupts, streams = _Interrupts(), [_outlive("stdout"), _outlive("stderr")]
     status = 1
     try:
@@ -105,6 +110,24 @@ def program(
 def to_dict(config: ConfigDict) -> dict[str, Any]:
     """A config as plain values."""
     return config.copy_and_resolve_references().to_dict()
+
+
+def _keep_compiled() -> None:
+    """What XLA compiles is kept in ~/.cache/subspaces_jax for later commands, unless JAX's own variable says otherwise:
+    JAX_COMPILATION_CACHE_DIR names another folder, or as "" none."""
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    try:
+        folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "subspaces_jax"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
+        return
+    if not os.access(folder, os.W_OK):
+        return
+    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")  # it is compiled, then
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # dozens of small ones take seconds, too
 
 
 def _one_line(call: Callable[..., None], argv: Sequence[str], interrupts: "_Interrupts") -> None:
@@ -152,12 +175,19 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
             to_dict(_CONFIG.value)  # a file that cannot be loaded says so only when it is used
         return rest
     except (AttributeError, KeyError) as error:
-        _fail(fields.unknown_field(re.findall(r"\w+", str(error))[0], _KNOWN))
+        _fail(fields.unknown_field(re.findall(r"\w+", str(error))[0], _known_fields()))
     except OSError as error:
         _fail(f"the config cannot be loaded: {str(error).splitlines()[-1].strip()}")
     except (flags.Error, ValueError) as error:
         text = str(error)  # with a whole traceback, whose last line says what is wrong, where the config file raised
         _fail(text.strip().splitlines()[-1].partition(": ")[2] if "Traceback" in text else text)
+
+
+def _known_fields() -> dict[str, fields.Field]:
+    """Fields of all configs."""
+    from subspaces_jax.experiments import analyze, connect  # with SciPy and Matplotlib, a second
+
+    return fields.FIELDS | fields.SWEEP_FIELDS | analyze.FIELDS | connect.FIELDS
 
 
 def _fail(error: Any, status: int = 2) -> NoReturn:

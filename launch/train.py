@@ -2,7 +2,7 @@
 
 from launch import app
 from subspaces_jax import parallel
-from subspaces_jax.experiments import evaluate, plot, references, train
+from subspaces_jax.experiments import evaluate, train
 
 
 def run(config, workdir):
@@ -13,6 +13,8 @@ def run(config, workdir):
     facts = evaluate.run(config, workdir)
     if not parallel.is_main():
         return
+    from subspaces_jax.experiments import plot, references  # a second, with Matplotlib, that training need not wait for
+
     print(evaluate.table(facts))
     plot.run(config, workdir)
     print(references.text(facts["config"]))

@@ -83,7 +83,11 @@ def replicate(tree: PyTree, mesh: Mesh, spec: PartitionSpec = PartitionSpec()) -
 
 def gathered(tree: PyTree, mesh: Mesh) -> PyTree:
     """Every leaf whole on each device, whatever it is split over, members of other processes included."""
-    return jax.jit(lambda tree: tree, out_shardings=_whole(mesh))(tree)
+    return jax.jit(_same, out_shardings=_whole(mesh))(tree)
+
+
+def _same(tree: PyTree) -> PyTree:
+    return tree  # a function made anew for each call would be traced anew
 
 
 def platform(mesh: Mesh) -> str:

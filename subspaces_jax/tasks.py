@@ -55,6 +55,7 @@ class Task(NamedTuple):
     keeps_outputs: bool = True
 
 
+@jax.jit
 def read(sums: Sums) -> dict[str, jax.Array]:
     """Scores of sums: those of "ece_..." are sums over bins of |gap|, all over "count"."""
     count = sums["count"]

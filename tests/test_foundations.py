@@ -120,6 +120,22 @@ def test_importing_everything_has_no_side_effect_and_needs_no_tensorflow():
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)
 
 
+HEAVY = ("flax.nnx", "matplotlib", "scipy", "sklearn", "grain", "safetensors", "ott", "tensorboardX", "tensorflow")
+HEAVY += ("tensorflow_datasets", "torch", "pandas", "IPython")
+
+
+@pytest.mark.parametrize(
+    "modules", ["launch.train, launch.evaluate", "subspaces_jax.checkpoints, subspaces_jax.geometry"]
+)
+def test_what_is_heavy_is_imported_where_it_is_needed(modules):
+    """A command begins, and says what is wrong with its config, without what it needs later or not at all."""
+    program = f"import sys, {modules}; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=PACKAGE.parent, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
 def test_streams_are_the_same_in_processes_with_different_hash_seeds():
     program = (
         "import jax; from subspaces_jax import rngs;"

@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 
 import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib import image
 
+from launch import app
 from subspaces_jax import checkpoints, parallel, records
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.plots import style
@@ -248,3 +250,29 @@ def test_what_cannot_join_says_so():
         parallel.initialize("localhost", 2, 0)
     with pytest.raises(ConfigError, match="process 2 of 2: give host:port .* from 0 to num_processes - 1"):
         parallel.initialize("localhost:1", 2, 2)
+
+
+@pytest.mark.parametrize("given, kept", [({}, True), ({"JAX_COMPILATION_CACHE_DIR": ""}, False)])
+def test_what_is_compiled_is_kept_unless_jax_is_told_otherwise(given, kept, tmp_path, monkeypatch):
+    class Config(dict):
+        update = dict.__setitem__
+
+    monkeypatch.setattr(app.jax, "config", Config())
+    for name in ("JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (given | {"XDG_CACHE_HOME": str(tmp_path)}).items():
+        monkeypatch.setenv(name, value)
+    with warnings.catch_warnings():
+        app._keep_compiled()
+    folder = tmp_path / "subspaces_jax"
+    assert folder.exists() == kept
+    expected = {"jax_compilation_cache_dir": str(folder), "jax_persistent_cache_min_compile_time_secs": 0.0}
+    assert app.jax.config == (expected if kept else {})
+
+
+def test_a_cache_that_cannot_be_written_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(app.jax, "config", None)  # which nothing may touch
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    app._keep_compiled()

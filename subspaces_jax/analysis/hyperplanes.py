@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from scipy import special
 
 from subspaces_jax import trees
 
@@ -160,10 +159,12 @@ def bias_score(mass: Any, num_filters: int) -> dict[str, np.ndarray]:
     Returns:
         {"z": 2 sqrt(N) (mass - 1/2), "p_value": of the exact two-sided test}, [...] float64.
     """
+    from scipy.special import bdtr  # takes a quarter of a second to import
+
     mass = np.asarray(mass, np.float64)
     count = np.round(mass * num_filters)
     fewer = np.minimum(count, num_filters - count)
-    p_value = np.minimum(1.0, 2.0 * special.bdtr(fewer, num_filters, 0.5))
+    p_value = np.minimum(1.0, 2.0 * bdtr(fewer, num_filters, 0.5))
     return {"z": 2.0 * np.sqrt(num_filters) * (mass - 0.5), "p_value": p_value}
 
 
@@ -178,16 +179,20 @@ def null_quantile(share: Any, fan_in: int) -> np.ndarray:
     Raises:
         ValueError: d below 2, where the cosine is -1 or 1.
     """
+    from scipy.special import betaincinv
+
     if fan_in < 2:
         raise ValueError(f"the null law takes filters of at least 2 weights, got {fan_in}")
     half = 0.5 * (fan_in - 1)
-    return 2.0 * special.betaincinv(half, half, np.asarray(share, np.float64)) - 1.0
+    return 2.0 * betaincinv(half, half, np.asarray(share, np.float64)) - 1.0
 
 
 def null_cdf(projections: Any, fan_in: int) -> np.ndarray:
     """The cumulative distribution of that law at `projections` [...]; for tests of a layer against it."""
+    from scipy.special import betainc
+
     half = 0.5 * (fan_in - 1)
-    return special.betainc(half, half, np.clip(0.5 * (1.0 + np.asarray(projections, np.float64)), 0.0, 1.0))
+    return betainc(half, half, np.clip(0.5 * (1.0 + np.asarray(projections, np.float64)), 0.0, 1.0))
 
 
 def histogram(projections: Any, edges: Any) -> np.ndarray:

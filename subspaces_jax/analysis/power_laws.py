@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from scipy.special import stdtrit
 
 STEPS = 300  # at most, of a fit
 SHIFTS = (0.3, 3.0, 30.0, 300.0)  # that a fit of the shift starts from, beside 1
@@ -51,6 +50,8 @@ class PowerLaw(NamedTuple):
 
     def interval(self, level: float = 0.95) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Confidence intervals {"scale", "exponent", "shift": (low, high)}, by Student's t."""
+        from scipy.special import stdtrit  # takes a quarter of a second to import
+
         if not 0 < level < 1:
             raise ValueError(f"a level of confidence is in (0, 1), got {level}")
         free = self.num_points - 2 - np.any(self.shift_error != 0)

@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.stats import norm
-from scipy.special import ndtri
 
 from subspaces_jax.arrays import Array
 from subspaces_jax.geometry import Arc
@@ -131,6 +130,7 @@ def _normal_scores(a, b):
 
     The i-th of 2n order statistics has the probability (i - 1/2) / 2n, equal ones that of their mean rank.
     """
+    from scipy.special import ndtri
     from scipy.stats import rankdata  # takes half a second to import
 
     pooled = np.concatenate([a, b])

@@ -2,13 +2,11 @@
 
 import pathlib
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from subspaces_jax import evaluation, geometry, parallel, records, tasks
 from subspaces_jax.analysis import ensembles
@@ -17,7 +15,10 @@ from subspaces_jax.experiments import build, runs
 from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.build.model import flat
 from subspaces_jax.experiments.runs import Run
-from subspaces_jax.plots import paths
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 RESULTS = "points"
 FREE = (
@@ -107,7 +108,7 @@ def _regularisation(made: Experiment, networks: runs.Networks) -> dict[str, floa
     """Of the midpoint, or of members the first: what weight decay adds to the loss, |w|^2 / 2 over all parameters times
     its coefficient, and the norms of weights times the same, see `geometry.weight_norms`."""
     params = (
-        geometry.contract(networks.stack, made.space.midpoint)
+        jax.jit(geometry.contract)(networks.stack, made.space.midpoint)
         if made.space.num_endpoints > 1
         else (geometry.unstack(networks.stack)[0])
     )
@@ -189,15 +190,19 @@ def table(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, Figure]:
+def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, "Figure"]:
     """The profile of a path, where the points are those of one."""
+    from subspaces_jax.plots import paths  # half a second, with Matplotlib, that scores need not wait for
+
     if not any(name.startswith("pair_") for name in facts["scores"]):
         return {}
     return {"profile": paths.profile(facts | {"columns": facts.get("columns", COLUMNS)}, title(facts["config"]))}
 
 
-def panel(axis: Axes, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
+def panel(axis: "Axes", arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
     """The first score along the path, for an overview."""
+    from subspaces_jax.plots import paths
+
     paths.draw(axis, facts["scores"], facts.get("columns", COLUMNS)[0])
 
 

@@ -38,6 +38,7 @@ class Traits(NamedTuple):
         sows_features: whether it sows "features", [B, ...], in both forms.
         binds_axis: whether its code uses the mesh axis by name, as `nn.BatchNorm(axis_name="batch")` does: outside the
             mapped step it runs under `alone`.
+        params: shapes of its parameters.
     """
 
     train_options: dict[str, bool]
@@ -45,11 +46,13 @@ class Traits(NamedTuple):
     has_batch_stats: bool
     sows_features: bool
     binds_axis: bool
+    params: PyTree = None
 
 
 class _Given(NamedTuple):
     """What a network gave in one trace, as shapes."""
 
+    params: PyTree
     batch_stats: PyTree  # at initialisation
     outputs: PyTree
     intermediates: PyTree
@@ -67,6 +70,7 @@ def check_network(
     *,
     axis_name: str | None = None,
     dtype: Any = jnp.float32,
+    with_gradient: bool = True,
 ) -> Traits:
     """Whether a network can be trained and scored here, by tracing it.
 
@@ -77,12 +81,13 @@ def check_network(
         output_shape: of one example's outputs, (C,).
         axis_name: mesh axis that the step binds, which the module may use by name; None for none.
         dtype: of the inputs.
+        with_gradient: whether training is traced with its gradient, which takes half of the time.
 
     Raises:
         ValueError: one line that names the network and what it gave.
     """
     train, test = (families.train_options(module, trains) for trains in (True, False))
-    trace = lambda axis: _traced(name, module, input_shape, dtype, train, test, axis)
+    trace = lambda axis: _traced(name, module, input_shape, dtype, train, test, axis, with_gradient)
     given, binds_axis = None, False
     try:
         given = trace(None)
@@ -95,7 +100,7 @@ def check_network(
     _check_outputs(name, given.train_outputs, output_shape)
     _check_batch_stats(name, given, train)
     sows = _sows_features(given.intermediates) and _sows_features(given.train_intermediates)
-    return Traits(train, test, bool(jax.tree.leaves(given.batch_stats)), sows, binds_axis)
+    return Traits(train, test, bool(jax.tree.leaves(given.batch_stats)), sows, binds_axis, given.params)
 
 
 def alone(function: Callable[..., PyTree], axis_name: str) -> Callable[..., PyTree]:
@@ -109,7 +114,14 @@ def alone(function: Callable[..., PyTree], axis_name: str) -> Callable[..., PyTr
 
 
 def _traced(
-    name: str, module: nn.Module, input_shape: tuple[int, ...], dtype: Any, train: dict, test: dict, axis: str | None
+    name: str,
+    module: nn.Module,
+    input_shape: tuple[int, ...],
+    dtype: Any,
+    train: dict,
+    test: dict,
+    axis: str | None,
+    with_gradient: bool,
 ) -> _Given:
     """One trace of initialisation, evaluation and training; `axis` is bound in all of them."""
     others: list[str] = []
@@ -133,22 +145,22 @@ def _traced(
     others.extend(variables)
     updated: set[str] = set()
     in_evaluation = run("evaluation", _evaluation(module, test), kept, batch)
-    in_training = run("training", _training(module, train, updated), kept, batch, key)
-    return _Given._make([kept.get("batch_stats", {}), *in_evaluation, *in_training, updated])
+    in_training = run("training", _training(module, train, updated, with_gradient), kept, batch, key)
+    return _Given._make([kept["params"], kept.get("batch_stats", {}), *in_evaluation, *in_training, updated])
 
 
 def _evaluation(module: nn.Module, options: dict) -> Callable[..., PyTree]:
     """(variables, inputs) -> (outputs, intermediates)."""
 
     def evaluate(variables, x):
-        _, sown = module.apply(variables, x, **options, mutable=["intermediates"])
-        return module.apply(variables, x, **options), sown.get("intermediates", {})
+        outputs, sown = module.apply(variables, x, **options, mutable=["intermediates"])
+        return outputs, sown.get("intermediates", {})
 
     return evaluate
 
 
-def _training(module: nn.Module, options: dict, updated: set[str]) -> Callable[..., PyTree]:
-    """(variables, inputs, key) -> (outputs, batch_stats, intermediates), through the gradient of the outputs' sum.
+def _training(module: nn.Module, options: dict, updated: set[str], with_gradient: bool) -> Callable[..., PyTree]:
+    """(variables, inputs, key) -> (outputs, batch_stats, intermediates); maybe through the outputs' gradient.
 
     Notes in `updated` which statistics are other ones than before.
     """
@@ -169,7 +181,7 @@ def _training(module: nn.Module, options: dict, updated: set[str]) -> Callable[.
             value = sum((jnp.sum(jnp.asarray(leaf, jnp.float32)) for leaf in floats), jnp.zeros(()))
             return value, (outputs, stats, new.get("intermediates", {}))
 
-        return jax.grad(loss, has_aux=True)(variables["params"])[1]
+        return (jax.grad(loss, has_aux=True) if with_gradient else loss)(variables["params"])[1]
 
     return train
 

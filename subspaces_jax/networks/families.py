@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from flax import nnx
 
-from subspaces_jax.networks import imagenet_resnet, nnx_modules
+from subspaces_jax.networks import imagenet_resnet
 from subspaces_jax.networks.alexnet import AlexNet
 from subspaces_jax.networks.autoencoder import Autoencoder
 from subspaces_jax.networks.bottleneck_mlp import BottleneckMLP
@@ -248,6 +247,10 @@ def make_imported(name: str, num_classes: int, options: dict[str, Any], given: d
     Raises:
         ValueError: it cannot be imported, cannot be made or is no Flax module.
     """
+    from flax import nnx  # takes a quarter of a second to import
+
+    from subspaces_jax.networks import nnx_modules
+
     make = imported(name)
     try:
         taken = {key: value for key, value in options.items() if key in inspect.signature(make).parameters}

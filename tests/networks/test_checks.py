@@ -44,7 +44,21 @@ def check(module, name="my:Net", **options):
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
 )
 def test_what_is_taken(module, expected):
-    assert check(module, axis_name="batch") == expected
+    assert check(module, axis_name="batch")._replace(params=None) == expected
+
+
+@pytest.mark.parametrize("with_gradient", [True, False])
+def test_its_parameters_are_told_and_each_form_is_traced_once(with_gradient, monkeypatch):
+    calls, call = [], outside_module.Classifier.__call__
+
+    def counted(self, x, train=False):
+        calls.append(train)
+        return call(self, x, train)
+
+    monkeypatch.setattr(outside_module.Classifier, "__call__", counted)
+    found = check(outside_module.Classifier(CLASSES), with_gradient=with_gradient).params
+    assert jax.tree.map(lambda leaf: leaf.shape, found["Dense_0"]) == {"kernel": (64, CLASSES), "bias": (CLASSES,)}
+    assert calls == [False, False, True]
 
 
 REFUSED = {

@@ -46,6 +46,7 @@ class Model(NamedTuple):
         inputs: images as the data set holds them -> inputs of the network.
         at_points: eval mode, (stack, points [T, K], images) -> outputs [T, B, ...] of all points at once, see
             `analysis.points`; None where the network offers none.
+        shapes: of the parameters of one network.
     """
 
     network: nn.Module
@@ -58,6 +59,7 @@ class Model(NamedTuple):
     augment: Callable[[jax.Array, jax.Array], jax.Array] | None
     inputs: Callable[[jax.Array], jax.Array]
     at_points: Callable[[PyTree, jax.Array, jax.Array], jax.Array] | None = None
+    shapes: PyTree = None
 
 
 class Settings(NamedTuple):
@@ -159,6 +161,7 @@ def model(settings: Settings, info: DatasetInfo, task: Task) -> Model:
         augment,
         lambda images: normalise(as_images(images)),
         at_points if hasattr(module, "at_points") else None,
+        traits.params,
     )
 
 
@@ -244,11 +247,11 @@ def _output_shape(task: Task, info: DatasetInfo) -> tuple[int, ...]:
 
 
 def _checked(settings: Settings, module: nn.Module, info: DatasetInfo, shape: tuple[int, ...]) -> checks.Traits:
-    """What the network gives: outputs of the task's shape, or flat."""
+    """What the network gives: outputs of the task's shape, or flat. Those of the package have gradients."""
     flat = (int(np.prod(shape)),)
     check = partial(
         checks.check_network, settings.network, module, info.image_shape, axis_name=parallel.AXIS,
-        dtype=DTYPES[settings.dtype],
+        dtype=DTYPES[settings.dtype], with_gradient=":" in settings.network,
     )  # fmt: skip
     try:
         if shape != flat:
