@@ -88,6 +88,17 @@ def test_products_of_matrices_find_partitions_as_good_as_differences_do(method, 
     np.testing.assert_allclose(found, expected, rtol=3e-6)
 
 
+def test_blocks_of_the_usual_size_find_long_and_short_steps(monkeypatch):
+    """Of 400 points that turn slowly far from the origin: steps within blocks of 32 and across several."""
+    monkeypatch.setattr(pvariation.distances, "FEW", 0)
+    t = np.linspace(0.0, 9.0, 400)[:, None]
+    path = np.float32(50.0 + np.sin(t * np.linspace(0.5, 2.0, 12) + np.arange(12)))
+    for p, is_right in ((1.05, lambda steps: np.max(steps) < 32), (3.5, lambda steps: np.max(steps) > 64)):
+        value, indices = p_variation_partition(path, p, method="blocked")
+        np.testing.assert_allclose(value, recursion(path, p)[-1], rtol=3e-6)
+        assert is_right(np.diff(indices)), (p, indices)
+
+
 def test_the_published_values_of_a_spring():
     expected = [62.69686087648893, 85.32597380677178, 120.11825937811277, 169.47500567239567, 796.9020642233344]
     np.testing.assert_allclose(p_variation(SPRING, (1, 1.5, 2, 2.5, 4)), expected, rtol=1e-6)
