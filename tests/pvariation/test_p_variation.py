@@ -210,6 +210,20 @@ def test_the_gradient_is_that_of_the_sum_over_the_partition():
             np.testing.assert_allclose(np.sum(gradient * direction), (ends[0] - ends[1]) / 2e-5, rtol=2e-4)
 
 
+def test_both_modes_and_second_derivatives_hold_the_points_alone():
+    """Of what the search made nothing is kept for the way back; derivatives of the gradient are its differences."""
+    path = np.random.default_rng(11).normal(size=(40, 30)).cumsum(axis=0).astype(np.float32)
+    value, pull = jax.vjp(lambda x: p_variation(x, 3.0), path)
+    assert sum(leaf.size for leaf in jax.tree.leaves(pull)) < path.size + 16 * len(path)
+    direction = np.random.default_rng(12).normal(size=path.shape).astype(np.float32)
+    gradient = lambda x: closed_gradient(x.astype(np.float64), 3.0)
+    _, along = jax.jvp(lambda x: p_variation(x, 3.0), (path,), (direction,))
+    np.testing.assert_allclose(along, np.sum(gradient(path) * direction), rtol=1e-5)
+    _, second = jax.jvp(jax.grad(lambda x: p_variation(x, 3.0)), (path,), (direction,))
+    ends = [gradient(np.float64(path) + sign * 1e-6 * direction) for sign in (1, -1)]
+    np.testing.assert_allclose(second, (ends[0] - ends[1]) / 2e-6, rtol=1e-4, atol=1e-3)
+
+
 def closed_gradient(path, p):
     """By following predecessors back from the last point."""
     values, gradient, b = recursion(path, p), np.zeros(path.shape), len(path) - 1
