@@ -10,7 +10,7 @@ from jax import lax
 
 NORMS = ("l2", "l1", "linf")
 BAND = 4  # sizes of points that are at most so many steps apart are found from their differences
-
+SLACK = 1e-5  # of bounds, a fraction of what they are made of
 FEW = 1 << 22  # coordinates of all pairs, of which differences are quick
 
 
@@ -40,18 +40,29 @@ def powers(sizes: jax.Array, p: float, norm: str) -> jax.Array:
     return found
 
 
-def between(a: jax.Array, b: jax.Array, norm: str, direct: bool = False) -> jax.Array:
+def between(a: jax.Array, b: jax.Array, norm: str, direct: bool = False, extents: jax.Array | None = None) -> jax.Array:
     """Sizes of all differences, [N, D] and [M, D] -> [N, M].
 
-    Of "l2", unless `direct`, by a matrix product about the mean of `a`: rounding errors are in proportion to how far
-    `a` is spread and to the size itself, whatever the points have in common.
+    Of "l2", unless `direct`, by a matrix product, whose rounding errors are in proportion to the squares of both: give
+    points about an origin that is near to them, as the mean of `a`. `extents` are the sizes of `a` where they are
+    known.
     """
     if norm != "l2" or direct:
         return sizes(a[:, None] - b[None], norm)
-    centre = jnp.mean(a, axis=0, keepdims=True)
-    a, b = a - centre, b - centre
     products = jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)
-    return jnp.maximum(sizes(a, norm)[:, None] + sizes(b, norm)[None] - 2 * products, 0)
+    extents = sizes(a, norm) if extents is None else extents
+    return jnp.maximum(extents[:, None] + sizes(b, norm)[None] - 2 * products, 0)
+
+
+def reaches(centres: jax.Array, extents: jax.Array, norm: str, direct: bool) -> jax.Array:
+    """Sizes that no difference of points in two balls exceeds: [n, D] centres and [n] sizes of radii -> [n, n]."""
+    apart = between(centres, centres, norm, direct)
+    if norm == "l2":
+        squares = sizes(centres, norm)
+        apart = apart + SLACK * (squares[:, None] + squares[None])  # of products of matrices
+    radii = distance(extents, norm) * (1 + SLACK)
+    found = distance(apart, norm) + radii[:, None] + radii[None]
+    return found * found if norm == "l2" else found
 
 
 def is_direct(num: int, dim: int) -> bool:
@@ -59,16 +70,17 @@ def is_direct(num: int, dim: int) -> bool:
     return dim <= 8 or num * num * dim <= FEW
 
 
-def bands(points: jax.Array, norm: str) -> jax.Array:
-    """Sizes of the differences of each point and those up to BAND steps before it, [BAND + 1, L]; at the start 0."""
+def bands(points: jax.Array, norm: str, most: int = BAND) -> jax.Array:
+    """Sizes of the differences of each point and those 1 to `most` steps before it, [most, L]; at the start 0."""
     of_gap = [
-        sizes(points[min(gap, len(points)) :] - points[: max(len(points) - gap, 0)], norm) for gap in range(BAND + 1)
+        sizes(points[min(gap, len(points)) :] - points[: max(len(points) - gap, 0)], norm) for gap in range(1, most + 1)
     ]
     return jnp.stack([jnp.pad(found, (len(points) - len(found), 0)) for found in of_gap])
 
 
-def banded(found: jax.Array, near: jax.Array, offset: int = 0) -> jax.Array:
-    """Sizes [N, M] with those of near points from `bands` of the M later ones, the first `offset` after the first N."""
-    rows, columns = np.indices(found.shape)
-    rows, columns = np.nonzero(np.isin(columns + offset - rows, np.arange(BAND + 1)))
-    return found.at[rows, columns].set(near[columns + offset - rows, columns])
+def banded(found: jax.Array, near: jax.Array) -> jax.Array:
+    """Sizes [L, L] with those of near points from `bands`."""
+    steps = np.arange(len(found)) - np.arange(len(found))[:, None]
+    for gap, of_gap in enumerate(near, start=1):
+        found = jnp.where(steps == gap, of_gap[None], found)
+    return found

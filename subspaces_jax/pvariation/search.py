@@ -13,6 +13,7 @@ from jax import lax
 from subspaces_jax.pvariation import distances
 
 WHOLE = 8192  # points of which accelerators hold all distances at once
+GAPS = 1  # steps apart, up to which points of blocks are near: blocks are small, and so are their rounding errors
 ROWS = 256  # points whose distances from all others are one product of matrices
 
 
@@ -25,17 +26,19 @@ def predecessors(
     nothing.
     """
     num, dim = points.shape[1:]
-    block_size = min(block_size or default_block_size(num), num)
-    searches = {
-        "push": partial(push, exponents=exponents, norm=norm),
-        "fixed_point": partial(fixed_point, exponents=exponents, norm=norm),
-        "blocked": partial(blocked, exponents=exponents, norm=norm, block_size=block_size),
-    }
-    on_line = dim == 1 and not all_points
-    usual = "blocked" if on_line or num > WHOLE else "fixed_point"
-    on_cpu, elsewhere = (searches[auto if method == "auto" else method] for auto in ("blocked", usual))
-    if method == "auto" and on_line:
-        on_cpu = elsewhere = partial(of_extrema, search=lambda of, count: searches["blocked"](of, count=count))
+    options = {"exponents": exponents, "norm": norm}
+    of_blocks = lambda usual: partial(blocked, block_size=min(block_size or usual, num), **options)
+    whole = {"push": partial(push, **options), "fixed_point": partial(fixed_point, **options)}
+    usual = default_block_size(num)
+    on_cpu, elsewhere = of_blocks(usual), of_blocks(2 * usual)  # there steps cost more than distances
+    if method == "auto" and dim == 1 and not all_points:
+        on_cpu, elsewhere = (
+            partial(of_extrema, search=lambda of, count, by=by: by(of, count=count)) for by in (on_cpu, elsewhere)
+        )
+    elif method == "auto" and num <= WHOLE:
+        elsewhere = whole["fixed_point"]
+    elif method in whole:
+        on_cpu = elsewhere = whole[method]
     each = lambda found: jnp.moveaxis(found, 1, 0)
     return lax.platform_dependent(
         points, cpu=lambda of: each(lax.map(on_cpu, of)), default=lambda of: each(jax.vmap(elsewhere)(of))
@@ -43,8 +46,8 @@ def predecessors(
 
 
 def default_block_size(num: int) -> int:
-    """About the root of the number of points, so that a row of blocks is as large as a block."""
-    return min(max(64, 1 << ((num - 1).bit_length() + 1) // 2), 1024)
+    """About half of the root of the number of points: a row of bounds costs less than the distances within a block."""
+    return min(max(32, 1 << ((num - 1).bit_length() - 1) // 2), 512)
 
 
 def push(points: jax.Array, exponents: tuple[float, ...], norm: str) -> jax.Array:
@@ -97,67 +100,67 @@ def blocked(
 ) -> jax.Array:
     """Block after block of points: earlier blocks, the nearest first, where they can matter; then within the block.
 
-    The distances of two blocks are found when they are needed. They are not where, for every point j of the later
-    block and with c the centre and r the radius of the earlier one, V at its end + (d(c, j) + r)^p is at most what j
-    has already: values do not decrease along a path, and the triangle inequality bounds all steps from the block. Where
-    `count` is given, points from there on have no predecessors.
+    The distances of two blocks are found when they are needed. They are not where V at the end of the earlier one, plus
+    (d(c, c') + r + r')^p with c, c' the centres and r, r' the radii of both, is less than the first point of the later
+    one has already: values do not decrease along a path, and the triangle inequality bounds all steps between the two.
+    Where `count` is given, points from there on have no predecessors.
     """
     num = len(points)
     num_blocks = -(-num // block_size)
-    points = jnp.pad(points, ((0, num_blocks * block_size - num), (0, 0)), mode="edge")
-    blocks = points.reshape(num_blocks, block_size, -1)
-    near = jnp.moveaxis(distances.bands(points, norm).reshape(-1, num_blocks, block_size), 1, 0)
+    padded = jnp.pad(points, ((0, num_blocks * block_size - num), (0, 0)), mode="edge")
+    near = distances.bands(padded, norm, GAPS).reshape(-1, num_blocks, block_size)
+    blocks = padded.reshape(num_blocks, block_size, -1)
     centres = jnp.mean(blocks, axis=1)
-    radii = jnp.max(distances.distance(distances.sizes(blocks - centres[:, None], norm), norm), axis=1)
-    between = partial(distances.between, norm=norm, direct=distances.is_direct(*points.shape))
+    blocks = blocks - centres[:, None]
+    direct = distances.is_direct(*points.shape)
     powers = lambda sizes: jnp.stack([distances.powers(sizes, p, norm) for p in exponents])
-    size_of = lambda distance: distance * distance if norm == "l2" else distance
+    extents = distances.sizes(blocks, norm)
+    middle = jnp.mean(centres, axis=0, keepdims=True)
+    bounds = powers(distances.reaches(centres - middle, jnp.max(extents, axis=1), norm, direct))
+    block_index, places = jnp.arange(num_blocks), jnp.arange(block_size, dtype=jnp.int32)
+
+    def costs_of(i, j):
+        """[P, b, b] of steps from block i to block j."""
+        moved = blocks[j] + (centres[j] - centres[i])[None]
+        found = distances.between(blocks[i], moved, norm, direct, extents[i])
+        steps = places[None] + (j - i) * block_size - places[:, None]
+        for gap in range(1, GAPS + 1):
+            found = jnp.where(steps == gap, near[gap - 1, j][None], found)
+        return powers(found)
 
     def block(values_of, j):
-        """[P, n, b] values of the blocks before j -> with those of block j, and its points' predecessors [P, b]."""
-        start, ends = j * block_size, values_of[:, :, -1]
-        within = powers(distances.banded(between(blocks[j], blocks[j]), near[j]))
-        solve = jax.vmap(lambda costs, values, before: _pushed(costs, values, before, start))
-        first = jnp.where(j > 0, ends[:, j - 1] + powers(near[j, 1, 0]), 0)
-        values = jnp.full((len(exponents), block_size), -jnp.inf, points.dtype).at[:, 0].set(first)
-        before = jnp.zeros(values.shape, jnp.int32).at[:, 0].set(jnp.maximum(start - 1, 0))
-        state = solve(within, values, before)
-        slack = 1e-3 * (radii[j] + radii)  # of distances that are products of matrices
-        far = distances.distance(between(blocks[j], centres), norm) + (radii + slack)[None]
-        bounds = ends[:, None] + powers(size_of(far))  # [P, b, n]
-
-        def offered(state, i, sizes):
-            values, before = state
-            offers = values_of[:, i, :, None] + powers(sizes)
-            best = jnp.max(offers, axis=1)
-            places = jnp.arange(block_size, dtype=jnp.int32)[:, None]
-            first = jnp.min(jnp.where(offers >= best[:, None], places, block_size), axis=1)
-            better = best >= values
-            found = (i * block_size + first).astype(jnp.int32)
-            return jnp.where(better, best, values), jnp.where(better, found, before)
+        """[P, n, b] values of the blocks before j -> those of block j, and its points' predecessors, [P, b]."""
+        ends = values_of[:, :, -1]
 
         def next_of(values, i):
-            matters = jnp.any(bounds >= values[:, :, None], axis=(0, 1)) & (jnp.arange(num_blocks) < i)
-            return jnp.max(jnp.where(matters, jnp.arange(num_blocks), -1))
-
-        def adjacent(state):
-            sizes = between(blocks[j - 1], blocks[j])
-            return offered(state, j - 1, distances.banded(sizes, near[j], block_size))
+            matters = jnp.any(ends + bounds[:, j] >= values[:, :1], axis=0) & (block_index < i)
+            return jnp.max(jnp.where(matters, block_index, -1))
 
         def earlier(state):
-            i, state = state
-            values, before = offered(state, i, between(blocks[i], blocks[j]))
-            return next_of(values, i), (values, before)
+            i, values, before = state
+            best, offers = _best(values_of[:, i], costs_of(i, j))
 
-        state = lax.cond(j > 0, adjacent, lambda state: state, state)
-        _, state = lax.while_loop(lambda state: state[0] >= 0, earlier, (next_of(state[0], j - 1), state))
-        values, before = solve(within, *state)
-        return values_of.at[:, j].set(values), before
+            def take():
+                better = best >= values
+                return jnp.where(better, best, values), jnp.where(better, _first(offers, best, i), before)
+
+            values, before = lax.cond(jnp.any(best >= values), take, lambda: (values, before))
+            return next_of(values, i), values, before
+
+        start = jnp.full((len(exponents), block_size), -jnp.inf, points.dtype)
+        start = start.at[:, 0].set(jnp.where(j > 0, -jnp.inf, 0))
+        state = (j - 1, start, jnp.zeros(start.shape, jnp.int32))
+        _, reached, before = lax.while_loop(lambda state: state[0] >= 0, earlier, state)
+        costs = jnp.where((places[None] > places[:, None])[None], costs_of(j, j), -jnp.inf)
+        push = lambda m, values: jnp.maximum(values, values[:, m, None] + costs[:, m])
+        values = lax.fori_loop(0, block_size, push, reached)
+        best, offers = _best(values, costs)
+        return values, jnp.where(best > reached, _first(offers, best, j), before)
 
     def add(j, state):
         values_of, found = state
-        values_of, before = block(values_of, j)
-        return values_of, found.at[:, j].set(before)
+        values, before = block(values_of, j)
+        return values_of.at[:, j].set(values), found.at[:, j].set(before)
 
     zeros = jnp.zeros((len(exponents), num_blocks, block_size), points.dtype)
     last = num_blocks if count is None else -(-count // block_size)
@@ -184,7 +187,21 @@ def of_extrema(points: jax.Array, search) -> jax.Array:
     return jnp.zeros_like(found).at[:, jnp.where(index < count, order, num)].set(found, mode="drop")
 
 
-def _pushed(costs, values, before, offset=0):
+def _best(values, costs):
+    """The best that points of values [P, b] offer by steps of costs [P, b, b]: [P, b]; and all that they offer."""
+    offers = values[:, :, None] + costs
+    return jnp.max(offers, axis=1), offers
+
+
+def _first(offers, best, block):
+    """The first of a block's points whose offer [P, b, b] is the best one [P, b]."""
+    size = offers.shape[1]
+    places = jnp.arange(size, dtype=jnp.int32)[:, None]
+    first = jnp.min(jnp.where(offers >= best[:, None], places[None], size), axis=1)
+    return (block * size + first).astype(jnp.int32)
+
+
+def _pushed(costs, values, before):
     """Values [N] and predecessors of points that offer steps of these costs [N, N] to one another, first to last."""
     index = jnp.arange(len(values), dtype=jnp.int32)
 
@@ -193,7 +210,7 @@ def _pushed(costs, values, before, offset=0):
         m, row = given
         new = values[m] + row
         better = (index > m) & (new > values)
-        return (jnp.where(better, new, values), jnp.where(better, (offset + m).astype(jnp.int32), before)), None
+        return (jnp.where(better, new, values), jnp.where(better, m, before)), None
 
     return lax.scan(offer, (values, before), (index, costs))[0]
 
@@ -202,6 +219,11 @@ def _all_sizes(points, norm):
     """[L, L], rows of ROWS points about their own mean."""
     num, dim = points.shape
     rows = jnp.pad(points, ((0, -num % ROWS), (0, 0)), mode="edge") if num > ROWS else points
-    between = partial(distances.between, b=points, norm=norm, direct=distances.is_direct(num, dim))
-    found = lax.map(between, rows.reshape(-1, min(ROWS, num), dim)).reshape(-1, num)[:num]
+    direct = distances.is_direct(num, dim)
+
+    def of_rows(rows):
+        centre = jnp.mean(rows, axis=0)
+        return distances.between(rows - centre[None], points - centre[None], norm, direct)
+
+    found = lax.map(of_rows, rows.reshape(-1, min(ROWS, num), dim)).reshape(-1, num)[:num]
     return distances.banded(found, distances.bands(points, norm))

@@ -141,7 +141,7 @@ def _variation(points, exponents, norm, method, block_size, rooted):
         found = jnp.where(positive, jnp.where(positive, values, 1) ** (1 / p), 0) * scale[None]
     else:
         found = values * scale[None] ** p
-    return jnp.where(jnp.all(jnp.isfinite(points), axis=(-2, -1))[None], found, jnp.nan)
+    return found
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3, 4))
@@ -150,8 +150,7 @@ def _partition(points, exponents, norm, method, block_size):
     before = _predecessors(units, exponents, norm, method, block_size)
     visited = _visited(before)
     terms = jnp.where(visited, _costs(units, before, exponents, norm), 0)
-    value = jnp.sum(terms[0]) * scale ** exponents[0]
-    return jnp.where(jnp.all(jnp.isfinite(points)), value, jnp.nan), visited[0]
+    return jnp.sum(terms[0]) * scale ** exponents[0], visited[0]
 
 
 @partial(jax.jit, static_argnums=(1, 2, 3, 4))
@@ -162,8 +161,7 @@ def _running(points, exponents, norm, method, block_size):
     for _ in range(_doublings(points.shape[-2])):
         values = values + jnp.take_along_axis(values, before, axis=-1)
         before = jnp.take_along_axis(before, before, axis=-1)
-    values = values[0] * (scale ** exponents[0])[..., None]
-    return jnp.where(jnp.all(jnp.isfinite(points), axis=(-2, -1))[..., None], values, jnp.nan)
+    return values[0] * (scale ** exponents[0])[..., None]
 
 
 @partial(jax.jit, static_argnums=(1, 3))
@@ -182,9 +180,13 @@ def _residual(points, exponents, values, norm):
 
 
 def _normalised(points):
-    """[..., L, D] -> the same in units of about their largest coordinate from the start, powers of two; units [...]."""
+    """[..., L, D] -> the same in units of about their largest coordinate from the start, powers of two; units [...].
+
+    The unit of a path that is not finite is NaN, and so is all that is found of it.
+    """
     extent = jnp.max(jnp.abs(lax.stop_gradient(points) - lax.stop_gradient(points[..., :1, :])), axis=(-2, -1))
     scale = jnp.ldexp(jnp.ones_like(extent), jnp.frexp(extent)[1])
+    scale = jnp.where(jnp.isfinite(extent), scale, jnp.nan)
     return points / scale[..., None, None], scale
 
 
@@ -214,15 +216,32 @@ def _costs(units, before, exponents, norm):
 
 
 def _visited(before):
-    """[..., L] predecessors -> bool, whether the best path to the last point has a point; by pointer doubling."""
+    """[..., L] predecessors -> bool, whether the best path to the last point has a point."""
+    flat = before.reshape(-1, before.shape[-1])
+    return lax.platform_dependent(flat, cpu=_followed, default=_doubled).reshape(before.shape)
+
+
+def _followed(before):
+    """[B, L] point after point from the last one, or the one that it came to, back."""
+
+    def back(at, given):
+        index, before = given
+        visited = at == index
+        return jnp.where(visited, before, at), visited
+
     num = before.shape[-1]
-    flat = before.reshape(-1, num)
-    rows = jnp.arange(flat.shape[0])[:, None]
-    visited = jnp.zeros(flat.shape, bool).at[:, -1].set(True)
-    for _ in range(_doublings(num)):
-        visited = visited | jnp.zeros_like(visited).at[rows, flat].max(visited)
-        flat = jnp.take_along_axis(flat, flat, axis=-1)
-    return visited.reshape(before.shape)
+    points = (jnp.arange(num, dtype=jnp.int32), before.T)
+    return lax.scan(back, jnp.full(len(before), num - 1, jnp.int32), points, reverse=True)[1].T
+
+
+def _doubled(before):
+    """[B, L] by pointer doubling."""
+    rows = jnp.arange(len(before))[:, None]
+    visited = jnp.zeros(before.shape, bool).at[:, -1].set(True)
+    for _ in range(_doublings(before.shape[-1])):
+        visited = visited | jnp.zeros_like(visited).at[rows, before].max(visited)
+        before = jnp.take_along_axis(before, before, axis=-1)
+    return visited
 
 
 def _doublings(num: int) -> int:

@@ -65,8 +65,9 @@ def scale_by_p_variation(
 ) -> optax.GradientTransformation:
     """The learning rate factor * rate_0 / V^(2/p), V the p-variation of the weights: rough paths stop.
 
-    rate_0 is the schedule's. It is found anew after every `every` steps, for those that follow; until then the rate is
-    the schedule's first. Of several networks the roughest counts. A path without any variation leaves the rate as it
+    rate_0 is the schedule's. It is found anew after every `every` steps, for those that follow, and costs nothing in
+    between, in trainings under `jax.vmap` either, if these are all at the same step; until then the rate is the
+    schedule's first. Of several networks the roughest counts. A path without any variation leaves the rate as it
     was. Where weights hardly vary, as at a constant start, the rate is greater than any step can bear unless `most` is
     set.
 
@@ -96,6 +97,8 @@ def scale_by_p_variation(
         rate = jnp.minimum(rate, most) if most else rate
         return jnp.where(varies | jnp.isnan(rooted), rate, before).astype(jnp.float32)
 
+    when = _only_where_due(found)
+
     def init(params: PyTree) -> VariationRateState:
         return VariationRateState(jnp.int32(0), jnp.float32(schedule(jnp.int32(0))))
 
@@ -104,11 +107,33 @@ def scale_by_p_variation(
             raise ValueError("the learning rate by p-variation needs the parameters: update(updates, state, params)")
         due = (state.count > 0) & (state.count % every == 0)
         base = jnp.float32(schedule(state.count))
-        rate = lax.cond(due, found, lambda params, base, before: before, params, base, state.learning_rate)
+        rate = when(due, params, base, state.learning_rate)
         scaled = jax.tree.map(lambda leaf: -rate.astype(leaf.dtype) * leaf, updates)
         return scaled, VariationRateState(state.count + 1, rate)
 
     return optax.GradientTransformation(init, update)
+
+
+def _only_where_due(found: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """(due, params, base, before) -> `found` of the last three where due, and the rate before elsewhere.
+
+    Of several at once under `jax.vmap`, which would take both sides of every condition, nothing is found where none is
+    due.
+    """
+    keep = lambda params, base, before: before
+
+    @jax.custom_batching.custom_vmap
+    def when(due: jax.Array, params: PyTree, base: jax.Array, before: jax.Array) -> jax.Array:
+        return lax.cond(due, found, keep, params, base, before)
+
+    @when.def_vmap
+    def of_members(num: int, is_mapped: PyTree, *given: PyTree) -> tuple[jax.Array, bool]:
+        repeat = lambda leaf, mapped: leaf if mapped else jnp.broadcast_to(leaf, (num, *jnp.shape(leaf)))
+        due, *given = jax.tree.map(repeat, list(given), list(is_mapped))
+        anew = lambda params, base, before: jnp.where(due, jax.vmap(found)(params, base, before), before)
+        return lax.cond(jnp.any(due), anew, keep, *given), True
+
+    return when
 
 
 def p_variation_sgd(

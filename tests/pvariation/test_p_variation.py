@@ -88,6 +88,17 @@ def test_products_of_matrices_find_partitions_as_good_as_differences_do(method, 
     np.testing.assert_allclose(found, expected, rtol=3e-6)
 
 
+def test_blocks_of_the_usual_size_find_long_and_short_steps(monkeypatch):
+    """Of 400 points that turn slowly far from the origin: steps within blocks of 32 and across several."""
+    monkeypatch.setattr(pvariation.distances, "FEW", 0)
+    t = np.linspace(0.0, 9.0, 400)[:, None]
+    path = np.float32(50.0 + np.sin(t * np.linspace(0.5, 2.0, 12) + np.arange(12)))
+    for p, is_right in ((1.05, lambda steps: np.max(steps) < 32), (3.5, lambda steps: np.max(steps) > 64)):
+        value, indices = p_variation_partition(path, p, method="blocked")
+        np.testing.assert_allclose(value, recursion(path, p)[-1], rtol=3e-6)
+        assert is_right(np.diff(indices)), (p, indices)
+
+
 def test_the_published_values_of_a_spring():
     expected = [62.69686087648893, 85.32597380677178, 120.11825937811277, 169.47500567239567, 796.9020642233344]
     np.testing.assert_allclose(p_variation(SPRING, (1, 1.5, 2, 2.5, 4)), expected, rtol=1e-6)
@@ -197,6 +208,20 @@ def test_the_gradient_is_that_of_the_sum_over_the_partition():
             np.testing.assert_allclose(gradient, closed_gradient(path, p), rtol=1e-4, atol=1e-4)
             ends = [recursion(path + sign * 1e-5 * direction, p)[-1] for sign in (1, -1)]
             np.testing.assert_allclose(np.sum(gradient * direction), (ends[0] - ends[1]) / 2e-5, rtol=2e-4)
+
+
+def test_both_modes_and_second_derivatives_hold_the_points_alone():
+    """Of what the search made nothing is kept for the way back; derivatives of the gradient are its differences."""
+    path = np.random.default_rng(11).normal(size=(40, 30)).cumsum(axis=0).astype(np.float32)
+    value, pull = jax.vjp(lambda x: p_variation(x, 3.0), path)
+    assert sum(leaf.size for leaf in jax.tree.leaves(pull)) < path.size + 16 * len(path)
+    direction = np.random.default_rng(12).normal(size=path.shape).astype(np.float32)
+    gradient = lambda x: closed_gradient(x.astype(np.float64), 3.0)
+    _, along = jax.jvp(lambda x: p_variation(x, 3.0), (path,), (direction,))
+    np.testing.assert_allclose(along, np.sum(gradient(path) * direction), rtol=1e-5)
+    _, second = jax.jvp(jax.grad(lambda x: p_variation(x, 3.0)), (path,), (direction,))
+    ends = [gradient(np.float64(path) + sign * 1e-6 * direction) for sign in (1, -1)]
+    np.testing.assert_allclose(second, (ends[0] - ends[1]) / 2e-6, rtol=1e-4, atol=1e-3)
 
 
 def closed_gradient(path, p):

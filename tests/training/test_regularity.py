@@ -147,6 +147,28 @@ def test_the_rate_by_p_variation_is_found_anew_after_each_period():
         params = optax.apply_updates(params, updates)
 
 
+def test_members_at_once_find_their_rates_only_when_they_are_due():
+    """Of three under vmap: a callback counts, and their rates are those that each would have alone."""
+    rng, found = np.random.default_rng(2), []
+
+    def weight_path(params):
+        jax.debug.callback(lambda points: found.append(points.shape), params["blocks"])
+        return params["blocks"]
+
+    rule = regularity.scale_by_p_variation(lambda step: 0.3, weight_path, every=3, p=2.0)
+    params = {"blocks": jnp.asarray(rng.normal(size=(3, 1, 6, 2)), jnp.float32)}
+    state, together = jax.vmap(rule.init)(params), jax.jit(jax.vmap(rule.update))
+    counts = []
+    for _ in range(5):
+        updates, state = together(params, state, params)
+        jax.effects_barrier()
+        counts.append(len(found))
+    assert counts == [0, 0, 0, 3, 3]
+    expected = [2 * 0.3 / brute_force(np.asarray(points[0], np.float64), 2.0) for points in params["blocks"]]
+    np.testing.assert_allclose(state.learning_rate, expected, rtol=1e-5)
+    np.testing.assert_allclose(updates["blocks"], -state.learning_rate[:, None, None, None] * params["blocks"])
+
+
 @pytest.mark.parametrize("points, most, expected", [((1.0, 1.0, 1.0), 0.0, 0.5), ((1.0, 1.0 + 2**-10, 1.0), 4.0, 4.0)])
 def test_a_path_without_variation_leaves_the_rate_and_a_bound_holds(points, most, expected):
     rule = regularity.scale_by_p_variation(lambda step: 0.5, lambda params: params["blocks"], 1, p=1.0, most=most)
