@@ -4,7 +4,9 @@ Three ways to the same answer. All take points [L, D] and P exponents above 1 an
 predecessor on a best path to it, the earliest of equally good ones; that of point 0 is 0.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +28,10 @@ def predecessors(
     nothing.
     """
     num, dim = points.shape[1:]
-    options = {"exponents": exponents, "norm": norm}
-    of_blocks = lambda usual: partial(blocked, block_size=min(block_size or usual, num), **options)
+    options: dict[str, Any] = {"exponents": exponents, "norm": norm}
+    of_blocks: Callable[[int], Callable[..., jax.Array]] = lambda usual: partial(
+        blocked, block_size=min(block_size or usual, num), **options
+    )
     whole = {"push": partial(push, **options), "fixed_point": partial(fixed_point, **options)}
     usual = default_block_size(num)
     on_cpu, elsewhere = of_blocks(usual), of_blocks(2 * usual)  # there steps cost more than distances

@@ -66,8 +66,12 @@ def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, F
     panels = {}
     for i, part in enumerate(facts["parts"]):
         own = {name.partition("/")[2]: of for name, of in arrays.items() if name.startswith(f"{i}/")}
-        panels[part["title"]] = partial(PANELS[part["kind"]], arrays=own, facts=part["facts"])
+        panels[part["title"]] = partial(_drawn, part, own)
     return {"overview": plots.overview(panels, facts["title"])}
+
+
+def _drawn(part: dict[str, Any], arrays: dict[str, np.ndarray], axis: Axes) -> None:
+    PANELS[part["kind"]](axis, arrays, part["facts"])
 
 
 def _kind(folder: str) -> str:
