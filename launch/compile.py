@@ -10,13 +10,17 @@ os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported: the chips are onl
 from absl import flags
 
 from launch import app
-from subspaces_jax.experiments import compile
+from subspaces_jax.experiments import compile, levers
 
 _TOPOLOGY = flags.DEFINE_string("topology", "v5e:2x2", "chip:shape, as in v5e:2x2, v4:2x2x1, v5p:2x2x1, v6e:2x2")
+_LEVERS = flags.DEFINE_bool("levers", False, "instead, the training step with each of its levers changed")
 _COMPARE = flags.DEFINE_bool("compare", False, "compile a step of plain training too, and give ratios")
 
 
 def run(config, workdir):
+    if _LEVERS.value:
+        print(levers.table(levers.run(config, _TOPOLOGY.value)))
+        return
     print(compile.table(compile.run(config, _TOPOLOGY.value, _COMPARE.value)))
 
 

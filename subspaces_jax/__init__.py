@@ -15,8 +15,8 @@ The rooms in their order, floor by floor; a module imports only from rooms befor
     0  errors logs arrays rngs trees losses metrics tasks pvariation geometry networks data
     1  events records remote processes parallel checkpoints batch_stats evaluation
     2  training connecting analysis plots
-    3  experiments: choices fields build runs starts train compile evaluate studies connect export analyze plot sweep
-       references describe benchmarks
+    3  experiments: choices fields build runs starts train compile levers evaluate studies connect export analyze plot
+       sweep references describe benchmarks
 """
 
 import importlib.metadata

@@ -38,6 +38,7 @@ ROOMS = [  # in their order: a module imports only from rooms before its own, an
     ),
     *(
         "experiments.compile",
+        "experiments.levers",
         "experiments.evaluate",
         "experiments.studies",
         "experiments.connect",

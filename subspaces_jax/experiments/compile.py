@@ -169,9 +169,8 @@ def training_step(made: Experiment, mesh: Mesh) -> Program:
     compiled = parallel.pmapped(step, mesh, (members, whole, split), (members, members), donate_argnums=(0,))
     size, samples = made.batch_size, made.num_samples
     indices = jax.ShapeDtypeStruct((*[num_members] * len(members), samples, size // samples), jnp.int32)
-    data = {"images": _images(made, size), "labels": jax.ShapeDtypeStruct((size,), jnp.int32)}
-    args = (state, data, indices)
-    return Program(compiled, tuple(map(_laid_out(mesh), args, (members, whole, split))))
+    args = (state, data(made, size), indices)
+    return Program(compiled, tuple(map(laid_out(mesh), args, (members, whole, split))))
 
 
 def evaluation_passes(made: Experiment, mesh: Mesh) -> dict[str, Program]:
@@ -193,11 +192,11 @@ def evaluation_passes(made: Experiment, mesh: Mesh) -> dict[str, Program]:
         images = parallel.constrained(images, mesh)
         return parallel.constrained(model.apply(at_point(stack, coordinates, stats), images), mesh)
 
-    whole, laid_out = PartitionSpec(), _laid_out(mesh)
+    whole, placed = PartitionSpec(), laid_out(mesh)
     coordinates = jax.ShapeDtypeStruct((num_rows,), jnp.float32)
-    point = tuple(laid_out(tree, whole) for tree in (variables["params"], coordinates, stats))
-    key = laid_out(jax.eval_shape(lambda: jax.random.key(0)), whole)
-    images = laid_out(_images(made, made.eval_batch_size), PartitionSpec(parallel.AXIS))
+    point = tuple(placed(tree, whole) for tree in (variables["params"], coordinates, stats))
+    key = placed(jax.eval_shape(lambda: jax.random.key(0)), whole)
+    images = placed(_images(made, made.eval_batch_size), PartitionSpec(parallel.AXIS))
     found = {"predict": Program(jax.jit(predict), (*point, images))}
     if jax.tree.leaves(stats):
         found = {"refresh": Program(jax.jit(refresh), (*point, key, images))} | found
@@ -206,12 +205,33 @@ def evaluation_passes(made: Experiment, mesh: Mesh) -> dict[str, Program]:
 
 def reading(made: Experiment, mesh: Mesh) -> Program:
     """A batch taken from a data set that each device holds whole, as training holds it: each image flat."""
-    shaped, split = _images(made, made.num_examples), PartitionSpec(parallel.AXIS)
-    images = jax.ShapeDtypeStruct((shaped.shape[0], math.prod(shaped.shape[1:])), shaped.dtype)
+    images, split = flat_data(made, made.num_examples)["images"], PartitionSpec(parallel.AXIS)
     indices = jax.ShapeDtypeStruct((made.batch_size,), jnp.int32)
     taken = parallel.pmapped(lambda images, rows: jnp.take(images, rows, axis=0), mesh, (PartitionSpec(), split), split)
-    laid_out = _laid_out(mesh)
-    return Program(taken, (laid_out(images, PartitionSpec()), laid_out(indices, split)))
+    placed = laid_out(mesh)
+    return Program(taken, (placed(images, PartitionSpec()), placed(indices, split)))
+
+
+def laid_out(mesh: Mesh) -> Callable[[Any, PartitionSpec], Any]:
+    """(tree of shapes, spec) -> the same with their sharding."""
+
+    def with_sharding(tree, spec):
+        sharding = NamedSharding(mesh, spec)
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+
+    return with_sharding
+
+
+def data(made: Experiment, num: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of `num` examples."""
+    return {"images": _images(made, num), "labels": jax.ShapeDtypeStruct((num,), jnp.int32)}
+
+
+def flat_data(made: Experiment, num: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Likewise, each image flat, as they lie where the whole data set does."""
+    images = _images(made, num)
+    flat = jax.ShapeDtypeStruct((num, math.prod(images.shape[1:])), images.dtype)
+    return data(made, num) | {"images": flat}
 
 
 def costs(program: Program, hbm: int | None = None) -> dict[str, Any]:
@@ -318,13 +338,3 @@ def _passes(made: Experiment) -> dict[str, int]:
 
 def _images(made: Experiment, num: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((num, *made.info.image_shape), jnp.dtype(made.info.input_dtype))
-
-
-def _laid_out(mesh: Mesh) -> Callable[[Any, PartitionSpec], Any]:
-    """(tree of shapes, spec) -> the same with their sharding."""
-
-    def laid_out(tree, spec):
-        sharding = NamedSharding(mesh, spec)
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
-
-    return laid_out

@@ -1,0 +1,150 @@
+"""What each lever of a training step does to it on TPUs that are not here: compiled with one lever changed at a time.
+
+A lever changes how a step is computed, not what is trained: its precision, how samples are taken, parts of a batch,
+what the gradient computes again, and where the data are. Counts are the compiler's, see `compile`, and of a loop's body
+they are counts of one pass through it: such rows have no ratios of FLOPs and bytes, but memory is what it is.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from subspaces_jax import parallel
+from subspaces_jax.experiments import build, compile
+from subspaces_jax.experiments.build import Experiment
+from subspaces_jax.experiments.build import training as build_training
+from subspaces_jax.experiments.build.training import of_members, split_indices
+from subspaces_jax.experiments.compile import Program
+from subspaces_jax.experiments.fields import DTYPES, PRECISIONS, REMATERIALISED
+from subspaces_jax.training.step import FORMS
+
+AS_IT_IS = "as it is"
+LEVERS: dict[str, tuple[Any, ...]] = {
+    "dtype": tuple(DTYPES),
+    "matmul_precision": PRECISIONS,
+    "rematerialise": REMATERIALISED,
+    "over_samples": FORMS,
+    "num_parts": (1, 2, 4),
+}
+IN_MEMORY, STREAMED = "in memory, an epoch's steps a dispatch", "streamed, a step a dispatch"
+COLUMNS = {"FLOPs": "flops", "bytes": "bytes", "temp.": "temporaries"}
+
+
+def run(config: build.Config, topology: str) -> dict[str, Any]:
+    """Compiles a config's training step as it is, and with each lever changed, for the chips of a topology.
+
+    Args:
+        config, topology: as `compile.run` takes them.
+
+    Returns:
+        "topology", "device_kind", "num_devices", "hbm", "config" and "title" as of `compile.run`, and "rows": {name:
+        `compile.costs` and "loops", how many passes through loops the counts are one of}, the first being AS_IT_IS.
+
+    Raises:
+        ConfigError: the config, a topology that there is not, a batch that the devices do not divide, no libtpu.
+    """
+    made = build.experiment(config, without_data=True)
+    mesh = made.mesh_over(compile.topology_devices(topology))
+    kind = mesh.devices.flat[0].device_kind
+    hbm = compile.HBM.get(kind)
+    rows = {}
+    for name, changed, program in programs(made, mesh):
+        rows[name] = compile.costs(program, hbm) | {"loops": loops(changed, parallel.platform(mesh))}
+    return {
+        "topology": topology,
+        "device_kind": kind,
+        "num_devices": int(mesh.devices.size),
+        "hbm": hbm,
+        "config": made.config,
+        "title": made.title,
+        "rows": rows,
+    }
+
+
+def changes(made: Experiment, mesh: Mesh) -> dict[str, dict[str, Any]]:
+    """The fields that each lever changes, by "field=value": values of LEVERS that are not the config's own, and that
+    do something to its step on these devices."""
+    shares = mesh.shape[parallel.AXIS] * made.num_samples
+    form = build_training.form(made.config["over_samples"], parallel.platform(mesh))
+    own = {name: made.config[name] for name in LEVERS} | {"over_samples": form}
+    has_effect = {
+        "matmul_precision": lambda value: own["dtype"] == "float32",
+        "over_samples": lambda value: made.num_samples > 1 or made.num_members > 1,
+        "num_parts": lambda value: made.batch_size % (shares * value) == 0,
+    }
+    return {
+        f"{name}={value}": {name: value}
+        for name, values in LEVERS.items()
+        for value in values
+        if value != own[name] and has_effect.get(name, lambda value: True)(value)
+    }
+
+
+def programs(made: Experiment, mesh: Mesh) -> Iterator[tuple[str, Experiment, Program]]:
+    """(name, experiment, program) of each row: steps on a batch that lies on the devices, and training's dispatches."""
+    yield AS_IT_IS, made, compile.training_step(made, mesh)
+    for name, fields in changes(made, mesh).items():
+        changed = build.experiment(made.config | fields, without_data=True)
+        yield name, changed, compile.training_step(changed, mesh)
+    if not made.streams:
+        yield IN_MEMORY, made, in_memory(made, mesh)
+    yield STREAMED, made, streamed(made, mesh)
+
+
+def in_memory(made: Experiment, mesh: Mesh) -> Program:
+    """What training dispatches where each device holds the data set: a loop over steps, which take their batches."""
+    state, whole, members = made.state_shapes, PartitionSpec(), of_members(made.num_members)
+    steps, size = made.plan.steps_per_epoch, made.batch_size // made.num_samples
+    shape = (steps, *[made.num_members] * len(members), made.num_samples, size)
+    data = compile.flat_data(made, made.num_examples)
+    args = (state, data, jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct((), jnp.int32))
+    specs = (members, whole, split_indices(made.num_members), whole)
+    return Program(made.advance(state.params, mesh), tuple(map(compile.laid_out(mesh), args, specs)))
+
+
+def streamed(made: Experiment, mesh: Mesh) -> Program:
+    """What training dispatches where data stream: a step on the batch that it is given."""
+    state, members = made.state_shapes, of_members(made.num_members)
+    rows = (*[made.num_members] * len(members), made.batch_size)
+    batch = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((*rows, *leaf.shape[1:]), leaf.dtype), compile.data(made, made.batch_size)
+    )
+    args, specs = (state, batch), (members, PartitionSpec(*members, parallel.AXIS))
+    return Program(made.advance_on_batch(state.params, mesh), tuple(map(compile.laid_out(mesh), args, specs)))
+
+
+def loops(made: Experiment, platform: str) -> int:
+    """Passes through the loops of a step's parts, samples and members, of which the compiler counts one."""
+    form = build_training.form(made.config["over_samples"], platform)
+    return made.config["num_parts"] * (made.num_samples * made.num_members if form == "scan" else 1)
+
+
+def table(facts: dict[str, Any]) -> str:
+    """A line a lever, with ratios to the step as it is where both count the same."""
+    rows, first = facts["rows"], facts["rows"][AS_IT_IS]
+    width = max(map(len, rows)) + 2
+    lines = [
+        f"{facts['title']}, on {facts['num_devices']} x {facts['device_kind']} ({facts['topology']}); one step, per "
+        "device:",
+        f"{'':{width}}{'GFLOP':>10}{'MiB moved':>11}{'temporary':>11}{'arguments':>11}"
+        + "".join(f"{title:>8}" for title in COLUMNS),
+    ]
+    lines += [f"{name:{width}}{_cells(row, first)}" for name, row in rows.items()]
+    lines.append("memory in MiB; on the right ratios to the step as it is; FLOPs and bytes are the compiler's counts")
+    if any(row.get("loops", 1) > 1 for row in rows.values()):
+        lines.append("* of a loop over parts, samples or members the compiler counts one pass, of so many")
+    return "\n".join(lines)
+
+
+def _cells(row: dict[str, Any], first: dict[str, Any]) -> str:
+    if "bytes" not in row:
+        return f"does not fit: {row['reason']}"
+    mib = lambda key: row[key] / 2**20
+    text = f"{row['flops'] / 1e9:10.3f}{mib('bytes'):11.1f}{mib('temporaries'):11.1f}{mib('arguments'):11.1f}"
+    for key in COLUMNS.values():
+        comparable = key == "temporaries" or row["loops"] == first["loops"]
+        text += f"{row[key] / first[key]:8.3f}" if comparable and first.get(key) else f"{'':8}"
+    return (text + (f"  * 1 of {row['loops']}" if row["loops"] > 1 else "")).rstrip()
