@@ -27,6 +27,7 @@ LEVERS: dict[str, tuple[Any, ...]] = {
     "matmul_precision": PRECISIONS,
     "rematerialise": REMATERIALISED,
     "over_samples": FORMS,
+    "leaves": ("flat", "shaped"),
     "num_parts": (1, 2, 4),
 }
 IN_MEMORY, STREAMED = "in memory, an epoch's steps a dispatch", "streamed, a step a dispatch"
@@ -69,10 +70,13 @@ def changes(made: Experiment, mesh: Mesh) -> dict[str, dict[str, Any]]:
     do something to its step on these devices."""
     shares = mesh.shape[parallel.AXIS] * made.num_samples
     form = build_training.form(made.config["over_samples"], parallel.platform(mesh))
+    in_flat_leaves = made.in_flat_leaves(parallel.platform(mesh), many_steps=not made.streams)
     own = {name: made.config[name] for name in LEVERS} | {"over_samples": form}
+    own["leaves"] = "flat" if in_flat_leaves else "shaped"
     has_effect = {
         "matmul_precision": lambda value: own["dtype"] == "float32",
         "over_samples": lambda value: made.num_samples > 1 or made.num_members > 1,
+        "leaves": lambda value: made.takes_flat_leaves,
         "num_parts": lambda value: made.batch_size % (shares * value) == 0,
     }
     return {

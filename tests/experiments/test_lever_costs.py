@@ -10,6 +10,7 @@ from subspaces_jax.experiments import compile, levers
 CHIPS = [Chip(i) for i in range(4)]
 ALWAYS = ["dtype=bfloat16", "matmul_precision=high", "matmul_precision=highest"]
 ALWAYS += ["rematerialise=all", "rematerialise=all_but_products", "num_parts=2", "num_parts=4"]
+ALWAYS += ["leaves=shaped"]  # on a TPU they are flat
 
 
 @pytest.mark.parametrize(

@@ -534,6 +534,11 @@ class Experiment:
             self.model.objective, self.drawn_space(params), self.optimizer, settings, self.num_members, platform
         )
 
+    @property
+    def takes_flat_leaves(self) -> bool:
+        """Whether steps can be taken on flat leaves."""
+        return build_training.takes_flat_leaves(self.config["optimizer"])
+
     def in_flat_leaves(self, platform: str, many_steps: bool = True) -> bool:
         """Whether steps are taken on flat leaves, see `build.training.in_flat_leaves`."""
         return build_training.in_flat_leaves(self.config["leaves"], self.config["optimizer"], platform, many_steps)

@@ -200,12 +200,17 @@ def form(over_samples: str, platform: str) -> str:
 
 def in_flat_leaves(leaves: str, optimizer: str, platform: str, many_steps: bool) -> bool:
     """Whether a dispatch takes its steps on `training.flat` leaves: as said, or on a TPU where it has many of them."""
-    of_shapes = choices.parse(optimizer)[0].name in optimizers.OF_SHAPES
-    if leaves == "flat" and of_shapes:
+    takes_them = takes_flat_leaves(optimizer)
+    if leaves == "flat" and not takes_them:
         raise ConfigError(
             f"config.leaves is flat, and the optimizer {optimizer} needs the shapes of layers: set shaped"
         )
-    return leaves == "flat" or (leaves == "auto" and platform == "tpu" and many_steps and not of_shapes)
+    return leaves == "flat" or (leaves == "auto" and platform == "tpu" and many_steps and takes_them)
+
+
+def takes_flat_leaves(optimizer: str) -> bool:
+    """Whether an optimizer does to each number what it does whatever the shape of its leaf."""
+    return choices.parse(optimizer)[0].name not in optimizers.OF_SHAPES
 
 
 def thin_parts(batch_size: int, num_samples: int, device_mesh: Mesh) -> str | None:
