@@ -18,12 +18,10 @@ import errno
 import faulthandler
 import io
 import logging
-import pathlib
 import re
 import select
 import threading
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -32,6 +30,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
+from launch import cache
 from subspaces_jax import parallel, records
 from subspaces_jax.errors import ConfigError, SubspacesError
 from subspaces_jax.experiments import fields
@@ -68,7 +67,7 @@ def main(
         if missing := [name for name, is_there in given.items() if not is_there]:
             raise ConfigError(f"--{missing[0]} is missing: see the README")
         workdir = str(records.resolve(_WORKDIR.value)) if _WORKDIR.value else ""
-        _keep_compiled()
+        cache.keep_compiled()
         if _COORDINATOR.value:
             faulthandler.disable()  # absl's, which lists extension modules where XLA aborts the process
             parallel.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value, interrupts.lost)
@@ -110,24 +109,6 @@ def program(
 def to_dict(config: ConfigDict) -> dict[str, Any]:
     """A config as plain values."""
     return config.copy_and_resolve_references().to_dict()
-
-
-def _keep_compiled() -> None:
-    """What XLA compiles is kept in ~/.cache/subspaces_jax for later commands, unless JAX's own variable says otherwise:
-    JAX_COMPILATION_CACHE_DIR names another folder, or as "" none."""
-    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
-        return
-    try:
-        folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "subspaces_jax"
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # RuntimeError: there is no home
-        return
-    if not os.access(folder, os.W_OK):
-        return
-    warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")  # it is compiled, then
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # dozens of small ones take seconds, too
 
 
 def _one_line(call: Callable[..., None], argv: Sequence[str], interrupts: "_Interrupts") -> None:
