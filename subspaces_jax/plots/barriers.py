@@ -43,19 +43,34 @@ def matrix(
         raise ValueError(f"expected values [{len(names)}, {len(columns)}] for the names, got shape {values.shape}")
     height = min(style.WIDTH, 0.75 * style.WIDTH * len(names) / len(columns) + 0.6)
     with style.panels(1, height=height) as (figure, (axis,)):
-        shown = axis.imshow(np.ma.masked_invalid(values), cmap=mpl.colormaps[colours], interpolation="nearest")
-        for (i, j), value in np.ndenumerate(values):
-            if np.isfinite(value):
-                red, green, blue, _ = shown.cmap(shown.norm(value))
-                dark = 0.299 * red + 0.587 * green + 0.114 * blue < MIDDLE_GREY
-                text = f"{round(value, decimals) + 0.0:.{decimals}f}"  # no -0.00
-                axis.text(j, i, text, ha="center", va="center", color="white" if dark else "black", fontsize=8)
-        axis.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
-        axis.set_yticks(range(len(names)), names)
-        axis.set(xlabel=axes[0], ylabel=axes[1])
-        axis.grid(False)
-        figure.colorbar(shown, ax=axis, shrink=0.9).set_label(label)
+        draw_matrix(axis, values, names, columns, label, decimals, colours, axes)
         return style.finished(figure, axis, title)
+
+
+def draw_matrix(
+    axis: Axes,
+    values: Any,
+    names: Sequence[str],
+    columns: Sequence[str],
+    label: str,
+    decimals: int = 2,
+    colours: str = "viridis_r",
+    axes: tuple[str, str] = ("", ""),
+    size: float = 8.0,
+) -> None:
+    """The panel of `matrix`; arguments as there, and `size` of the numbers, 0 for none."""
+    shown = axis.imshow(np.ma.masked_invalid(values), cmap=mpl.colormaps[colours], interpolation="nearest")
+    for (i, j), value in np.ndenumerate(values) if size else ():
+        if np.isfinite(value):
+            red, green, blue, _ = shown.cmap(shown.norm(value))
+            dark = 0.299 * red + 0.587 * green + 0.114 * blue < MIDDLE_GREY
+            text = f"{round(value, decimals) + 0.0:.{decimals}f}"  # no -0.00
+            axis.text(j, i, text, ha="center", va="center", color="white" if dark else "black", fontsize=size)
+    axis.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
+    axis.set_yticks(range(len(names)), names)
+    axis.set(xlabel=axes[0], ylabel=axes[1])
+    axis.grid(False)
+    axis.figure.colorbar(shown, ax=axis, shrink=0.9).set_label(label)
 
 
 def instability(

@@ -9,6 +9,7 @@ from subspaces_jax.experiments import analyze, plot
 from subspaces_jax.experiments.studies import overview
 from subspaces_jax.plots import overview as plots
 
+DROPS = np.array([[[0.2, 0.1], [0.8, 0.7]], [[0.4, 0.1], [0.8, 0.9]]])  # of 2 networks
 ERROR = [["err", "error", "%", 1.0]]
 
 
@@ -39,6 +40,7 @@ def folders(tmp_path_factory):
     facts = {"stages": ["stage_0"], "layers": [{"filters": 30}, {"filters": 20}]}
     norms = np.array([[5.0, 4.5], [5.2, 4.7]])
     of_depth = {"0/depth": np.array([0.5, 1.0]), "0/norm": norms, "1/depth": np.array([0.5, 1.0]), "1/norm": norms + 1}
+    of_resets = {"members": ["a", "b"], "rows": ["0", "rand"], "parts": {"Conv_0": [], "Dense_0": []}, "columns": ERROR}
     groups = [{"num_layers": num, "family": {}, "layers": "blocks"} for num in (2, 4)]
     return [
         str(line),
@@ -46,11 +48,12 @@ def folders(tmp_path_factory):
         _folder(root / "paths", "connections", of_paths, {"columns": ERROR, "connectors": dict.fromkeys(names, {})}),
         _folder(root / "filters", "orientation", of_filters, facts),
         _folder(root / "depth", "regularity", of_depth, {"groups": groups}),
+        _folder(root / "resets", "reinit", {"drop": DROPS}, of_resets),
     ]
 
 
 def test_each_panel_shows_the_numbers_of_its_folder(folders, tmp_path):
-    titles = ["a line", "a plane", "paths", "filters", "depth"]
+    titles = ["a line", "a plane", "paths", "filters", "depth", "resets"]
     config = {"analysis": "overview", "runs": ",".join(folders), "titles": "|".join(titles)}
     facts = analyze.run(config, tmp_path / "all")
     assert [line.split(": ")[0] for line in analyze.table(facts).splitlines()] == titles
@@ -64,6 +67,9 @@ def test_each_panel_shows_the_numbers_of_its_folder(folders, tmp_path):
     np.testing.assert_allclose(drawn["filters"]["stage 0"], [0.5, 0.65, 0.85])
     shown = [line.get_ydata() for line in panels["depth"].get_lines() if len(line.get_xdata())]
     np.testing.assert_allclose(shown, [[5.1, 4.6], [6.1, 5.6]])
+    (heat,) = panels["resets"].get_images()
+    np.testing.assert_allclose(heat.get_array(), [[0.3, 0.1], [0.8, 0.8]])
+    assert [text.get_text() for text in panels["resets"].get_yticklabels()] == ["epoch 0", "fresh"]
     looks = {(line.get_color(), line.get_linestyle()) for line in panels["paths"].get_lines()
              if str(line.get_label()).startswith("method")}  # fmt: skip
     assert len(looks) == 6, "each of six paths is told from the others"

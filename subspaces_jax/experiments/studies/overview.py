@@ -16,7 +16,7 @@ from subspaces_jax import records
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import choices, evaluate
 from subspaces_jax.experiments.fields import Field
-from subspaces_jax.experiments.studies import connections, orientation, plane, regularity
+from subspaces_jax.experiments.studies import connections, orientation, plane, regularity, reinit
 from subspaces_jax.plots import overview as plots
 
 FIELDS: dict[str, Field] = {
@@ -29,6 +29,7 @@ PANELS: dict[str, Callable[[Axes, dict[str, np.ndarray], dict[str, Any]], None]]
     "connections": connections.panel,
     "regularity": regularity.panel,
     "orientation": orientation.panel,
+    "reinit": reinit.panel,
 }
 
 

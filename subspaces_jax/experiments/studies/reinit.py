@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from subspaces_jax import evaluation, geometry, records
@@ -171,6 +172,17 @@ def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, F
             title=facts["title"] if where == "all" else f"{facts['title']}, {where}",
         )  # fmt: skip
     return drawn
+
+
+def panel(axis: Axes, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
+    """The heat map of the first point, for an overview."""
+    chosen = next(iter(_by_point(facts["members"]).values()))
+    plots.draw_matrix(
+        axis, np.mean(arrays["drop"][chosen], axis=0), [_long(row) for row in facts["rows"]], list(facts["parts"]),
+        f"relative drop of the test {facts['columns'][0][1]}", size=0.0,
+    )  # fmt: skip
+    axis.tick_params(labelsize=6.5)
+    axis.set_aspect("auto")
 
 
 def _rows(settings: Any, run: Run, step: int | None, at: float | None, number: int) -> Rows:
