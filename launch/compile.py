@@ -1,11 +1,13 @@
 """Says what a config will cost on TPUs that are not here, see `experiments.compile`; needs the extra `tpu`.
 
 python -m launch.compile --config=configs/line_cifar10.py --config.dtype=bfloat16 --topology=v5e:2x2 --compare
+python -m launch.compile --config=configs/line_cifar10.py --config.num_samples=2 --topology=v5e:2x2 --levers
 """
 
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # before jax is imported: the chips are only described, here or on a TPU's host
+os.environ["JAX_COMPILATION_CACHE_DIR"] = ""  # programs for chips that are not here cannot be read back
 
 from absl import flags
 

@@ -2,7 +2,8 @@
 
 A lever changes how a step is computed, not what is trained: its precision, how samples are taken, parts of a batch,
 what the gradient computes again, and where the data are. Counts are the compiler's, see `compile`, and of a loop's body
-they are counts of one pass through it: such rows have no ratios of FLOPs and bytes, but memory is what it is.
+they are counts of one pass through it: such rows have no ratios of FLOPs and bytes, but memory is what it is. The loop
+over an epoch's steps has a step as its body, so that its counts are a step's, too.
 """
 
 from collections.abc import Iterator
@@ -140,6 +141,10 @@ def table(facts: dict[str, Any]) -> str:
     lines.append("memory in MiB; on the right ratios to the step as it is; FLOPs and bytes are the compiler's counts")
     if any(row.get("loops", 1) > 1 for row in rows.values()):
         lines.append("* of a loop over parts, samples or members the compiler counts one pass, of so many")
+    if any(name.startswith("matmul_precision") for name in rows):
+        lines.append(
+            "passes that the matrix unit takes for a higher precision are not in the counts: 3 of high, 6 of highest"
+        )
     return "\n".join(lines)
 
 
