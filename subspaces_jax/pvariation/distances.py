@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Float
+
+from subspaces_jax.arrays import Array
 
 NORMS = ("l2", "l1", "linf")
 BAND = 4  # sizes of points that are at most so many steps apart are found from their differences
@@ -14,7 +17,7 @@ BAND = 4  # sizes of points that are at most so many steps apart are found from 
 FEW = 1 << 22  # coordinates of all pairs, of which differences are quick
 
 
-def sizes(differences: jax.Array, norm: str) -> jax.Array:
+def sizes(differences: Float[Array, "*shape D"], norm: str) -> Float[Array, "*shape"]:
     """Of differences [..., D]: [...]."""
     if norm == "l2":
         return jnp.sum(differences * differences, axis=-1)
@@ -22,12 +25,12 @@ def sizes(differences: jax.Array, norm: str) -> jax.Array:
     return jnp.sum(of, axis=-1) if norm == "l1" else jnp.max(of, axis=-1, initial=0.0)
 
 
-def distance(sizes: jax.Array, norm: str) -> jax.Array:
+def distance(sizes: Float[Array, "*shape"], norm: str) -> Float[Array, "*shape"]:
     """The distances that sizes stand for."""
     return jnp.sqrt(sizes) if norm == "l2" else sizes
 
 
-def powers(sizes: jax.Array, p: float, norm: str) -> jax.Array:
+def powers(sizes: Float[Array, "*shape"], p: float, norm: str) -> Float[jax.Array, "*shape"]:
     """The p-th powers of the distances; by roots and products where p is a multiple of a half ("l2") or a quarter."""
     exponent = p / 2 if norm == "l2" else p
     if exponent > 16 or (4 * exponent) % 1:
@@ -40,7 +43,7 @@ def powers(sizes: jax.Array, p: float, norm: str) -> jax.Array:
     return found
 
 
-def between(a: jax.Array, b: jax.Array, norm: str, direct: bool = False) -> jax.Array:
+def between(a: Float[Array, "N D"], b: Float[Array, "M D"], norm: str, direct: bool = False) -> Float[Array, "N M"]:
     """Sizes of all differences, [N, D] and [M, D] -> [N, M].
 
     Of "l2", unless `direct`, by a matrix product about the mean of `a`: rounding errors are in proportion to how far
@@ -59,7 +62,7 @@ def is_direct(num: int, dim: int) -> bool:
     return dim <= 8 or num * num * dim <= FEW
 
 
-def bands(points: jax.Array, norm: str) -> jax.Array:
+def bands(points: Float[jax.Array, "L D"], norm: str) -> Float[jax.Array, "steps L"]:
     """Sizes of the differences of each point and those up to BAND steps before it, [BAND + 1, L]; at the start 0."""
     of_gap = [
         sizes(points[min(gap, len(points)) :] - points[: max(len(points) - gap, 0)], norm) for gap in range(BAND + 1)
@@ -67,7 +70,9 @@ def bands(points: jax.Array, norm: str) -> jax.Array:
     return jnp.stack([jnp.pad(found, (len(points) - len(found), 0)) for found in of_gap])
 
 
-def banded(found: jax.Array, near: jax.Array, offset: int = 0) -> jax.Array:
+def banded(
+    found: Float[jax.Array, "N M"], near: Float[jax.Array, "steps M"], offset: int | jax.Array = 0
+) -> Float[jax.Array, "N M"]:
     """Sizes [N, M] with those of near points from `bands` of the M later ones, the first `offset` after the first N."""
     rows, columns = np.indices(found.shape)
     rows, columns = np.nonzero(np.isin(columns + offset - rows, np.arange(BAND + 1)))
