@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Float, Integer, Real
+from jaxtyping import Float, Integer
 
 from subspaces_jax.arrays import Array
 from subspaces_jax.pvariation import distances, search
@@ -107,9 +107,7 @@ def running_p_variation(
     return _finite(_running(points, _exponents(p), norm, method, block_size))
 
 
-def bellman_residual(
-    path: Real[Array, "*batch L D"], p: float, values: Real[Array, "*batch L"], *, norm: str = "l2"
-) -> Float[jax.Array, "*batch"]:
+def bellman_residual(path: Array, p: float, values: Array, *, norm: str = "l2") -> Float[jax.Array, "*batch"]:
     """By how much a path's running p-variation misses Bellman's equation, as a fraction of the last value.
 
         max over j of | values[j] - max over m < j of (values[m] + |x_m - x_j|^p) | / values[L - 1],  and |values[0]|
