@@ -129,7 +129,8 @@ def _line_of(error: Exception) -> Any:
         return error
     if isinstance(error, OSError) and error.errno in WRITING:
         return f"cannot write: {error}; make room or name another workdir, then run the same command again"
-    if isinstance(error, (RuntimeError, AssertionError)) and (platforms := jax.config.read("jax_platforms")):
+    platforms = jax.config.jax_platforms  # type: ignore[attr-defined]  # JAX declares none of its options
+    if isinstance(error, (RuntimeError, AssertionError)) and platforms:
         return _missing_platform(platforms)
     return None
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh
+from jaxtyping import PRNGKeyArray
 
 from subspaces_jax import parallel
 from subspaces_jax.data import batches
@@ -26,7 +27,7 @@ def refresh_batch_stats(
     apply_train: ApplyTrain,
     variables: PyTree,
     images: Any,
-    key: jax.Array,
+    key: PRNGKeyArray,
     batch_size: int = 500,
     mesh: Mesh | None = None,
 ) -> PyTree:

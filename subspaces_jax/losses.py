@@ -7,11 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Float, Float32, Integer
+
+from subspaces_jax.arrays import Array
 
 TAPS = np.array([1.0, 4.0, 6.0, 4.0, 1.0]) / 16.0  # of the pyramid's blur, along each side
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
+def cross_entropy(
+    logits: Float[Array, "*shape C"], labels: Integer[Array, "..."], label_smoothing: float | jax.Array = 0.0
+) -> Float32[jax.Array, "*shape"]:
     """Cross-entropy in nats of softmax(logits) against smoothed labels.
 
     With smoothing s the loss is (1 - s) * (-log p[label]) + s * mean over classes of (-log p).
@@ -35,12 +40,14 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float =
     return (1.0 - label_smoothing) * nll + label_smoothing * uniform
 
 
-def laplacian_pyramid_loss(images_a: jax.Array, images_b: jax.Array, num_levels: int) -> jax.Array:
+def laplacian_pyramid_loss(images_a: Array, images_b: Array, num_levels: int) -> Float32[jax.Array, ""]:
     """Mean over examples of `laplacian_pyramid`. Both [B, H, W, channels], a scalar."""
     return jnp.mean(laplacian_pyramid(images_a, images_b, num_levels))
 
 
-def laplacian_pyramid(images_a: jax.Array, images_b: jax.Array, num_levels: int, residual: bool = False) -> jax.Array:
+def laplacian_pyramid(
+    images_a: Array, images_b: Array, num_levels: int, residual: bool = False
+) -> Float32[jax.Array, " B"]:
     """The L1 distance of the Laplacian pyramids of two images, every level with weight 1.
 
     With g_0 the image, g_{k+1} = down(g_k) and bands b_k = g_k - up(g_{k+1}), it is the sum over k < num_levels of the
@@ -114,6 +121,8 @@ def _pyramid_matrices(side: int) -> tuple[np.ndarray, np.ndarray]:
     return down.astype(np.float32), up.astype(np.float32)
 
 
-def _along_sides(matrices: list[np.ndarray], images: jax.Array) -> jax.Array:
+def _along_sides(
+    matrices: list[np.ndarray], images: Float[Array, "B H W channels"]
+) -> Float[jax.Array, "B h w channels"]:
     """Each column of images [B, H, W, channels] times the first matrix, each row times the second."""
     return jnp.einsum("ih,bhwc,jw->bijc", matrices[0], images, matrices[1], precision="highest")

@@ -6,13 +6,14 @@ path. A point of a line and its two-point ensemble are scored by the same functi
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float, Integer, Real
 
 from subspaces_jax.arrays import Array
 
 SMALLEST = float(jnp.finfo(jnp.float32).tiny)
 
 
-def accuracy(probs: Array, labels: Array) -> jax.Array:
+def accuracy(probs: Float[Array, "..."], labels: Integer[Array, "..."]) -> Float[jax.Array, "..."]:
     """Fraction of examples whose most probable class is the label.
 
     Args:
@@ -29,7 +30,7 @@ def accuracy(probs: Array, labels: Array) -> jax.Array:
     return jnp.mean((_predictions(probs) == _align(labels, probs.ndim - 1)).astype(jnp.float32), axis=-1)
 
 
-def negative_log_likelihood(probs: Array, labels: Array) -> jax.Array:
+def negative_log_likelihood(probs: Float[Array, "..."], labels: Integer[Array, "..."]) -> Float[jax.Array, "..."]:
     """Mean of -log p[label] in nats; probabilities below the smallest normal float32 count as that number.
 
     Args:
@@ -44,7 +45,7 @@ def negative_log_likelihood(probs: Array, labels: Array) -> jax.Array:
     return jnp.mean(-jnp.log(jnp.maximum(of_label, SMALLEST)), axis=-1)
 
 
-def brier_score(probs: Array, labels: Array) -> jax.Array:
+def brier_score(probs: Float[Array, "..."], labels: Integer[Array, "..."]) -> Float[jax.Array, "..."]:
     """Mean over examples of sum_c (p_c - [c = label])^2, in [0, 2]. Probs [..., N, C], labels [N] -> [...].
 
     Reference: Brier, Verification of Forecasts Expressed in Terms of Probability, 1950.
@@ -54,7 +55,9 @@ def brier_score(probs: Array, labels: Array) -> jax.Array:
     return jnp.mean(jnp.sum((probs - _align(one_hot, probs.ndim)) ** 2, axis=-1), axis=-1)
 
 
-def expected_calibration_error(probs: Array, labels: Array, num_bins: int = 15) -> jax.Array:
+def expected_calibration_error(
+    probs: Float[Array, "..."], labels: Integer[Array, "..."], num_bins: int = 15
+) -> Float[jax.Array, "..."]:
     """Expected calibration error (ECE) over equal-width bins of the confidence.
 
     ECE = (1 / N) sum over bins of | sum of correct - sum of confidence |, the bin of a confidence q being
@@ -76,19 +79,21 @@ def expected_calibration_error(probs: Array, labels: Array, num_bins: int = 15) 
     return jnp.sum(jnp.abs(gaps), axis=-1) / labels.shape[0]
 
 
-def total_variation(probs_a: Array, probs_b: Array) -> jax.Array:
+def total_variation(probs_a: Float[Array, "..."], probs_b: Float[Array, "..."]) -> Float[jax.Array, "..."]:
     """Mean over examples of half the L1 distance between two predictions. Both [..., N, C] -> [...], in [0, 1]."""
     _check_pair(probs_a, probs_b)
     return jnp.mean(0.5 * jnp.sum(jnp.abs(probs_a - probs_b), axis=-1), axis=-1)
 
 
-def disagreement(probs_a: Array, probs_b: Array) -> jax.Array:
+def disagreement(probs_a: Float[Array, "..."], probs_b: Float[Array, "..."]) -> Float[jax.Array, "..."]:
     """Fraction of examples with different most probable classes. Both [..., N, C] -> [...], in [0, 1]."""
     _check_pair(probs_a, probs_b)
     return jnp.mean((_predictions(probs_a) != _predictions(probs_b)).astype(jnp.float32), axis=-1)
 
 
-def disagreement_correct(probs_a: Array, probs_b: Array, labels: Array) -> jax.Array:
+def disagreement_correct(
+    probs_a: Float[Array, "..."], probs_b: Float[Array, "..."], labels: Integer[Array, "..."]
+) -> Float[jax.Array, "..."]:
     """Fraction of examples with different most probable classes, one of them the label. Both [..., N, C] -> [...]."""
     _check_pair(probs_a, probs_b)
     _check(probs_a, labels)
@@ -132,7 +137,7 @@ def reliability(probs: Array, labels: Array, num_bins: int = 15) -> dict[str, ja
     return {"count": count, "confidence": sums(confidence) / full, "accuracy": sums(correct) / full}
 
 
-def power_of_two(largest: Array) -> jax.Array:
+def power_of_two(largest: Float[Array, "*shape"]) -> Float[jax.Array, "*shape"]:
     """The power of two that divides `largest` down or up to [1, 4); 1/4 for 0. A constant to gradients.
 
     Dividing by it rounds nothing, and squares of the quotients and their products neither overflow nor underflow.
@@ -141,7 +146,7 @@ def power_of_two(largest: Array) -> jax.Array:
     return jnp.ldexp(jnp.ones_like(largest), jnp.maximum(exponent - 2, jnp.finfo(largest.dtype).minexp))
 
 
-def summary(probs: Array, labels: Array) -> dict[str, jax.Array]:
+def summary(probs: Float[Array, "..."], labels: Integer[Array, "..."]) -> dict[str, Float[jax.Array, "..."]]:
     """All scores of one set of predictions by name: accuracy, nll, brier, ece_15, ece_20; each [...]."""
     return {
         "accuracy": accuracy(probs, labels),
@@ -152,7 +157,9 @@ def summary(probs: Array, labels: Array) -> dict[str, jax.Array]:
     }
 
 
-def summary_sums(probs: Array, labels: Array, mask: Array) -> dict[str, jax.Array]:
+def summary_sums(
+    probs: Float[Array, "*batch N C"], labels: Integer[Array, " N"], mask: Real[Array, " N"] | Bool[Array, " N"]
+) -> dict[str, Float[jax.Array, "..."]]:
     """`summary` before it is divided: sums over examples, which add up over the parts of a split.
 
     Args:
@@ -183,7 +190,9 @@ def summary_sums(probs: Array, labels: Array, mask: Array) -> dict[str, jax.Arra
 CONFUSION = ("true_positives", "predicted", "labelled")
 
 
-def confusion_sums(probs: Array, labels: Array, mask: Array) -> dict[str, jax.Array]:
+def confusion_sums(
+    probs: Float[Array, "N C"], labels: Integer[Array, " N"], mask: Real[Array, " N"] | Bool[Array, " N"]
+) -> dict[str, Float[jax.Array, " C"]]:
     """Counts of each class over the examples whose mask is 1, additive over batches: CONFUSION, each [C].
 
     Args:
@@ -218,7 +227,7 @@ def of_confusion(sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
     }
 
 
-def _directions(features: Array) -> jax.Array:
+def _directions(features: Real[Array, "*shape D"]) -> Float[jax.Array, "*shape D"]:
     """Vectors [..., D] in float32 at length 1, those of zeros as they are, with gradient 0."""
     features = features.astype(jnp.float32)
     features = features / power_of_two(jnp.max(jnp.abs(features), axis=-1, keepdims=True))
@@ -227,18 +236,22 @@ def _directions(features: Array) -> jax.Array:
     return jnp.where(is_zero, 0.0, features / jnp.sqrt(jnp.where(is_zero, 1.0, squares)))
 
 
-def _predictions(probs: Array) -> jax.Array:
+def _predictions(probs: Float[Array, "*shape C"]) -> Integer[jax.Array, "*shape"]:
     return jnp.argmax(probs, axis=-1)
 
 
-def _binned(probs: Array, labels: Array, num_bins: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _binned(
+    probs: Float[Array, "*batch N C"], labels: Integer[Array, " N"], num_bins: int
+) -> tuple[Float[jax.Array, "*batch N"], Float[jax.Array, "*batch N"], Integer[jax.Array, "*batch N"]]:
     """Confidence, whether it was right, and the bin of every prediction, each [..., N]."""
     confidence = jnp.max(probs, axis=-1)
     correct = (_predictions(probs) == _align(labels, probs.ndim - 1)).astype(confidence.dtype)
     return confidence, correct, jnp.clip(jnp.floor(num_bins * confidence).astype(jnp.int32), 0, num_bins - 1)
 
 
-def _sum_bins(values: Array, bins: Array, num_bins: int) -> jax.Array:
+def _sum_bins(
+    values: Float[Array, "*batch N"], bins: Integer[jax.Array, "*batch N"], num_bins: int
+) -> Float[jax.Array, "*batch bins"]:
     sums = lambda values, bins: jax.ops.segment_sum(values, bins, num_segments=num_bins)
     return jnp.vectorize(sums, signature="(n),(n)->(b)")(values, bins)
 

@@ -12,18 +12,22 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float32, Float64, Integer, Real
 
 from subspaces_jax import metrics
 from subspaces_jax.arrays import Array
 
+Logits = Array | Sequence[Array]
+Labels = Array | Sequence[int]
 
-def member_scores(logits: Array, labels: Array) -> dict[str, np.ndarray]:
+
+def member_scores(logits: Logits, labels: Labels) -> dict[str, Float[np.ndarray, " M"]]:
     """Scores of each member alone: logits [M, N, C], labels [N] -> {name of `metrics.summary`: [M]}."""
     logits, labels = _checked(logits, labels)
     return {name: np.asarray(values) for name, values in _summaries(logits, labels).items()}
 
 
-def ensemble_scores(logits: Array, labels: Array, subset: Sequence[int] | None = None) -> dict[str, float]:
+def ensemble_scores(logits: Logits, labels: Labels, subset: Sequence[int] | None = None) -> dict[str, float]:
     """Scores of one ensemble and the diversity of its members.
 
     Args:
@@ -43,7 +47,9 @@ def ensemble_scores(logits: Array, labels: Array, subset: Sequence[int] | None =
     return {name: float(values[0]) for name, values in subset_scores(logits, labels, [subset]).items()}
 
 
-def subset_scores(logits: Array, labels: Array, subsets: Iterable[Sequence[int]]) -> dict[str, np.ndarray]:
+def subset_scores(
+    logits: Logits, labels: Labels, subsets: Iterable[Sequence[int]]
+) -> dict[str, Float[np.ndarray, " E"]]:
     """Scores of several ensembles of the same members, in the order given.
 
     Args:
@@ -77,7 +83,7 @@ def subset_scores(logits: Array, labels: Array, subsets: Iterable[Sequence[int]]
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
-def by_size(logits: Array, labels: Array, max_subsets: int = 20, seed: int = 0) -> dict[str, np.ndarray]:
+def by_size(logits: Logits, labels: Labels, max_subsets: int = 20, seed: int = 0) -> dict[str, Float[np.ndarray, " M"]]:
     """Ensembles of 1, 2, ... M members.
 
     Args:
@@ -106,7 +112,9 @@ def by_size(logits: Array, labels: Array, max_subsets: int = 20, seed: int = 0) 
 
 
 @jax.jit
-def pair_matrices(logits: Array, labels: Array | None = None) -> dict[str, jax.Array]:
+def pair_matrices(
+    logits: Real[Array, "M N C"], labels: Integer[Array, " N"] | None = None
+) -> dict[str, Float[jax.Array, "M M"]]:
     """How far members are from one another.
 
     Args:
@@ -124,7 +132,7 @@ def pair_matrices(logits: Array, labels: Array | None = None) -> dict[str, jax.A
     return {name: against(distance) for name, distance in distances.items()}
 
 
-def feature_cosines(features: Array | Iterable[Array], squared: bool = False) -> np.ndarray:
+def feature_cosines(features: Array | Iterable[Array], squared: bool = False) -> Float64[np.ndarray, "M M"]:
     """Means over examples of the cosine of every two members' features, or of its square.
 
     Args:
@@ -151,14 +159,14 @@ def feature_cosines(features: Array | Iterable[Array], squared: bool = False) ->
 
 
 @partial(jax.jit, static_argnames="squared")
-def _mean_cosines(features: jax.Array, squared: bool) -> jax.Array:
+def _mean_cosines(features: Real[Array, "M ..."], squared: bool) -> Float[jax.Array, "M M"]:
     vectors = jnp.asarray(features).reshape(*features.shape[:2], -1)
     against = lambda one: jax.vmap(lambda other: metrics.feature_cosine(one, other, squared))(vectors)
     return jax.lax.map(against, vectors)
 
 
 @jax.jit
-def _summaries(logits: Array, labels: Array) -> dict[str, jax.Array]:
+def _summaries(logits: Float[Array, "M N C"], labels: Integer[Array, " N"]) -> dict[str, Float[jax.Array, " M"]]:
     return metrics.summary(jax.nn.softmax(logits), labels)
 
 
@@ -184,7 +192,7 @@ def _spread(values: np.ndarray) -> float:
     return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def _checked(logits: Array, labels: Array) -> tuple[jax.Array, jax.Array]:
+def _checked(logits: Logits, labels: Labels) -> tuple[Float32[jax.Array, "M N C"], Integer[jax.Array, " N"]]:
     """Both as arrays, logits in float32."""
     shapes = {np.shape(member) for member in logits} if isinstance(logits, (list, tuple)) else set()
     if len(shapes) > 1:

@@ -22,8 +22,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Float, Float32, Integer, Real
 
 from subspaces_jax import trees
+from subspaces_jax.arrays import Array
 
 PyTree = Any
 NET = "net"  # all layers' filters together
@@ -97,7 +99,7 @@ def distance_from_init(
 
 def counted(
     params: PyTree, with_dense: bool = False, with_pointwise: bool = False, layers: Sequence[str] | None = None
-) -> dict[str, jax.Array]:
+) -> dict[str, Any]:
     """{layer: kernel} of the layers that count, in order; arguments and errors as of `orientation`."""
     kernels = {name.rpartition("/")[0] or name: leaf for name, leaf in trees.leaf_names(params).items()
                if trees.is_kernel(name)}  # fmt: skip
@@ -144,12 +146,12 @@ class Oriented(NamedTuple):
         return {f"{layer}/{name}": value for layer, row in found.items() for name, value in row.items()}
 
 
-def mass(projections: Any) -> np.ndarray:
+def mass(projections: Any) -> Any:
     """The fraction of projections [..., N] that are at most 0, NaN being none of them, [...] float64."""
     return np.mean(np.asarray(projections) <= 0, axis=-1)
 
 
-def bias_score(mass: Any, num_filters: int) -> dict[str, np.ndarray]:
+def bias_score(mass: Any, num_filters: int) -> dict[str, Any]:
     """How far masses are from those of filters without bias, whose signs are fair coins: mass N ~ Binomial(N, 1/2).
 
     Args:
@@ -168,7 +170,7 @@ def bias_score(mass: Any, num_filters: int) -> dict[str, np.ndarray]:
     return {"z": 2.0 * np.sqrt(num_filters) * (mass - 0.5), "p_value": p_value}
 
 
-def null_quantile(share: Any, fan_in: int) -> np.ndarray:
+def null_quantile(share: Any, fan_in: int) -> Any:
     """Quantiles of the cosine rho of a Gaussian filter of d weights: (1 + rho) / 2 ~ Beta((d - 1) / 2, (d - 1) / 2),
     whose mean is 0 and variance 1 / d.
 
@@ -187,7 +189,7 @@ def null_quantile(share: Any, fan_in: int) -> np.ndarray:
     return 2.0 * betaincinv(half, half, np.asarray(share, np.float64)) - 1.0
 
 
-def null_cdf(projections: Any, fan_in: int) -> np.ndarray:
+def null_cdf(projections: Any, fan_in: int) -> Any:
     """The cumulative distribution of that law at `projections` [...]; for tests of a layer against it."""
     from scipy.special import betainc
 
@@ -195,7 +197,7 @@ def null_cdf(projections: Any, fan_in: int) -> np.ndarray:
     return betainc(half, half, np.clip(0.5 * (1.0 + np.asarray(projections, np.float64)), 0.0, 1.0))
 
 
-def histogram(projections: Any, edges: Any) -> np.ndarray:
+def histogram(projections: Real[Array, "*shape N"], edges: Any) -> Integer[np.ndarray, "*shape bins"]:
     """Counts [..., bins] of projections [..., N] between edges [bins + 1], the last bin with both of its ends."""
     values = np.asarray(projections, np.float64)
     rows = [np.histogram(row[np.isfinite(row)], edges)[0] for row in values.reshape(-1, values.shape[-1])]
@@ -217,7 +219,7 @@ def _statistics(kernels, normalize):
     ]
 
 
-def _projections(kernel: jax.Array, normalize: bool) -> jax.Array:
+def _projections(kernel: Real[Array, "... N"], normalize: bool) -> Float32[jax.Array, " N"]:
     weights = jnp.asarray(kernel, jnp.float32).reshape(-1, kernel.shape[-1])
     if not normalize:
         return jnp.sum(weights, axis=0)
@@ -227,7 +229,7 @@ def _projections(kernel: jax.Array, normalize: bool) -> jax.Array:
     return jnp.clip(cosines * np.float32(weights.shape[0] ** -0.5), -1.0, 1.0)
 
 
-def _scaled_cosines(weights: jax.Array) -> jax.Array:
+def _scaled_cosines(weights: Float[jax.Array, "d N"]) -> Float[jax.Array, " N"]:
     """[d, N] -> [N], cosines times sqrt(d); for weights whose squares leave float32's range, in one pass more."""
     weights = weights / jnp.max(jnp.abs(weights), axis=0, keepdims=True)
     return jnp.sum(weights, axis=0) / jnp.linalg.norm(weights, axis=0)

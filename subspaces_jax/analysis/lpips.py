@@ -26,8 +26,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Float, Float32
 
 from subspaces_jax import evaluation, tasks
+from subspaces_jax.arrays import Array
 from subspaces_jax.data import files
 from subspaces_jax.errors import DataError, first_line
 
@@ -133,8 +135,8 @@ def load_weights(net: str = "alex", path: str | pathlib.Path = "") -> Weights:
 
 
 def distance(
-    weights: Weights, images_a: jax.Array, images_b: jax.Array, scaled: bool = True, enlarge: bool = False
-) -> jax.Array:
+    weights: Weights, images_a: Array, images_b: Array, scaled: bool = True, enlarge: bool = False
+) -> Float32[jax.Array, " B"]:
     """LPIPS of pairs of images.
 
     With F_l the features of tap l of the scaled and normalised images, each pixel's vector divided by its length, it is
@@ -195,7 +197,7 @@ def _distance(weights: Weights, images_a: jax.Array, images_b: jax.Array, scaled
     return functools.reduce(operator.add, parts)
 
 
-def _inputs(images: jax.Array, min_side: int, scaled: bool) -> jax.Array:
+def _inputs(images: Float[Array, "B H W channels"], min_side: int, scaled: bool) -> Float32[jax.Array, "B h w 3"]:
     """Images as the networks take them: large enough, in colour, scaled and normalised."""
     batch, height, width, _ = images.shape
     images = images.astype(jnp.float32)
@@ -209,7 +211,7 @@ def _inputs(images: jax.Array, min_side: int, scaled: bool) -> jax.Array:
     return (images - shift) / scale
 
 
-def _directions(features: jax.Array) -> jax.Array:
+def _directions(features: Float[jax.Array, "*shape C"]) -> Float[jax.Array, "*shape C"]:
     """Vectors [..., C] at length 1; of zeros they are 0, and so is the gradient of their length."""
     squares = jnp.sum(jnp.square(features), axis=-1, keepdims=True)
     is_zero = squares == 0

@@ -9,7 +9,9 @@ from typing import Any
 import jax
 import numpy as np
 from jax import lax
+from jaxtyping import Float, Float64
 
+from subspaces_jax.arrays import Array
 from subspaces_jax.geometry import contract
 
 PyTree = Any
@@ -18,7 +20,7 @@ ENDS = ("line", "mean")
 
 def point_distances(
     tree: PyTree, points: PyTree, params_at: Callable[[PyTree, PyTree], PyTree] = contract
-) -> np.ndarray:
+) -> Float64[np.ndarray, " T"]:
     """L2 distances in weight space from each point of a path to the one before it.
 
     Accumulated in float64 on the host. Of contractions, all distances follow from the inner products of the first
@@ -51,7 +53,7 @@ def point_distances(
     return np.concatenate([[0.0], np.sqrt(np.maximum(squares, 0.0))])
 
 
-def path_statistics(lengths: np.ndarray, values: np.ndarray) -> dict[str, float]:
+def path_statistics(lengths: Any, values: Any) -> dict[str, float]:
     """The smallest and the largest value of a path, and its means over points and over arc length.
 
     Args:
@@ -79,7 +81,7 @@ def path_statistics(lengths: np.ndarray, values: np.ndarray) -> dict[str, float]
     return {"min": float(np.min(values)), "max": float(np.max(values)), "avg": mean, "int": float(over_length)}
 
 
-def barrier(values: np.ndarray, ts: np.ndarray | None = None, ends: str = "line") -> np.ndarray:
+def barrier(values: Any, ts: Any = None, ends: str = "line") -> Any:
     """How far what should be low rises along a path above its ends.
 
     max_t v(t) - ((1 - t) v(0) + t v(1)) with ends = "line", which is 0 where no point lies
@@ -113,7 +115,7 @@ def barrier(values: np.ndarray, ts: np.ndarray | None = None, ends: str = "line"
     return np.max(values - between, axis=-1)
 
 
-def _squared_steps(coordinates: jax.Array, subtree: PyTree) -> np.ndarray:
+def _squared_steps(coordinates: Float[Array, "T K"], subtree: PyTree) -> Float64[np.ndarray, " T-1"]:
     """[T, K] coordinates of a part of a stack -> [T - 1], its share of the squared distances."""
     steps = np.diff(np.asarray(coordinates, np.float64), axis=0)
     steps[:, 0] = np.sum(steps, axis=1)  # that of the first endpoint itself: rounding, or a sum that is not 1

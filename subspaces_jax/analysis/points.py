@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from subspaces_jax.arrays import Array
 from subspaces_jax.data import batches
 from subspaces_jax.evaluation import Measure, Targets, labels_only
 from subspaces_jax.geometry import num_endpoints
@@ -25,7 +26,7 @@ def measure(
     at_points: AtPoints,
     stack: PyTree,
     points: jax.Array,
-    images: jax.Array,
+    images: Array,
     labels: PyTree = (),
     measures: Sequence[Measure] = (),
     *,

@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Float64, Real
+
+from subspaces_jax.arrays import Array
 
 STEPS = 300  # at most, of a fit
 SHIFTS = (0.3, 3.0, 30.0, 300.0)  # that a fit of the shift starts from, beside 1
@@ -43,7 +46,7 @@ class PowerLaw(NamedTuple):
     num_steps: np.ndarray
     num_starts: int
 
-    def __call__(self, t: np.ndarray) -> np.ndarray:
+    def __call__(self, t: Real[Array, " n"]) -> Float64[np.ndarray, "... n"]:
         """The law at t [n], [..., n]."""
         t = np.asarray(t, np.float64) + self.shift[..., None]
         return self.scale[..., None] * t ** -self.exponent[..., None]
@@ -71,10 +74,10 @@ class PowerLaw(NamedTuple):
 
 
 def fit_power_law(
-    t: np.ndarray,
-    y: np.ndarray,
+    t: Array,
+    y: Array,
     infer_shift: bool = False,
-    where: np.ndarray | None = None,
+    where: Array | None = None,
     exponents: tuple[float, float] = (0.0, 10.0),
     shifts: tuple[float, float] | None = None,
 ) -> PowerLaw:
@@ -124,7 +127,9 @@ def fit_power_law(
     return PowerLaw._make([*(np.asarray(of).reshape(batch) for of in found), len(starts)])
 
 
-def without_period(t: np.ndarray, y: np.ndarray, period: int) -> tuple[np.ndarray, np.ndarray]:
+def without_period(
+    t: Real[np.ndarray, " n"], y: Real[np.ndarray, " n"], period: int
+) -> tuple[Real[np.ndarray, " m"], Real[np.ndarray, " m"]]:
     """The points [n] but every `period`-th one, such as the short last batch of each epoch; 0 leaves all.
 
     Raises:
@@ -136,7 +141,9 @@ def without_period(t: np.ndarray, y: np.ndarray, period: int) -> tuple[np.ndarra
     return t[kept], y[kept]
 
 
-def without_extremes(t: np.ndarray, y: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray]:
+def without_extremes(
+    t: Real[np.ndarray, " n"], y: Real[np.ndarray, " n"], window: int
+) -> tuple[Real[np.ndarray, " m"], Real[np.ndarray, " m"]]:
     """The points [n] but those that are the largest or the smallest of their window; 0 leaves all.
 
     Windows are floor(n / window) consecutive ones of nearly equal length.

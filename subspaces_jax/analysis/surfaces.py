@@ -1,16 +1,16 @@
 """Surfaces over a plane of weight space: where to evaluate it, and at which levels to draw its contours."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from numpy.typing import ArrayLike
 
 from subspaces_jax.geometry import Plane
 
 
-def grid(corners: ArrayLike, num: int = 21, margins: float | Sequence[float] = 0.2) -> tuple[np.ndarray, np.ndarray]:
+def grid(corners: Any, num: int = 21, margins: float | Sequence[float] = 0.2) -> tuple[np.ndarray, np.ndarray]:
     """A regular grid over the box of some points of a plane, with margins around it.
 
     For a plane through three networks of which the third projects between the first two, this is the grid of the

@@ -19,8 +19,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float64
 
 from subspaces_jax import trees
+from subspaces_jax.arrays import Array
 from subspaces_jax.networks import axes
 from subspaces_jax.networks.axes import AxisTable
 from subspaces_jax.pvariation import p_variation
@@ -48,7 +50,7 @@ class OverDepth(NamedTuple):
         return {name: variations(scaled(stack, self.beta), self.exponents) for name, stack in stacks.items()}
 
 
-def layer_stacks(params: PyTree, table: AxisTable | None = None, layers: Sequence[str] = ()) -> dict[str, jax.Array]:
+def layer_stacks(params: PyTree, table: AxisTable | None = None, layers: Sequence[str] = ()) -> dict[str, Array]:
     """The layers of one network that have the same shape, in the order of the forward pass.
 
     These are kernels [L, d, d] of L layers, see `is_stack`, and kernels of dense layers and convolutions, at least two
@@ -102,23 +104,23 @@ def is_stack(name: str, leaf: Any, table: AxisTable | None = None) -> bool:
     return trees.is_kernel(name) and np.ndim(leaf) == 3 and leaf.shape[0] > 1 and leaf.shape[1] == leaf.shape[2]
 
 
-def depths(num_layers: int) -> np.ndarray:
+def depths(num_layers: int) -> Float64[np.ndarray, " L"]:
     """k/L of the layers k = 1, ..., L."""
     return np.arange(1, num_layers + 1) / num_layers
 
 
-def scaled(stack: jax.Array, beta: float) -> jax.Array:
+def scaled(stack: Float[Array, "L ..."], beta: float) -> Float[Array, "L ..."]:
     """L^beta W_k of layers [L, ...]."""
     return stack * jnp.asarray(stack.shape[0] ** beta, stack.dtype)
 
 
 @jax.jit
-def norms(stack: jax.Array) -> jax.Array:
+def norms(stack: Float[Array, "L ..."]) -> Float[jax.Array, " L"]:
     """Frobenius norms of layers [L, ...] -> [L]."""
     return jnp.linalg.vector_norm(stack.reshape(stack.shape[0], -1), axis=-1)
 
 
-def entries(stack: jax.Array, positions: Sequence[tuple[int, int]]) -> jax.Array:
+def entries(stack: Float[Array, "L ... rows columns"], positions: Sequence[tuple[int, int]]) -> Float[jax.Array, "P L"]:
     """Single entries of layers as paths over depth.
 
     Args:
@@ -139,7 +141,7 @@ def entries(stack: jax.Array, positions: Sequence[tuple[int, int]]) -> jax.Array
     return jnp.stack([stack[(slice(None), *middle, row, column)] for row, column in positions])
 
 
-def variations(path: jax.Array, exponents: Sequence[float]) -> jax.Array:
+def variations(path: Float[Array, "L ..."], exponents: Sequence[float]) -> Float[jax.Array, " P"]:
     """Rooted p-variations of a path [L, ...] -> [P], in its units."""
     return p_variation(path.reshape(path.shape[0], -1), tuple(exponents), rooted=True)
 
@@ -202,7 +204,7 @@ def check_finite(params: PyTree) -> None:
         raise ValueError(f"weights are not finite in {', '.join(wrong)}: it has diverged; take an earlier checkpoint")
 
 
-def _stacked(kernels: dict[str, Any]) -> jax.Array:
+def _stacked(kernels: dict[str, Any]) -> Array:
     return jnp.stack(list(kernels.values()))
 
 

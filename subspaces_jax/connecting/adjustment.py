@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float64, Real
 
 from subspaces_jax.arrays import Array
 from subspaces_jax.connecting.products import inner_products
@@ -31,10 +32,10 @@ class Grams(NamedTuple):
         count: N.
     """
 
-    own: np.ndarray
-    cross: np.ndarray
-    sums: np.ndarray
-    sums_before: np.ndarray
+    own: Float64[np.ndarray, "in in"]
+    cross: Float64[np.ndarray, "in in"]
+    sums: Float64[np.ndarray, " in"]
+    sums_before: Float64[np.ndarray, " in"]
     count: int  # type: ignore[assignment]  # the field hides tuple.count
 
 
@@ -48,8 +49,8 @@ class Adjusted(NamedTuple):
         size: their number, 1 more with a bias.
     """
 
-    kernel: jax.Array
-    bias: jax.Array | None
+    kernel: Float[jax.Array, "... out"]
+    bias: Float[jax.Array, " out"] | None
     rank: int
     size: int
 
@@ -80,7 +81,12 @@ def grams(batches: Iterable[tuple[Array, Array]], where: str | None = None) -> G
 
 
 def solve(
-    found: Grams, kernel: Array, bias: Array | None = None, *, floor: float = FLOOR, ridge: float = 0.0
+    found: Grams,
+    kernel: Float[Array, "*in out"],
+    bias: Float[Array, " out"] | None = None,
+    *,
+    floor: float = FLOOR,
+    ridge: float = 0.0,
 ) -> Adjusted:
     """The kernel that does to the features to be taken what `kernel` did to those before.
 
@@ -114,15 +120,15 @@ def solve(
 
 
 def adjust_weights(
-    kernel: Array,
-    features_from: Array,
-    features_to: Array,
-    bias: Array | None = None,
+    kernel: Float[Array, "*in out"],
+    features_from: Real[Array, "..."],
+    features_to: Real[Array, "..."],
+    bias: Float[Array, " out"] | None = None,
     *,
     floor: float = FLOOR,
     ridge: float = 0.0,
     where: str | None = None,
-) -> jax.Array | tuple[jax.Array, jax.Array | None]:
+) -> Float[jax.Array, "*in out"] | tuple[Float[jax.Array, "*in out"], Float[jax.Array, " out"] | None]:
     """The kernel of least norm with features_to @ kernel' ~ features_from @ kernel, by least squares.
 
     Args:
@@ -145,6 +151,8 @@ def adjust_weights(
     return found.kernel if bias is None else (found.kernel, found.bias)
 
 
-def _bordered(products: np.ndarray, column: np.ndarray, row: np.ndarray, corner: int) -> np.ndarray:
+def _bordered(
+    products: Float[np.ndarray, "n n"], column: Float[np.ndarray, " n"], row: Float[np.ndarray, " n"], corner: int
+) -> Float[np.ndarray, "n+1 n+1"]:
     """The products of features with a column of ones after them."""
     return np.block([[products, column[:, None]], [row[None], np.full((1, 1), float(corner))]])

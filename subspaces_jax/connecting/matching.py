@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float64, Integer, Real
 
 from subspaces_jax import trees
 from subspaces_jax.arrays import Array
@@ -21,7 +22,9 @@ RULES = ("weights", "incoming", "full")
 MAX_SWEEPS = 100
 
 
-def match(units_a: Array, units_b: Array, where: str | None = None) -> np.ndarray:
+def match(
+    units_a: Real[Array, "..."], units_b: Real[Array, "..."], where: str | None = None
+) -> Integer[np.ndarray, " n"]:
     """The assignment of units to units with the smallest sum of squared Euclidean distances; exact.
 
     Uniform optimal transport between two sets of one size is this assignment. The squares of the vectors themselves
@@ -51,7 +54,7 @@ def match(units_a: Array, units_b: Array, where: str | None = None) -> np.ndarra
     return assign(inner_products((a - mean).T, (b - mean).T, where))
 
 
-def assign(similarities: np.ndarray) -> np.ndarray:
+def assign(similarities: Real[np.ndarray, "n n"]) -> Integer[np.ndarray, " n"]:
     """[n, n] -> the order [n] of columns with the greatest sum of similarities; exact.
 
     Raises:
@@ -112,7 +115,7 @@ def match_networks(
     return _descend(params_a, params_b, table, permutations, seed, where) if rule == "weights" else permutations
 
 
-def unit_vectors(params: PyTree, table: AxisTable, axis: str, reads: bool = True) -> np.ndarray:
+def unit_vectors(params: PyTree, table: AxisTable, axis: str, reads: bool = True) -> Float64[np.ndarray, "n d"]:
     """All parameters of the units of one axis, a row a unit.
 
     Args:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Float, Float32, Float64, Real
 
 from subspaces_jax.arrays import Array
 
@@ -30,7 +31,9 @@ class Pair(NamedTuple):
     low: jax.Array
 
 
-def inner_products(a: Array, b: Array, where: str | None = None) -> np.ndarray:
+def inner_products(
+    a: Real[Array, "..."], b: Real[Array, "..."], where: str | None = None
+) -> Float64[np.ndarray, "n m"]:
     """a^T b in float64, on the host.
 
     Args:
@@ -56,7 +59,7 @@ def inner_products(a: Array, b: Array, where: str | None = None) -> np.ndarray:
 
 
 @jax.jit
-def _split_products(a: jax.Array, b: jax.Array) -> Pair:
+def _split_products(a: Float32[jax.Array, "N n"], b: Float32[jax.Array, "N m"]) -> Pair:
     zero = jnp.zeros((a.shape[1], b.shape[1]), jnp.float32)
 
     def add_rows(total, rows):
@@ -76,7 +79,7 @@ def _added(total: Pair, a: jax.Array, b: jax.Array) -> Pair:
     return total
 
 
-def _slices(x: jax.Array) -> list[jax.Array]:
+def _slices(x: Float32[jax.Array, "N n"]) -> list[Float[jax.Array, "N n"]]:
     """[N, n] -> slices whose sum it is to 32 bits of each column's largest entry; each of up to 8 bits and a sign."""
     _, exponent = jnp.frexp(jnp.max(jnp.abs(x), axis=0, keepdims=True))
     exponent, slices = jnp.maximum(exponent, SMALLEST), []

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
 
 from subspaces_jax import trees
 
@@ -59,7 +60,7 @@ def contract(stacked: PyTree, coordinates: PyTree) -> PyTree:
     return jax.tree.map(point, coordinates, stacked)
 
 
-def init_stack(module: Any, key: jax.Array, num_endpoints: int, *inputs: Any, **keywords: Any) -> PyTree:
+def init_stack(module: Any, key: PRNGKeyArray, num_endpoints: int, *inputs: Any, **keywords: Any) -> PyTree:
     """The variables of K independent initialisations of one Flax module.
 
     Args:

@@ -19,27 +19,31 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, PRNGKeyArray, Real
+
+from subspaces_jax.arrays import Array
 
 PyTree = Any
+Time = Real[Array, "*shape"] | float
 
 
 class _Curve:
     """What one-dimensional subspaces share: t is uniform in [0, 1], and so is the grid."""
 
-    def coordinates(self, t: Any) -> jax.Array:
+    def coordinates(self, t: Time) -> Float[jax.Array, "*shape K"]:
         """Coordinates [..., K] of t in [0, 1]."""
         raise NotImplementedError
 
-    def sample(self, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
+    def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> Float[jax.Array, "..."]:
         """Coordinates [*shape, K] of t drawn uniformly from [0, 1)."""
         return self.coordinates(jax.random.uniform(key, shape))
 
-    def grid(self, num: int) -> jax.Array:
+    def grid(self, num: int) -> Float[jax.Array, "T K"]:
         """Coordinates [num, K] of `num` equally spaced t from 0 to 1, both included."""
         return self.coordinates(_spaced(num))
 
     @property
-    def midpoint(self) -> jax.Array:
+    def midpoint(self) -> Float[jax.Array, " K"]:
         """Coordinates [K] of t = 1/2."""
         return self.coordinates(jnp.float32(0.5))
 
@@ -55,7 +59,7 @@ class Line(_Curve):
     def num_endpoints(self) -> int:
         return 2
 
-    def coordinates(self, t: jax.Array) -> jax.Array:
+    def coordinates(self, t: Time) -> Float[jax.Array, "*shape 2"]:
         """t [...] in [0, 1] -> [..., 2], rows sum to 1."""
         t = jnp.asarray(t, jnp.float32)
         return jnp.stack([1.0 - t, t], axis=-1)
@@ -76,7 +80,7 @@ class Bezier(_Curve):
     def __post_init__(self):
         _check_num_endpoints(self, at_least=2)
 
-    def coordinates(self, t: jax.Array) -> jax.Array:
+    def coordinates(self, t: Time) -> Float[jax.Array, "*shape K"]:
         """t [...] in [0, 1] -> [..., K], rows sum to 1.
 
         >>> Bezier(3).coordinates(0.5)
@@ -102,7 +106,7 @@ class Chain(_Curve):
     def __post_init__(self):
         _check_num_endpoints(self, at_least=2)
 
-    def coordinates(self, t: jax.Array) -> jax.Array:
+    def coordinates(self, t: Time) -> Float[jax.Array, "*shape K"]:
         """t [...] in [0, 1] -> [..., K], rows sum to 1, at most two entries of a row differ from 0."""
         position = jnp.asarray(t, jnp.float32)[..., None] * (self.num_endpoints - 1)
         knots = jnp.arange(self.num_endpoints, dtype=jnp.float32).reshape((1,) * (position.ndim - 1) + (-1,))
@@ -124,7 +128,7 @@ class Arc(_Curve):
     def num_endpoints(self) -> int:
         return 3
 
-    def coordinates(self, t: jax.Array) -> jax.Array:
+    def coordinates(self, t: Time) -> Float[jax.Array, "*shape 3"]:
         """t [...] in [0, 1] -> [..., 3], rows sum to 1 (the third entry is at most 0)."""
         t = jnp.asarray(t, jnp.float32)
         cosine, sine = jnp.sin(jnp.pi / 2 * (1.0 - t)), jnp.sin(jnp.pi / 2 * t)  # both exactly 0 or 1 at the ends
@@ -143,25 +147,25 @@ class Simplex:
     def __post_init__(self):
         _check_num_endpoints(self, at_least=1)
 
-    def coordinates(self, t: jax.Array) -> jax.Array:
+    def coordinates(self, t: Any) -> Float[jax.Array, "..."]:
         """Barycentric t [..., K] -> itself, as float32."""
         t = jnp.asarray(t, jnp.float32)
         if t.ndim == 0 or t.shape[-1] != self.num_endpoints:
             raise ValueError(f"expected barycentric coordinates [..., {self.num_endpoints}], got shape {t.shape}")
         return t
 
-    def sample(self, key: jax.Array, shape: tuple[int, ...] = ()) -> jax.Array:
+    def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> Float[jax.Array, "..."]:
         """Uniform on the simplex, [*shape, K]: a flat Dirichlet, drawn as normalised exponentials."""
         draws = jax.random.exponential(key, (*shape, self.num_endpoints))
         return draws / jnp.sum(draws, axis=-1, keepdims=True)
 
-    def grid(self, num: int) -> jax.Array:
+    def grid(self, num: int) -> Float[jax.Array, "T K"]:
         """The lattice with `num` points to a side, [C(num + K - 2, K - 1), K]; the first row is the first vertex."""
         side = _num_points(num) - 1
         return jnp.asarray(np.array(list(_compositions(side, self.num_endpoints))) / side, jnp.float32)
 
     @property
-    def midpoint(self) -> jax.Array:
+    def midpoint(self) -> Float[jax.Array, " K"]:
         """The barycentre, [K]."""
         return jnp.full(self.num_endpoints, 1.0 / self.num_endpoints, jnp.float32)
 
@@ -181,20 +185,20 @@ class Layerwise:
     def num_endpoints(self) -> int:
         return self.subspace.num_endpoints
 
-    def coordinates(self, t: jax.Array) -> jax.Array:
+    def coordinates(self, t: Any) -> Float[jax.Array, "..."]:
         """One point for all modules, [..., K]."""
         return self.subspace.coordinates(t)
 
-    def grid(self, num: int) -> jax.Array:
+    def grid(self, num: int) -> Float[jax.Array, "T K"]:
         """One point for all modules, [T, K]."""
         return self.subspace.grid(num)
 
     @property
-    def midpoint(self) -> jax.Array:
+    def midpoint(self) -> Float[jax.Array, " K"]:
         """One point for all modules, [K]."""
         return self.subspace.midpoint
 
-    def sample(self, key: jax.Array, shape: tuple[int, ...] = ()) -> PyTree:
+    def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> PyTree:
         """One independent draw a module that owns parameters: a prefix tree of the parameters, leaves [*shape, K]."""
         counter = itertools.count()
 
@@ -228,7 +232,7 @@ def layerwise(subspace: Any, params: PyTree) -> Layerwise:
     return Layerwise(subspace, structure(params))
 
 
-def _spaced(num: int) -> jax.Array:
+def _spaced(num: int) -> Float[jax.Array, " num"]:
     return jnp.linspace(0.0, 1.0, _num_points(num), dtype=jnp.float32)
 
 

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Float64, PRNGKeyArray
 
 from subspaces_jax import rngs, trees
+from subspaces_jax.arrays import Array
 from subspaces_jax.geometry.contraction import num_endpoints
 
 PyTree = Any
@@ -17,7 +19,7 @@ NORMALISATIONS = ("filter", "layer", "none")
 
 def random_directions(
     params: PyTree,
-    key: jax.Array,
+    key: PRNGKeyArray,
     num: int = 2,
     normalise: str = "filter",
     ignore_one_dimensional: bool = True,
@@ -166,7 +168,7 @@ def _is_one_dimensional(name: str, leaf: Any) -> bool:
     return np.ndim(leaf) < 2 or name.rsplit("/", 1)[-1] in ("bias", "scale")
 
 
-def _about(leaf: jax.Array, about: str) -> np.ndarray:
+def _about(leaf: Float[Array, "M ..."], about: str) -> Float64[np.ndarray, "M D"]:
     """[M, ...] -> differences from the origin, [M, D] float64."""
     rows = np.asarray(leaf, np.float64).reshape(leaf.shape[0], -1)
     return rows - (rows[-1] if about == "last" else np.mean(rows, axis=0))

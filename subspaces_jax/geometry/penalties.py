@@ -13,15 +13,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, PRNGKeyArray
 
 from subspaces_jax import metrics, trees
+from subspaces_jax.arrays import Array
 
 PyTree = Any
 
 
 def cosine_penalty(
     stacked: PyTree, i: int | jax.Array, j: int | jax.Array, select: Callable[[str], bool] | None = None
-) -> jax.Array:
+) -> Float[jax.Array, ""]:
     """Squared cosine between endpoints i and j: (sum <w_i, w_j>)^2 / (sum |w_i|^2 sum |w_j|^2).
 
     The sums run over all selected leaves together, not layer by layer. Scale-invariant in each endpoint; 1 for parallel
@@ -42,7 +44,7 @@ def cosine_penalty(
     return squared_cosine([_row(leaf, i) for leaf in leaves], [_row(leaf, j) for leaf in leaves])
 
 
-def squared_cosine(a: list[jax.Array], b: list[jax.Array]) -> jax.Array:
+def squared_cosine(a: list[Float[Array, "..."]], b: list[Float[Array, "..."]]) -> Float[jax.Array, ""]:
     """Squared cosine of two vectors given in parts of any shapes: a scalar in [0, 1], 0 where one of them is zero."""
     a, b = _scaled(a), _scaled(b)
     return _ratio(_dot(a, b) ** 2, _dot(a, a) * _dot(b, b))
@@ -58,7 +60,7 @@ def weight_norms(params: PyTree) -> float:
     return sum(float(np.linalg.norm(np.asarray(leaf, np.float64))) for leaf in weights)
 
 
-def random_pair(key: jax.Array, num_endpoints: int) -> tuple[int | jax.Array, int | jax.Array]:
+def random_pair(key: PRNGKeyArray, num_endpoints: int) -> tuple[int | jax.Array, int | jax.Array]:
     """Two different endpoints i < j, each pair as probable as any other. Static (0, 1) where there are only two."""
     if num_endpoints < 2:
         raise ValueError(f"a pair needs at least 2 endpoints, got {num_endpoints}")
@@ -69,12 +71,14 @@ def random_pair(key: jax.Array, num_endpoints: int) -> tuple[int | jax.Array, in
     return rows[pair], columns[pair]
 
 
-def pairwise_products(stacked: PyTree, select: Callable[[str], bool] | None = None) -> jax.Array:
+def pairwise_products(stacked: PyTree, select: Callable[[str], bool] | None = None) -> Float[jax.Array, "K K"]:
     """Inner products <w_i, w_j> over all selected leaves, [K, K]: cosines and distances follow from it."""
     return _products([leaf.reshape(leaf.shape[0], -1) for leaf in _selected(stacked, select)])
 
 
-def endpoint_statistics(stacked: PyTree, select: Callable[[str], bool] | None = None) -> dict[str, jax.Array]:
+def endpoint_statistics(
+    stacked: PyTree, select: Callable[[str], bool] | None = None
+) -> dict[str, Float[jax.Array, ""]]:
     """Means over all pairs of endpoints: "cosine_squared" in [0, 1] and "distance" (L2). Needs K >= 2."""
     leaves = [leaf.reshape(leaf.shape[0], -1) for leaf in _floats(_selected(stacked, select))]
     largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), axis=1, initial=0.0) for leaf in leaves]), axis=0)
@@ -93,7 +97,7 @@ def endpoint_statistics(stacked: PyTree, select: Callable[[str], bool] | None = 
     }
 
 
-def _selected(stacked: PyTree, select: Callable[[str], bool] | None) -> list[jax.Array]:
+def _selected(stacked: PyTree, select: Callable[[str], bool] | None) -> list[Any]:
     leaves = trees.select(stacked, select or trees.is_kernel)
     if not leaves and select is None:  # a module from elsewhere may name its weights as it likes
         leaves = [leaf for leaf in jax.tree.leaves(stacked) if leaf.ndim > 2]  # the first axis is that of endpoints
@@ -111,27 +115,29 @@ def _row(leaf: jax.Array, k: int | jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(is_k, leaf, jnp.zeros_like(leaf)), axis=0)
 
 
-def _scaled(parts: list[jax.Array]) -> list[jax.Array]:
+def _scaled(parts: list[Any]) -> list[Any]:
     """With a largest entry of 1 to 4, or all zeros."""
     parts = _floats(parts)
     scale = metrics.power_of_two(jnp.max(jnp.stack([jnp.max(jnp.abs(part), initial=0.0) for part in parts])))
     return [part / scale for part in parts]
 
 
-def _floats(parts: list[jax.Array]) -> list[jax.Array]:
+def _floats(parts: list[Any]) -> list[Any]:
     """In float32 at least, where sums of squares of what is near 1 are safe."""
     return [part.astype(jnp.float32) if jnp.finfo(part.dtype).bits < 32 else part for part in parts]
 
 
-def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+def _ratio(
+    numerator: Float[jax.Array, "*shape"], denominator: Float[jax.Array, "*shape"]
+) -> Float[jax.Array, "*shape"]:
     """The quotient, and 0 with gradient 0 where the denominator is 0."""
     is_zero = denominator == 0
     return jnp.where(is_zero, 0.0, numerator / jnp.where(is_zero, 1.0, denominator))
 
 
-def _products(leaves: list[jax.Array]) -> jax.Array:
+def _products(leaves: list[Any]) -> Float[jax.Array, "K K"]:
     return functools.reduce(operator.add, [jnp.einsum("id,jd->ij", leaf, leaf, precision="highest") for leaf in leaves])
 
 
-def _dot(a: list[jax.Array], b: list[jax.Array]) -> jax.Array:
+def _dot(a: list[Any], b: list[Any]) -> jax.Array:
     return functools.reduce(operator.add, [jnp.sum(x * y) for x, y in zip(a, b)])

@@ -6,8 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Real
 
 from subspaces_jax import trees
+from subspaces_jax.arrays import Array
 from subspaces_jax.geometry.contraction import num_endpoints, stack
 
 PyTree = Any
@@ -29,7 +31,9 @@ class Plane:
     offset: float
     height: float
 
-    def coordinates(self, x: jax.Array, y: jax.Array) -> jax.Array:
+    def coordinates(
+        self, x: Real[Array, "*shape"] | float, y: Real[Array, "*shape"] | float
+    ) -> Float[jax.Array, "*shape 3"]:
         """x, y [...], L2 distances in weight space -> affine coordinates [..., 3], rows sum to 1."""
         x, y = jnp.asarray(x, jnp.float32), jnp.asarray(y, jnp.float32)
         c = y / self.height
@@ -37,7 +41,7 @@ class Plane:
         return jnp.stack([self._of_origin(b, c), b, c], axis=-1)
 
     @property
-    def corners(self) -> np.ndarray:
+    def corners(self) -> Float[np.ndarray, "3 2"]:
         """x and y of a, b and c, [3, 2]."""
         return np.array([(0.0, 0.0), (self.length, 0.0), (self.offset, self.height)])
 
@@ -51,7 +55,7 @@ class Plane:
     def _axes(self) -> tuple[PyTree, PyTree]:
         return _difference(self.endpoints, 1), _difference(self.endpoints, 2)
 
-    def _of_origin(self, b: jax.Array, c: jax.Array) -> jax.Array:
+    def _of_origin(self, b: Float[jax.Array, "*shape"], c: Float[jax.Array, "*shape"]) -> Float[jax.Array, "*shape"]:
         return 1.0 - b - c
 
 
@@ -70,7 +74,7 @@ class DirectedPlane(Plane):
     def _axes(self) -> tuple[PyTree, PyTree]:
         return tuple(jax.tree.map(lambda leaf: leaf[k], self.endpoints) for k in (1, 2))
 
-    def _of_origin(self, b: jax.Array, c: jax.Array) -> jax.Array:
+    def _of_origin(self, b: Float[jax.Array, "*shape"], c: Float[jax.Array, "*shape"]) -> Float[jax.Array, "*shape"]:
         return jnp.ones_like(b)
 
 

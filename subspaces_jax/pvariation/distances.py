@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Float
+
+from subspaces_jax.arrays import Array
 
 NORMS = ("l2", "l1", "linf")
 BAND = 4  # sizes of points that are at most so many steps apart are found from their differences
@@ -14,7 +17,7 @@ SLACK = 1e-5  # of bounds, a fraction of what they are made of
 FEW = 1 << 22  # coordinates of all pairs, of which differences are quick
 
 
-def sizes(differences: jax.Array, norm: str) -> jax.Array:
+def sizes(differences: Float[Array, "*shape D"], norm: str) -> Float[Array, "*shape"]:
     """Of differences [..., D]: [...]."""
     if norm == "l2":
         return jnp.sum(differences * differences, axis=-1)
@@ -22,12 +25,12 @@ def sizes(differences: jax.Array, norm: str) -> jax.Array:
     return jnp.sum(of, axis=-1) if norm == "l1" else jnp.max(of, axis=-1, initial=0.0)
 
 
-def distance(sizes: jax.Array, norm: str) -> jax.Array:
+def distance(sizes: Float[Array, "*shape"], norm: str) -> Float[Array, "*shape"]:
     """The distances that sizes stand for."""
     return jnp.sqrt(sizes) if norm == "l2" else sizes
 
 
-def powers(sizes: jax.Array, p: float, norm: str) -> jax.Array:
+def powers(sizes: Float[Array, "*shape"], p: float, norm: str) -> Float[jax.Array, "*shape"]:
     """The p-th powers of the distances; by roots and products where p is a multiple of a half ("l2") or a quarter."""
     exponent = p / 2 if norm == "l2" else p
     if exponent > 16 or (4 * exponent) % 1:
@@ -40,7 +43,13 @@ def powers(sizes: jax.Array, p: float, norm: str) -> jax.Array:
     return found
 
 
-def between(a: jax.Array, b: jax.Array, norm: str, direct: bool = False, extents: jax.Array | None = None) -> jax.Array:
+def between(
+    a: Float[Array, "N D"],
+    b: Float[Array, "M D"],
+    norm: str,
+    direct: bool = False,
+    extents: Float[Array, " N"] | None = None,
+) -> Float[Array, "N M"]:
     """Sizes of all differences, [N, D] and [M, D] -> [N, M].
 
     Of "l2", unless `direct`, by a matrix product, whose rounding errors are in proportion to the squares of both: give
@@ -70,7 +79,7 @@ def is_direct(num: int, dim: int) -> bool:
     return dim <= 8 or num * num * dim <= FEW
 
 
-def bands(points: jax.Array, norm: str, most: int = BAND) -> jax.Array:
+def bands(points: Float[jax.Array, "L D"], norm: str, most: int = BAND) -> Float[jax.Array, "most L"]:
     """Sizes of the differences of each point and those 1 to `most` steps before it, [most, L]; at the start 0."""
     of_gap = [
         sizes(points[min(gap, len(points)) :] - points[: max(len(points) - gap, 0)], norm) for gap in range(1, most + 1)
@@ -78,7 +87,7 @@ def bands(points: jax.Array, norm: str, most: int = BAND) -> jax.Array:
     return jnp.stack([jnp.pad(found, (len(points) - len(found), 0)) for found in of_gap])
 
 
-def banded(found: jax.Array, near: jax.Array) -> jax.Array:
+def banded(found: Float[jax.Array, "L L"], near: Float[jax.Array, "steps L"]) -> Float[jax.Array, "L L"]:
     """Sizes [L, L] with those of near points from `bands`."""
     steps = np.arange(len(found)) - np.arange(len(found))[:, None]
     for gap, of_gap in enumerate(near, start=1):

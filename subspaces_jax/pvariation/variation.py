@@ -4,28 +4,30 @@ The search for the best partition may round; the value is then the sum over that
 differences of points, so that it is that of a true partition, and it is what is differentiated.
 """
 
-from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Float, Integer
 
+from subspaces_jax.arrays import Array
 from subspaces_jax.pvariation import distances, search
 
 METHODS = ("auto", "push", "fixed_point", "blocked")
 
 
 def p_variation(
-    path: jax.Array,
-    p: float | Sequence[float],
+    path: Array,
+    p: Any,
     *,
     method: str = "auto",
     norm: str = "l2",
     block_size: int | None = None,
     rooted: bool = False,
-) -> jax.Array:
+) -> Float[jax.Array, "..."]:
     """The largest sum of p-th powers of distances between consecutive points of a subsequence of a path.
 
         V = max over 0 = k_0 < k_1 < ... < k_r = L - 1 of sum_i |x_{k_i} - x_{k_(i-1)}|^p
@@ -66,8 +68,8 @@ def p_variation(
 
 
 def p_variation_partition(
-    path: jax.Array, p: float, *, method: str = "auto", norm: str = "l2", block_size: int | None = None
-) -> tuple[jax.Array, np.ndarray]:
+    path: Array, p: float, *, method: str = "auto", norm: str = "l2", block_size: int | None = None
+) -> tuple[Float[jax.Array, ""], Integer[np.ndarray, " r"]]:
     """The p-variation of one path and the subsequence that attains it.
 
     Of equally good predecessors of a point the earliest is taken, so that long steps win over short ones.
@@ -93,8 +95,8 @@ def p_variation_partition(
 
 
 def running_p_variation(
-    path: jax.Array, p: float, *, method: str = "auto", norm: str = "l2", block_size: int | None = None
-) -> jax.Array:
+    path: Array, p: float, *, method: str = "auto", norm: str = "l2", block_size: int | None = None
+) -> Float[jax.Array, "*batch L"]:
     """The p-variation of the path up to each of its points: [..., L, D] -> [..., L], not decreasing from 0.
 
     Arguments and errors as in `p_variation`, with a single p.
@@ -105,7 +107,7 @@ def running_p_variation(
     return _finite(_running(points, _exponents(p), norm, method, block_size))
 
 
-def bellman_residual(path: jax.Array, p: float, values: jax.Array, *, norm: str = "l2") -> jax.Array:
+def bellman_residual(path: Array, p: float, values: Array, *, norm: str = "l2") -> Float[jax.Array, "*batch"]:
     """By how much a path's running p-variation misses Bellman's equation, as a fraction of the last value.
 
         max over j of | values[j] - max over m < j of (values[m] + |x_m - x_j|^p) | / values[L - 1],  and |values[0]|
