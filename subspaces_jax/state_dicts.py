@@ -15,6 +15,7 @@ from typing import IO, Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from subspaces_jax import writing
 from subspaces_jax.errors import CheckpointError, ConfigError, first_line
 
 SAFE = ".safetensors"
@@ -67,7 +68,7 @@ def load(path: str | pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def save(path: str | pathlib.Path, state: dict[str, np.ndarray]) -> None:
-    """Writes a state dict as .safetensors, which PyTorch reads with safetensors.torch.load_file.
+    """Writes a state dict, whole or not at all, as .safetensors, which PyTorch reads with safetensors.torch.load_file.
 
     Raises:
         ConfigError: another ending, or the safetensors package is missing.
@@ -76,7 +77,7 @@ def save(path: str | pathlib.Path, state: dict[str, np.ndarray]) -> None:
     if path.suffix != SAFE:
         raise ConfigError(f"weights are written as {SAFE}, got {path}: rename it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    _package().save_file({name: np.ascontiguousarray(array) for name, array in state.items()}, path)
+    writing.write_bytes(path, _package().save({name: np.ascontiguousarray(array) for name, array in state.items()}))
 
 
 def _package() -> Any:

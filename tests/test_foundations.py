@@ -14,7 +14,7 @@ from subspaces_jax import rngs, trees
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "subspaces_jax"
 ROOMS = [  # in their order: a module imports only from rooms before its own, and within its own
-    *("errors", "logs", "arrays", "rngs", "trees", "losses", "metrics", "tasks"),
+    *("errors", "logs", "arrays", "rngs", "trees", "writing", "losses", "metrics", "tasks"),
     *("pvariation", "geometry", "networks", "data"),
     *(
         "events",

@@ -31,6 +31,7 @@ def with_trunk(
     num_layers: int,
     features: Features,
     *,
+    bias: bool = False,
     floor: float = adjustment.FLOOR,
     ridge: float = 0.0,
 ) -> PyTree:
@@ -42,10 +43,12 @@ def with_trunk(
         table: their axis table.
         num_layers: n of WA(n), in [1, L]; with all L it is the network itself.
         features: of the data.
+        bias: whether the bias of the adjusted layer is fitted together with its kernel; else it stays, as in the paper.
         floor, ridge: as in `adjustment.solve`.
 
     Raises:
-        ValueError: networks that differ or are no chain of layers, or another number of layers.
+        ValueError: networks that differ or are no chain of layers, another number of layers, or `bias` where there is
+            none.
     """
     check_same(params, trunk)
     axes.units(table, params)
@@ -54,10 +57,14 @@ def with_trunk(
         return params
     own, first = layers[-num_layers:], layers[-num_layers]
     leaves = trees.leaf_names(params)
-    kernel = leaves[first.kernel]
-    found = adjustment.solve(features.grams(first.name, kernel.shape, params, trunk), kernel, floor=floor, ridge=ridge)
+    kernel, name_of_bias = leaves[first.kernel], f"{first.name}/bias"
+    if bias and name_of_bias not in first.vectors:
+        raise ValueError(f"bias=True fits the bias of {first.name}, which has none: leave it out")
+    products = features.grams(first.name, kernel.shape, params, trunk)
+    found = adjustment.solve(products, kernel, leaves[name_of_bias] if bias else None, floor=floor, ridge=ridge)
     kept = {name: leaves[name] for layer in own for name in (layer.kernel, *layer.vectors)}
-    return with_leaves(trunk, kept | {first.kernel: found.kernel})
+    fitted = {first.kernel: found.kernel} | ({name_of_bias: found.bias} if bias else {})
+    return with_leaves(trunk, kept | fitted)
 
 
 def operations(params: PyTree, table: AxisTable, features: Features, image_shape: tuple[int, ...]) -> np.ndarray:

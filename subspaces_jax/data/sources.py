@@ -6,17 +6,15 @@ Catalogue data sets (cifar10, imagenet2012 ...) are read where TFDS has prepared
 
 import contextlib
 import math
-import os
 import pathlib
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from subspaces_jax import logs
+from subspaces_jax import logs, writing
 from subspaces_jax.data import files, images
 from subspaces_jax.data.catalogue import DatasetInfo, info
 from subspaces_jax.data.prepared import builder_of
@@ -83,7 +81,8 @@ class Encoded:
         dtype = np.int32 if self._label == "class" else np.float32
         found = np.array([self[i][1] for i in range(len(self))], dtype)
         if len(self) >= CACHE_FROM:
-            _replace(cache, lambda file: np.save(file, found))
+            with contextlib.suppress(OSError), writing.replacing(cache) as file:
+                np.save(file, found)
         return found
 
 
@@ -243,19 +242,8 @@ def _size(archive: zipfile.ZipFile | None) -> int:
 
 def _write_cache(path: pathlib.Path, arrays: Arrays) -> None:
     kept = {key: array for key, array in arrays._asdict().items() if isinstance(array, np.ndarray)}
-    _replace(path, lambda file: np.savez(file, **kept))  # type: ignore[arg-type]  # a name may be a flag of NumPy's
-
-
-def _replace(path: pathlib.Path, write: Callable[[BinaryIO], None]) -> None:
-    """Written elsewhere and renamed, so that no reader sees half of it; left out where the folder cannot be written."""
-    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial")
-    with contextlib.suppress(OSError):
-        try:
-            with open(partial, "wb") as file:
-                write(file)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+    with contextlib.suppress(OSError), writing.replacing(path) as file:  # left out where the folder cannot be written
+        np.savez(file, **kept)  # type: ignore[arg-type]  # a name may be a flag of NumPy's
 
 
 def _unreadable(what: str, name: str, folder: Any, error: Exception) -> str:

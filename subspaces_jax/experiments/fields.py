@@ -17,7 +17,7 @@ from subspaces_jax.data import augmentation, subsets
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import choices
 from subspaces_jax.networks import families
-from subspaces_jax.training import optimizers, regularity
+from subspaces_jax.training import optimizers, regularity, schedules
 
 Config = Mapping[str, Any]
 LARGEST = 2**31 - 1  # of whole numbers: steps and indices are int32
@@ -145,7 +145,7 @@ CALLS: dict[str, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {  
         optimizers.OPTIMIZERS,
         ("schedule", "weight_decay", "weight_path", "activation", "steps_per_epoch"),
     ),
-    "schedule": (optimizers.POLICIES, ("peak", "num_epochs", "warmup")),
+    "schedule": (schedules.POLICIES, ("peak", "num_epochs", "warmup")),
     "augmentation": (AUGMENTATIONS, ()),
     "normalisation": (NORMALISATIONS, ()),
     "statistics": (STATISTICS, ("weight_path",)),
@@ -275,7 +275,7 @@ FIELDS: dict[str, Field] = {
     # the optimizer
     "optimizer": _call("sgd", optimizers.OPTIMIZERS, "of the stack"),
     "learning_rate": Field(0.1, _at_least(0.0), "at least 0"),
-    "schedule": _call("cosine", optimizers.POLICIES, "policy of the learning rate"),
+    "schedule": _call("cosine", schedules.POLICIES, "policy of the learning rate"),
     "warmup_epochs": Field(5, _at_least(0), "at least 0"),
     "swa_learning_rate": Field(0.05, _at_least(0.0), "at least 0, of the swa schedules"),
     "swa_start": Field(0.75, _fraction, "fraction of the epochs, of swa_cyclic and capture"),

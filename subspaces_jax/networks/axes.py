@@ -39,6 +39,11 @@ def layers(table: AxisTable) -> list[str]:
     return list(dict.fromkeys(leaf.rpartition("/")[0] for leaf in table if "/" in leaf))
 
 
+def table_of(network: Any) -> AxisTable:
+    """What the network's `unit_axes` gives; empty where it has no such method."""
+    return getattr(network, "unit_axes", dict)()
+
+
 def kernels(table: AxisTable) -> list[str]:
     """The names of all kernels, "BasicBlock_0/Conv_1/kernel", in the order of the forward pass."""
     return list(filter(trees.is_kernel, table))

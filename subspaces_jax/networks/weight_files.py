@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from subspaces_jax import writing
 from subspaces_jax.errors import DataError, first_line
 from subspaces_jax.networks.deep_residual import published_weights
 
@@ -54,7 +55,8 @@ def to_params(weights: dict[str, np.ndarray], params: PyTree | None = None) -> P
 
 
 def save(path: str | os.PathLike, params: PyTree) -> pathlib.Path:
-    """Writes params of one network: all of NAMES to an .npz, the blocks alone, as a list of tensors, to a .pth.
+    """Writes params of one network, whole or not at all: all of NAMES to an .npz; to a .pth the blocks alone, as a
+    list of tensors.
 
     Raises:
         DataError: another ending, or a .pth where torch is not installed.
@@ -62,10 +64,12 @@ def save(path: str | os.PathLike, params: PyTree) -> pathlib.Path:
     path, weights = pathlib.Path(path), of_params(params)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".npz":
-        np.savez(path, **weights)  # type: ignore[arg-type]  # a name may be a flag of NumPy's
+        with writing.replacing(path) as file:
+            np.savez(file, **weights)  # type: ignore[arg-type]  # a name may be a flag of NumPy's
     elif path.suffix in LISTS:
         torch = _torch(path)
-        torch.save([torch.from_numpy(block.copy()) for block in weights["blocks"]], path)
+        with writing.replacing(path) as file:
+            torch.save([torch.from_numpy(block.copy()) for block in weights["blocks"]], file)
     else:
         raise DataError(f"{path} ends in {path.suffix!r}: write .npz, or .pth for a list of blocks")
     return path

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from subspaces_jax import writing
 from subspaces_jax.plots import style
 
 NUM_ROWS = 7  # of a table, unless they are chosen
@@ -93,7 +94,7 @@ def animation(
     duration = max(round(1000 / frames_per_second), 20)  # milliseconds; viewers take less than 20 for a mistake
     first.save(content, format="GIF", save_all=True, append_images=others, duration=duration, loop=0)
     path.parent.mkdir(parents=True, exist_ok=True)
-    style.write(path, content.getbuffer())
+    writing.write_bytes(path, content.getbuffer())
     return path
 
 

@@ -1,7 +1,6 @@
 """One look for all figures: sizes of a paper's text, colours that survive greyscale and colour blindness."""
 
 import io
-import os
 import pathlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from subspaces_jax import writing
 
 WIDTH = 6.75  # inches, the text width of ICML's and NeurIPS' styles
 COLOURS = {"single": "#0072B2", "pair": "#D55E00", "third": "#009E73", "reference": "#555555"}
@@ -56,18 +57,8 @@ def save(figure: Figure, folder: str | pathlib.Path, name: str) -> list[pathlib.
         for path in paths:
             drawn = io.BytesIO()  # Matplotlib's writer of PDFs hides an OSError behind an AttributeError of its own
             figure.savefig(drawn, format=path.suffix[1:], dpi=200)
-            write(path, drawn.getbuffer())
+            writing.write_bytes(path, drawn.getbuffer())
     return paths
-
-
-def write(path: pathlib.Path, content: bytes | memoryview) -> None:
-    """Writes a file whole or not at all: beside its place, and then renamed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Tables of a family of runs, to CSV and LaTeX."""
 
 import csv
+import io
 import itertools
 import pathlib
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from subspaces_jax import writing
 from subspaces_jax.plots import style
 from subspaces_jax.plots.families import Family, at_midpoint
 
@@ -74,18 +76,19 @@ def write(table: Table | Sequence[Row], folder: str | pathlib.Path, name: str) -
     folder.mkdir(parents=True, exist_ok=True)
     titles = [title for title, _ in table.titles]
     parts = [("",) if _without_spread(table, i) else ("", " std") for i in range(len(titles))]
-    with open(folder / f"{name}.csv", "w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([*table.heads, *(f"{title}{part}" for title, of in zip(titles, parts) for part in of)])
-        for row in table.rows:
-            cells = [(cell or ("", ""))[: len(of)] for cell, of in zip(row.cells, parts)]
-            writer.writerow([row.name, row.num_seeds, *itertools.chain(*cells)])
+    content = io.StringIO(newline="")
+    writer = csv.writer(content)
+    writer.writerow([*table.heads, *(f"{title}{part}" for title, of in zip(titles, parts) for part in of)])
+    for row in table.rows:
+        cells = [(cell or ("", ""))[: len(of)] for cell, of in zip(row.cells, parts)]
+        writer.writerow([row.name, row.num_seeds, *itertools.chain(*cells)])
+    writing.write_text(folder / f"{name}.csv", content.getvalue())
     escape = lambda text: text.replace("_", r"\_").replace("%", r"\%").replace("^2", "$^2$")
     lines = [rf"\begin{{tabular}}{{l{'r' * (len(titles) + 1)}}}", r"\hline"]
     lines += [" & ".join([*map(escape, (*table.heads, *titles))]) + r" \\", r"\hline"]
     numbers = lambda row: _cells(row, r"$\pm$", table)
     lines += [" & ".join([escape(row.name), str(row.num_seeds), *numbers(row)]) + r" \\" for row in table.rows]
-    (folder / f"{name}.tex").write_text("\n".join([*lines, r"\hline", r"\end{tabular}"]) + "\n")
+    writing.write_text(folder / f"{name}.tex", "\n".join([*lines, r"\hline", r"\end{tabular}"]) + "\n")
     return [folder / f"{name}.csv", folder / f"{name}.tex"]
 
 

@@ -63,7 +63,7 @@ def between(
     return jnp.maximum(extents[:, None] + sizes(b, norm)[None] - 2 * products, 0)
 
 
-def reaches(centres: jax.Array, extents: jax.Array, norm: str, direct: bool) -> jax.Array:
+def reaches(centres: Float[Array, "n D"], extents: Float[Array, " n"], norm: str, direct: bool) -> Float[Array, "n n"]:
     """Sizes that no difference of points in two balls exceeds: [n, D] centres and [n] sizes of radii -> [n, n]."""
     apart = between(centres, centres, norm, direct)
     if norm == "l2":

@@ -6,7 +6,7 @@ Run directories are local folders. What is read back was written by another proc
 or by hand: whatever it holds, it is read or refused with one line.
 """
 
-from subspaces_jax.records.files import DamagedError, is_url, resolve, write_bytes, write_text
+from subspaces_jax.records.files import DamagedError, is_url, resolve
 from subspaces_jax.records.header import FORMAT, KINDS, Header, read_config, read_header, write_header
 from subspaces_jax.records.locks import locked
 from subspaces_jax.records.metrics import Metrics, read_metrics
@@ -14,6 +14,7 @@ from subspaces_jax.records.names import CONFIG, EVENTS, FIGURES, LOCK, METRICS, 
 from subspaces_jax.records.progress import Progress
 from subspaces_jax.records.results import load_facts, load_results, plain, save_json, save_results
 from subspaces_jax.records.series import read_series
+from subspaces_jax.writing import write_bytes, write_text
 
 __all__ = [
     "CONFIG",

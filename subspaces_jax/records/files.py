@@ -1,15 +1,12 @@
-"""Files of a run directory, each written whole or not at all; and where the directory is."""
+"""Files of a run directory, as they are read; and where the directory is."""
 
-import errno
 import json
 import os
 import pathlib
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
@@ -77,50 +74,3 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     if bad := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
         raise NotWhatWasWritten(f"{path.name}: {bad[0]!r} is no array")
     return arrays
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all; it is on the disk when this returns."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: pathlib.Path, content: bytes) -> None:
-    """Likewise, of bytes."""
-    with replacing(path, path.with_name(f".{path.name}.{os.getpid()}")) as file:
-        file.write(content)
-
-
-@contextmanager
-def replacing(path: pathlib.Path, temporary: pathlib.Path) -> Iterator[IO[bytes]]:
-    """Gives the temporary, opened, and has it take the place of `path`: power may fail at any point."""
-    try:
-        with naming(path), open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that do not know it need no more
-            raise
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def naming(path: pathlib.Path) -> Iterator[None]:
-    """Gives an OSError of writing, of a full disk for one, the name of the file."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is not None and error.filename is None:
-            error.filename = str(path)
-        raise

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from subspaces_jax.errors import RunDirectoryError
-from subspaces_jax.records.files import DamagedError, NotWhatWasWritten, read_json, resolve, write_text
+from subspaces_jax.records.files import DamagedError, NotWhatWasWritten, read_json, resolve
 from subspaces_jax.records.names import CONFIG, METRICS
+from subspaces_jax.writing import write_text
 
 FORMAT = 2
 KINDS = ("train", "connect", "study", "sweep")

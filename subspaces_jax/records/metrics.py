@@ -6,8 +6,9 @@ import pathlib
 from typing import Any
 
 from subspaces_jax.errors import RunDirectoryError
-from subspaces_jax.records.files import DamagedError, naming, resolve, write_text
+from subspaces_jax.records.files import DamagedError, resolve
 from subspaces_jax.records.names import EVENTS, METRICS
+from subspaces_jax.writing import naming, write_text
 
 _ROW_BEGINS = b'{"step": '
 

@@ -16,11 +16,10 @@ from subspaces_jax.records.files import (
     NotWhatWasWritten,
     read_arrays,
     read_json,
-    replacing,
     resolve,
-    write_text,
 )
 from subspaces_jax.records.names import RESULTS
+from subspaces_jax.writing import replacing, write_text
 
 
 def save_results(workdir: str | os.PathLike, name: str, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:

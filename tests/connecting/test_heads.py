@@ -46,6 +46,15 @@ def test_on_a_permuted_copy_of_its_own_trunk_a_network_is_itself():
     jax.tree.map(np.testing.assert_array_equal, whole, member)
 
 
+def test_the_bias_of_the_first_private_layer_can_be_fitted_too():
+    member, trunk = made(NET, SHAPE, 1), made(NET, SHAPE, 2)
+    found = with_trunk(member, trunk, NET.unit_axes(), 1, FEATURES, bias=True)["Dense_2"]
+    wanted = hidden(member, 2) @ member["Dense_2"]["kernel"] + member["Dense_2"]["bias"]
+    expected = np.linalg.lstsq(np.concatenate([hidden(trunk, 2), np.ones((80, 1))], axis=1), wanted, rcond=1e-6)[0]
+    np.testing.assert_allclose(np.concatenate([found["kernel"], found["bias"][None]]), expected, atol=1e-4)
+    assert np.max(np.abs(found["bias"] - member["Dense_2"]["bias"])) > 1e-2
+
+
 def counts_of(network, shape):
     params = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *shape)))["params"]
     return operations(params, network.unit_axes(), Features(layer_inputs(network), None), shape)

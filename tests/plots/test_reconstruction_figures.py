@@ -1,7 +1,7 @@
 """Tables and animations of images, read back pixel by pixel."""
 
 import errno
-import pathlib
+import os
 
 import numpy as np
 import pytest
@@ -101,10 +101,10 @@ def test_an_animation_that_cannot_be_written_leaves_the_old_one(tmp_path, monkey
     path = tmp_path / "curve.gif"
     path.write_bytes(b"old")
 
-    def full(self, content):
+    def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(pathlib.Path, "write_bytes", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         reconstructions.animation(path, frames()[:2], TS[:2])
     monkeypatch.undo()

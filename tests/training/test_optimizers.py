@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from subspaces_jax.training import optimizers
+from subspaces_jax.training import optimizers, schedules
 
 
 def rates(policy, epochs):
@@ -15,19 +15,19 @@ def rates(policy, epochs):
 
 
 def test_cosine_with_warmup():
-    found = rates(optimizers.cosine(0.1, 160, 5), [0, 1, 2, 3, 4, 5, 80, 159])
+    found = rates(schedules.cosine(0.1, 160, 5), [0, 1, 2, 3, 4, 5, 80, 159])
     np.testing.assert_allclose(found, [0.02, 0.04, 0.06, 0.08, 0.1, 0.1, 0.05253, 1.03e-5], rtol=5e-3)
-    np.testing.assert_allclose(rates(optimizers.cosine(0.1, 200, 5), [199]), [6.5e-6], rtol=0.01)
+    np.testing.assert_allclose(rates(schedules.cosine(0.1, 200, 5), [199]), [6.5e-6], rtol=0.01)
 
 
 @pytest.mark.parametrize(
     "policy, epochs, expected",
     [
-        (optimizers.constant(0.2, 10, 2), [0, 1, 2, 9], [0.1, 0.2, 0.2, 0.2]),
-        (optimizers.linear(0.2, 10), [0, 5, 9], [0.2, 0.1, 0.02]),
-        (optimizers.piecewise(0.1, 160), [0, 79, 80, 119, 120, 159], [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]),
-        (optimizers.multistep(0.1, 90, every=30), [0, 29, 30, 60, 89], [0.1, 0.1, 0.01, 0.001, 0.001]),
-        (optimizers.swa_constant(0.1, 160), [0, 80, 112, 144, 159], [0.1, 0.1, 0.075, 0.05, 0.05]),
+        (schedules.constant(0.2, 10, 2), [0, 1, 2, 9], [0.1, 0.2, 0.2, 0.2]),
+        (schedules.linear(0.2, 10), [0, 5, 9], [0.2, 0.1, 0.02]),
+        (schedules.piecewise(0.1, 160), [0, 79, 80, 119, 120, 159], [0.1, 0.1, 0.01, 0.01, 0.001, 0.001]),
+        (schedules.multistep(0.1, 90, every=30), [0, 29, 30, 60, 89], [0.1, 0.1, 0.01, 0.001, 0.001]),
+        (schedules.swa_constant(0.1, 160), [0, 80, 112, 144, 159], [0.1, 0.1, 0.075, 0.05, 0.05]),
     ],
 )
 def test_policies(policy, epochs, expected):
@@ -45,39 +45,39 @@ def test_policies(policy, epochs, expected):
     ],
 )
 def test_swa_knots_of_the_paper(num_models, knots):
-    assert optimizers.swa_knots(160, num_models) == knots
-    assert optimizers.swa_knots(80, num_models)[-1] == 80  # the reference has 160 epochs wired in
+    assert schedules.swa_knots(160, num_models) == knots
+    assert schedules.swa_knots(80, num_models)[-1] == 80  # the reference has 160 epochs wired in
 
 
 def test_cyclic_policies_restart_at_their_knots():
-    swa = optimizers.swa_cyclic(0.1, 160, 5, num_models=3)
+    swa = schedules.swa_cyclic(0.1, 160, 5, num_models=3)
     np.testing.assert_allclose(rates(swa, [5, 120, 140]), [0.1, 0.05, 0.05], rtol=1e-5)
     expected = [0.05 * (1 + np.cos(np.pi * (119 - 5) / 115)), 0.025 * (1 + np.cos(np.pi * 19 / 20))]
     np.testing.assert_allclose(rates(swa, [119, 139]), expected, rtol=1e-3)
-    assert optimizers.snapshot_knots(160, 3, 5) == (5, 56, 107, 160)
-    snapshot = optimizers.snapshot_cyclic(0.1, 160, 5, num_models=3)
+    assert schedules.snapshot_knots(160, 3, 5) == (5, 56, 107, 160)
+    snapshot = schedules.snapshot_cyclic(0.1, 160, 5, num_models=3)
     np.testing.assert_allclose(rates(snapshot, [0, 5, 56, 107]), [0.02, 0.1, 0.1, 0.1], rtol=1e-5)
-    np.testing.assert_allclose(rates(optimizers.swa_cyclic(0.1, 40, num_models=1), [20]), [0.05], rtol=1e-5)
+    np.testing.assert_allclose(rates(schedules.swa_cyclic(0.1, 40, num_models=1), [20]), [0.05], rtol=1e-5)
 
 
 def test_impossible_cycles_are_refused():
     with pytest.raises(ValueError, match="9 models need at least 8 epochs after 7 of 10"):
-        optimizers.swa_knots(10, 9)
+        schedules.swa_knots(10, 9)
     with pytest.raises(ValueError, match="5 cycles need"):
-        optimizers.snapshot_knots(6, 5, 2)
+        schedules.snapshot_knots(6, 5, 2)
     for start in (0.05, 0.125):
         with pytest.raises(ValueError, match="the warm-up has 5: raise swa_start"):
-            optimizers.swa_cyclic(0.1, 40, 5, num_models=3, swa_start=start)
+            schedules.swa_cyclic(0.1, 40, 5, num_models=3, swa_start=start)
 
 
 def test_every_policy_is_finite_and_bounded_by_its_peak():
-    for name, policy in optimizers.POLICIES.items():
+    for name, policy in schedules.POLICIES.items():
         found = rates(policy(0.1, 40, 3), range(40))
         assert np.isfinite(found).all() and min(found) >= 0 and max(found) <= 0.1 + 1e-7, name
 
 
 def test_rate_is_constant_within_an_epoch():
-    schedule = optimizers.by_step(optimizers.cosine(0.1, 4, 1), steps_per_epoch=3)
+    schedule = schedules.by_step(schedules.cosine(0.1, 4, 1), steps_per_epoch=3)
     found = [float(schedule(jnp.int32(step))) for step in range(12)]
     for epoch in range(4):
         assert len(set(found[3 * epoch : 3 * epoch + 3])) == 1
@@ -101,7 +101,7 @@ def test_sgd_is_pytorchs_rule():
 
 
 def test_a_fractional_policy_changes_every_step_and_others_every_epoch():
-    held, every = (optimizers.by_step(optimizers.cosine(0.1, 4, every_step=on), 5) for on in (False, True))
+    held, every = (schedules.by_step(schedules.cosine(0.1, 4, every_step=on), 5) for on in (False, True))
     steps = range(20)
     np.testing.assert_allclose(
         [float(every(jnp.int32(s))) for s in steps], [0.05 * (1 + np.cos(np.pi * s / 20)) for s in steps], rtol=1e-5

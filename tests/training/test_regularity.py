@@ -10,7 +10,7 @@ import pytest
 
 from subspaces_jax import tasks
 from subspaces_jax.networks import DeepResidual
-from subspaces_jax.training import optimizers, regularity
+from subspaces_jax.training import optimizers, regularity, schedules
 
 TRACES = {  # (task, recursion) -> loss and Omega before each of three steps, variations (2, 1, 1.5) after it
     ("regression", "skip"): (
@@ -205,7 +205,7 @@ def test_frozen_leaves_keep_every_bit_through_rate_momentum_and_decay():
 
 
 def test_a_peak_in_the_state_gives_the_rates_of_the_schedule_with_that_peak():
-    of_peak = lambda peak: optimizers.by_step(optimizers.cosine(peak, 4, 1), 2)
+    of_peak = lambda peak: schedules.by_step(schedules.cosine(peak, 4, 1), 2)
     make = lambda peak: optimizers.sgd(of_peak(peak), 0.9)
     held, own = optimizers.with_peak_in_state(make, of_peak, 0.25), make(0.5)
     params = {"w": jnp.array([1.0, -2.0])}

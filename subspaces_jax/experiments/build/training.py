@@ -20,7 +20,7 @@ from subspaces_jax.experiments import choices
 from subspaces_jax.experiments.build.model import KEPT
 from subspaces_jax.experiments.fields import STATISTICS, SUBSPACES
 from subspaces_jax.tasks import Task
-from subspaces_jax.training import optimizers
+from subspaces_jax.training import optimizers, schedules
 from subspaces_jax.training import step as training_step
 from subspaces_jax.training.objective import Objective
 from subspaces_jax.training.state import State, init_state
@@ -81,7 +81,7 @@ class OptimizerSettings(NamedTuple):
             "num_models": self.num_cycles,
             "every": self.multistep_every,
         }
-        return usual | choices.options("schedule", self.schedule, optimizers.POLICIES, usual)
+        return usual | choices.options("schedule", self.schedule, schedules.POLICIES, usual)
 
 
 @lru_cache(KEPT)
@@ -127,8 +127,8 @@ def schedule(settings: OptimizerSettings, steps_per_epoch: int) -> optax.Schedul
 def _schedule(settings: OptimizerSettings, steps_per_epoch: int, peak: Any) -> optax.Schedule:
     of_schedule = settings.of_schedule
     given = {"peak": peak, "num_epochs": settings.num_epochs, "warmup": settings.warmup_epochs}
-    policy = choices.make("schedule", settings.schedule, optimizers.POLICIES, given, usual=of_schedule)
-    return optimizers.by_step(policy, steps_per_epoch)
+    policy = choices.make("schedule", settings.schedule, schedules.POLICIES, given, usual=of_schedule)
+    return schedules.by_step(policy, steps_per_epoch)
 
 
 @lru_cache(KEPT)
@@ -370,11 +370,11 @@ def capture_steps(settings: OptimizerSettings, steps_per_epoch: int) -> tuple[in
     name = choices.parse(settings.schedule)[0].name
     try:
         if name == "snapshot_cyclic":
-            knots = optimizers.snapshot_knots(num_epochs, of_schedule["num_models"], settings.warmup_epochs)[1:]
+            knots = schedules.snapshot_knots(num_epochs, of_schedule["num_models"], settings.warmup_epochs)[1:]
         elif name == "fge":
-            knots = optimizers.fge_knots(num_epochs, of_schedule.get("cycle", 4))
+            knots = schedules.fge_knots(num_epochs, of_schedule.get("cycle", 4))
         else:
-            knots = optimizers.swa_knots(num_epochs, of_schedule["num_models"], of_schedule["swa_start"])
+            knots = schedules.swa_knots(num_epochs, of_schedule["num_models"], of_schedule["swa_start"])
     except ValueError as error:
         raise ConfigError(f"config.num_cycles: {error}") from None
     return tuple(epoch * steps_per_epoch for epoch in knots)

@@ -12,7 +12,6 @@ from subspaces_jax.experiments import choices, runs
 from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.fields import Field
 from subspaces_jax.experiments.runs import Run
-from subspaces_jax.networks.axes import AxisTable
 
 
 def _numbers(text: str) -> list[float] | None:
@@ -87,12 +86,6 @@ def beta(settings: Any, made: Experiment) -> float:
         return float(settings.beta)
     alpha = getattr(made.model.network, "alpha", None)
     return 0.0 if alpha is None else 1.0 - alpha
-
-
-def axis_table(made: Experiment) -> AxisTable:
-    """That of a network, or none."""
-    network = made.model.network
-    return network.unit_axes() if hasattr(network, "unit_axes") else {}
 
 
 def positions(text: str) -> tuple[tuple[int, int], ...] | None:

@@ -169,22 +169,20 @@ def running(settings: Any, made: Experiment, networks: Sequence[Any], test: sour
 
 
 def axis_table(made: Experiment) -> AxisTable:
-    """Which units each parameter of an experiment's network has.
+    """`axes.table_of` an experiment's network, which has to have one.
 
     Raises:
         ConfigError: a network from elsewhere that does not say so.
     """
-    table = getattr(made.model.network, "unit_axes", None)
-    if table is None:
+    if not (table := axes.table_of(made.model.network)):
         raise ConfigError("config.runs: a network from elsewhere needs a method `unit_axes`, see networks.axes")
-    return table()
+    return table
 
 
 def layers_of(made: Experiment) -> list[str]:
     """All layers of an experiment's network, in the order of its axis table, or of their names where it has none."""
-    table = getattr(made.model.network, "unit_axes", None)
-    if table is not None:
-        return axes.layers(table())
+    if table := axes.table_of(made.model.network):
+        return axes.layers(table)
     return sorted(reinitialisation.layer_names(made.stack_shapes), key=hyperplanes.natural)
 
 

@@ -19,6 +19,7 @@ from subspaces_jax.experiments import runs
 from subspaces_jax.experiments.fields import Field
 from subspaces_jax.experiments.runs import Networks, Run
 from subspaces_jax.experiments.studies import depth, members, profiles
+from subspaces_jax.networks import axes
 from subspaces_jax.plots import regularity as plots
 from subspaces_jax.plots import style
 
@@ -31,7 +32,7 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     networks, points = _path(settings, opened)
     made, exponents = opened[0].experiment, depth.exponents(settings)
     measure = variation.OverDepth(
-        exponents, depth.beta(settings, made), depth.layers(settings), tuple(depth.axis_table(made).items())
+        exponents, depth.beta(settings, made), depth.layers(settings), tuple(axes.table_of(made.model.network).items())
     )
     for name, network in zip(networks.names, geometry.unstack(networks.stack)):
         with depth.of_network(name):

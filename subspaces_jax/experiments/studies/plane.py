@@ -184,7 +184,7 @@ def _random(settings: Any, opened: list[Run]) -> tuple[Networks, Chosen]:
 def _leaves(made: Experiment) -> dict[str, Any]:
     """Of a network the leaves that stay as they are, and those that hold several layers."""
     network = made.model.network
-    table = network.unit_axes() if hasattr(network, "unit_axes") else {}
+    table = axis_tables.table_of(network)
     return {"fixed": getattr(network, "frozen", ()), "layer_stacks": tuple(axis_tables.layer_stacks(table))}
 
 

@@ -24,7 +24,7 @@ from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.evaluate import FREE
 from subspaces_jax.experiments.fields import Field
 from subspaces_jax.experiments.studies import depth, members
-from subspaces_jax.networks import families
+from subspaces_jax.networks import axes, families
 from subspaces_jax.plots import regularity as plots
 from subspaces_jax.plots import style, tables
 
@@ -121,7 +121,7 @@ def _paths(settings: Any, network: depth.Network) -> dict[str, dict[str, np.ndar
             depth.exponents(settings),
             beta=depth.beta(settings, made),
             positions=depth.positions(settings.positions) or (),
-            table=depth.axis_table(made),
+            table=axes.table_of(made.model.network),
             layers=depth.layers(settings),
         )
 

@@ -38,6 +38,7 @@ FIELDS: dict[str, Field] = members.FIELDS | {
         lambda value: value in ("training", "test"),
         "training or test: the images on which layers are fitted to the trunk",
     ),
+    "bias": Field(False, lambda value: True, "whether the bias of a layer is fitted to the trunk with its kernel"),
     "patches": members.PATCHES,
 }
 
@@ -66,7 +67,11 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     ensemble, alone = _accuracies(settings, opened, networks, "independent")
     on_trunk = []
     for n in kept:
-        stack = geometry.stack([own[0], *(with_trunk(member, own[0], table, n, features) for member in own[1:])])
+        with_own = lambda member: with_trunk(member, own[0], table, n, features, bias=settings.bias)
+        try:
+            stack = geometry.stack([own[0], *map(with_own, own[1:])])
+        except ValueError as error:
+            raise ConfigError(f"config.runs: {error}") from None
         on_trunk.append(_accuracies(settings, opened, networks._replace(stack=stack), f"WA({n})"))
     ensembles_adjusted, alone_adjusted = (np.stack(rows) for rows in zip(*on_trunk))
     ratios = [cost_ratio(counts, n, len(own)) for n in kept]

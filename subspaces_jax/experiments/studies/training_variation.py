@@ -23,6 +23,7 @@ from subspaces_jax.experiments import runs
 from subspaces_jax.experiments.fields import Field
 from subspaces_jax.experiments.runs import Run
 from subspaces_jax.experiments.studies import depth, members
+from subspaces_jax.networks import axes
 from subspaces_jax.plots import regularity as plots
 
 FIELDS: dict[str, Field] = {"runs": members.FIELDS["runs"]} | depth.FIELDS
@@ -87,7 +88,7 @@ def _networks(one: Run, steps: list[int]) -> list[tuple[depth.Network, Any]]:
 
 def _measured(settings: Any, network: depth.Network, stacked: Any) -> dict[str, np.ndarray]:
     made, exponents = network.experiment, depth.exponents(settings)
-    table, layers = depth.axis_table(made), depth.layers(settings)
+    table, layers = axes.table_of(made.model.network), depth.layers(settings)
     with depth.of_network(network.name):
         found = training_variation.over_training(stacked, exponents, table=table)
         if not layers and not _has_path(network.params, table):
