@@ -220,20 +220,20 @@ def _costs(units, before, exponents, norm):
 def _visited(before):
     """[..., L] predecessors -> bool, whether the best path to the last point has a point."""
     flat = before.reshape(-1, before.shape[-1])
-    return lax.platform_dependent(flat, cpu=_followed, default=_doubled).reshape(before.shape)
+    each = lambda flat: lax.map(_followed, flat)
+    return lax.platform_dependent(flat, cpu=each, default=_doubled).reshape(before.shape)
 
 
 def _followed(before):
-    """[B, L] point after point from the last one, or the one that it came to, back."""
+    """[L] point after point, from the last one back to where it leads."""
 
     def back(at, given):
         index, before = given
         visited = at == index
         return jnp.where(visited, before, at), visited
 
-    num = before.shape[-1]
-    points = (jnp.arange(num, dtype=jnp.int32), before.T)
-    return lax.scan(back, jnp.full(len(before), num - 1, jnp.int32), points, reverse=True)[1].T
+    points = (jnp.arange(len(before), dtype=jnp.int32), before)
+    return lax.scan(back, jnp.int32(len(before) - 1), points, reverse=True)[1]
 
 
 def _doubled(before):
