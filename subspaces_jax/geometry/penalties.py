@@ -106,7 +106,7 @@ def _selected(stacked: PyTree, select: Callable[[str], bool] | None) -> list[Any
     return leaves
 
 
-def _row(leaf: jax.Array, k: int | jax.Array) -> jax.Array:
+def _row(leaf: Float[Array, "K ..."], k: int | Array) -> Float[Array, "..."]:
     """leaf[k]. That of a traced k as a sum over a mask: its gradient is a product, which fuses with what the optimizer
     does, and not zeros of the whole stack into which a row is written."""
     if isinstance(k, int):

@@ -172,9 +172,9 @@ def network(settings: Settings, num_outputs: int, axis_name: str | None = None) 
         num_outputs: what it takes for its number of classes.
         axis_name: over which BatchNorm takes its statistics.
     """
-    text, options = settings.network, {"dtype": DTYPES[settings.dtype], "axis_name": axis_name}
+    text = settings.network
+    options: dict[str, Any] = {"dtype": DTYPES[settings.dtype], "axis_name": axis_name, "dropout": settings.dropout}
     name = text.partition("(")[0].strip()
-    options |= {"dropout": settings.dropout}
     try:
         if ":" in name:
             (call,) = choices.parse(text)
