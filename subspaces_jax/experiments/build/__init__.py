@@ -1,5 +1,6 @@
 """From a config to objects, once a command: `experiment(config)`. This package alone reads a config.
 
+agreement.py  whether fields agree with one another
 data.py       splits, in memory or as streams
 members.py    members that differ in options
 model.py      the network as the functions that training and evaluation take
@@ -19,96 +20,20 @@ from jax.sharding import Mesh
 
 from subspaces_jax import geometry, parallel, rngs
 from subspaces_jax.data import batches, catalogue, sources
-from subspaces_jax.errors import ConfigError, DataError
 from subspaces_jax.experiments import choices
 from subspaces_jax.experiments.build import data as build_data
 from subspaces_jax.experiments.build import members as build_members
 from subspaces_jax.experiments.build import model as build_model
 from subspaces_jax.experiments.build import training as build_training
+from subspaces_jax.experiments.build.agreement import check
 from subspaces_jax.experiments.build.model import Model
-from subspaces_jax.experiments.fields import CALLS, ENDS, FIELDS, SEEDS, STOPS, Config, checked
+from subspaces_jax.experiments.fields import ENDS, STOPS, Config
 from subspaces_jax.tasks import Task
 from subspaces_jax.training import step as training_step
 from subspaces_jax.training.loop import Plateau
 from subspaces_jax.training.state import State
 
 __all__ = ["Config", "Experiment", "Given", "Model", "Plan", "check", "experiment"]
-
-
-def check(config: Config) -> dict[str, Any]:
-    """The config as a plain dict, every field known, well-typed and in range; one that is left out has its default.
-
-    Raises:
-        ConfigError: names the field, what it got and what it takes.
-    """
-    config = checked(config, FIELDS)
-    for field, (table, given) in CALLS.items():
-        choices.check(field, config[field], table, given, pipeline=field == "augmentation")
-    try:
-        known = catalogue.info(config["dataset"])
-    except DataError as error:
-        raise ConfigError(f"config.dataset: {error}") from None
-    for name in ("image_size", "image_padding", "stream"):
-        if config[name] and known.input_dtype != "uint8":
-            raise ConfigError(
-                f"config.{name} is for images, and {config['dataset']} has real inputs: leave it {FIELDS[name].default}"
-            )
-    if config["num_train_examples"] and config["train_fraction"] != 1.0:
-        raise ConfigError("config.num_train_examples and config.train_fraction both say how many: set one of them")
-    if not config["batch_size"] and (known.streams or config["stream"]):
-        raise ConfigError(f"config.batch_size is 0, and {config['dataset']} streams: name a number of examples")
-    if config["label_noise"] and known.label != "class":
-        raise ConfigError(f"config.label_noise is for classes, and {config['dataset']} has none: set it to 0")
-    _check_data(config, known)
-    if choices.parse(config["stop"])[0].name != "never" and not config["test_every"]:
-        raise ConfigError(f"config.stop is {config['stop']!r}, and there are no tests: set test_every, or stop='never'")
-    several = build_training.subspace(
-        config["subspace"], config["num_endpoints"], needs_several=config["beta"] > 0 or config["layerwise"]
-    )
-    if config["num_members"] > 1 and (several.num_endpoints > 1 or config["capture"]):
-        raise ConfigError(
-            "config.num_members trains single networks: set subspace='none' and capture=False, or num_members=1"
-        )
-    if config["seed"] + config["num_members"] > SEEDS:
-        raise ConfigError(
-            f"config.seed is {config['seed']} and config.num_members {config['num_members']}: the last member's seed "
-            "is to be below 2^32"
-        )
-    if config["capture"] and several.num_endpoints > 1:
-        raise ConfigError("config.capture keeps checkpoints of one network: set subspace='none', or capture=False")
-    build_members.check(config)
-    if config["initial"] and config["num_members"] > 1:
-        raise ConfigError("config.initial is for one training: set num_members=1, or initial='' for random weights")
-    if config["fork"] and (config["initial"] or choices.source(config["fork"]).step is None):
-        raise ConfigError(
-            f"config.fork is {config['fork']!r}: it takes a run and its step, as in runs/a@200, and initial='' with it"
-        )
-    if config["feature_diversity"] and config["num_samples"] < 2:
-        raise ConfigError("config.feature_diversity compares two samples of a batch: set num_samples=2 or more")
-    return config
-
-
-def _check_data(config: dict[str, Any], known: catalogue.DatasetInfo) -> None:
-    """Options of data that cannot be had together."""
-    held = choices.parse(config["validation"])[0].name
-    if known.label != "class" and (choices.parse(config["classes"])[0].name != "all" or held == "stratified"):
-        raise ConfigError(
-            f"config.classes and a stratified config.validation are for classes, and {config['dataset']} has none: "
-            "leave classes 'all' and validation 'none' or 'drawn(0.1)'"
-        )
-    own = config["pixel_shuffle"] and config["pixel_orders"] == "own"
-    if own and (known.streams or config["stream"] or known.input_dtype != "uint8"):
-        raise ConfigError(
-            "config.pixel_orders is 'own', which takes images in memory: choose 'shared', or stream=False"
-        )
-    if config["image_padding"] and known.streams:
-        raise ConfigError(
-            f"config.image_padding pads whole images, and those of {config['dataset']} are crops: set it 0"
-        )
-    if config["eval_split"] == "validation" and held == "none":
-        raise ConfigError(
-            "config.eval_split is 'validation', and config.validation holds nothing out: set it, or 'test'"
-        )
 
 
 class Given(NamedTuple):
