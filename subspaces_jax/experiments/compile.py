@@ -156,14 +156,11 @@ def programs(made: Experiment, mesh: Mesh) -> dict[str, Program]:
 
 
 def training_step(made: Experiment, mesh: Mesh) -> Program:
-    """One step of an experiment, on a batch that lies on the devices."""
+    """One step of an experiment, on a batch that lies on the devices; on flat leaves where training takes it so."""
     state, platform, num_members = made.state_shapes, parallel.platform(mesh), made.num_members
     step = made.step(state.params, platform)
     if made.in_flat_leaves(platform, many_steps=not made.streams):
-        kept = 1 + (num_members > 1)
-        step = partial(step, shapes=flat.shapes_of(state.params, kept))
-        weights, moments = jax.eval_shape(lambda *trees: flat.flattened(trees, kept), state.params, state.opt_state)
-        state = state._replace(params=weights, opt_state=moments)
+        step, state = partial(step, shapes=flat.shapes_of(state)), jax.eval_shape(flat.of_state, state)
     whole, members = PartitionSpec(), of_members(num_members)
     split = PartitionSpec(*split_indices(num_members)[1:])  # [(M,) S, b]
     compiled = parallel.pmapped(step, mesh, (members, whole, split), (members, members), donate_argnums=(0,))

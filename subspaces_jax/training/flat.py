@@ -11,13 +11,21 @@ from typing import Any
 import jax
 
 from subspaces_jax import trees
+from subspaces_jax.training.state import State
 
 PyTree = Any
 
 
-def shapes_of(tree: PyTree, num_kept: int) -> PyTree:
-    """The leaves' shapes without their first `num_kept` axes, as jax.ShapeDtypeStruct."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[num_kept:], leaf.dtype), tree)
+def of_state(state: State) -> State:
+    """A training's state, or one of members, with the leaves of its stack flat, and those of its optimizer."""
+    params, opt_state = flattened((state.params, state.opt_state), _num_kept(state))
+    return state._replace(params=params, opt_state=opt_state)
+
+
+def shapes_of(state: State) -> PyTree:
+    """The shapes of one network's leaves in a state whose leaves are not flat, as jax.ShapeDtypeStruct."""
+    kept = _num_kept(state)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[kept:], leaf.dtype), state.params)
 
 
 def flattened(tree: PyTree, num_kept: int) -> PyTree:
@@ -41,3 +49,8 @@ def weights(shapes: PyTree | None) -> Callable[[str], bool] | None:
     names = {name: len(leaf.shape) for name, leaf in trees.leaf_names(shapes).items()}
     kernels = {name for name in names if trees.is_kernel(name)}
     return (kernels or {name for name, ndim in names.items() if ndim > 1}).__contains__
+
+
+def _num_kept(state: State) -> int:
+    """Axes of endpoints, and of members before them."""
+    return 1 + len(state.step.shape)

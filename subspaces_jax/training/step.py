@@ -269,12 +269,9 @@ def make_advance(
     """
 
     def advance(state, data, indices, num_steps):
-        whole, shapes = state, None
+        whole, of_shapes = state, step
         if in_flat_leaves:
-            shapes = flat.shapes_of(state.params, state.step.ndim + 1)
-            weights, moments = flat.flattened((state.params, state.opt_state), state.step.ndim + 1)
-            state = state._replace(params=weights, opt_state=moments)
-        of_shapes = partial(step, shapes=shapes) if in_flat_leaves else step
+            state, of_shapes = flat.of_state(state), partial(step, shapes=flat.shapes_of(state))
         of_shapes = jax.jit(of_shapes, inline=True)  # so that it is traced once for its shapes and for the loop
         row = jnp.ravel(state.step)[0] % indices.shape[0]  # members are all at the same step
         members = state.step.ndim > 0
