@@ -200,6 +200,19 @@ def test_a_line_compiled_for_four_chips(facts):
 
 
 @needs_libtpu
+def test_flat_leaves_are_held_without_padding():
+    """Kernels of 8 columns, which lie in tiles of 128: of two endpoints and their momenta."""
+    programs = [
+        compile.run(load(network="mlp((8, 8))", leaves=leaves, augmentation="none"), "v5e:2x2")["programs"]["step"]
+        for leaves in ("shaped", "auto")
+    ]
+    shaped, flat = (program["outputs"] for program in programs)
+    numbers = 4 * 4 * (64 * 8 + 8 * 8 + 8 * 10 + 8 + 8 + 10)
+    assert shaped > 4 * numbers and numbers <= flat < 0.5 * shaped
+    assert programs[1]["bytes"] < programs[0]["bytes"]
+
+
+@needs_libtpu
 def test_its_table_has_a_line_a_program_and_the_ratios(facts):
     text = compile.table(facts)
     assert text.startswith("line of mlp_256 on digits, float32, batch 128 in 1 samples, on 4 x TPU v5 lite (v5e:2x2)")
