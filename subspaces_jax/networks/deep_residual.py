@@ -84,7 +84,8 @@ class DeepResidual(nn.Module):
             sqrt(L).
         dtype: dtype of the computation; parameters are float32.
 
-    Reference: see `deep_initialisations`.
+    Reference: Cont, Rossier and Xu, Convergence and Implicit Regularization Properties of Gradient Descent for Deep
+    Residual Networks, 2022, arXiv:2204.07261.
     """
 
     num_classes: int

@@ -14,6 +14,7 @@ from subspaces_jax import checkpoints, records
 from subspaces_jax.errors import RunDirectoryError
 from subspaces_jax.experiments import analyze, describe, fields, references
 from subspaces_jax.experiments.studies import STUDIES
+from subspaces_jax.networks.families import NETWORKS
 
 STORED = pathlib.Path(__file__).parent / "stored_run"
 
@@ -140,6 +141,8 @@ def test_a_paper_that_two_methods_cite_is_named_once_and_with_its_title():
     assert references.cited(thing) == ["A and B, A Title, 2020, arXiv:2001.00001"]
     assert all(references.of({"analysis": name}) for name in STUDIES if name not in ("power_law", "overview"))
     titles = [text for name in STUDIES for text in references.of({"analysis": name})]
+    titles += [text for name in NETWORKS for text in references.of({"network": name})]
+    assert not any("`" in text or text.startswith("see ") for text in titles), "papers, and not where else to look"
     assert all(len(text.split(", ")) >= 4 for text in titles if "arXiv" in text)
 
 
