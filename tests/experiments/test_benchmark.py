@@ -50,7 +50,7 @@ def measured(asked):
 
 
 def test_every_row_is_measured(measured):
-    num = 35 + (importlib.util.find_spec("ot") is not None)
+    num = 36 + (importlib.util.find_spec("ot") is not None)
     assert len(measured) == num and len({row.name for row in measured}) == num
     assert all(row.low <= row.ratio <= row.high and np.isfinite(row.ratio) and row.seconds > 0 for row in measured)
     assert benchmarks.table(measured).count("\n") == num

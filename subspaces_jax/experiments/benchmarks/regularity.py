@@ -13,7 +13,7 @@ from subspaces_jax.pvariation import p_variation
 EXPONENTS = (1.0, 1.5, 2.0, 3.0)
 DIM = 225  # weights of a layer, 15 x 15
 NUM_PATHS = 64  # of a batch
-LONG = 6  # times as many layers, by blocks
+LONG = (6, 50)  # times as many layers, by blocks
 MOST = 3  # rounds
 
 
@@ -24,7 +24,7 @@ def rows(problem: Problem, rounds: int, peer: Peer | None) -> list[Callable[[], 
         *(_row(compare_pruned, kind, p, problem, rounds) for kind in PATHS for p in EXPONENTS),
         *(_row(compare_scan, kind, 2.0, problem, rounds) for kind in PATHS),
         _row(compare_batch, "noisy", 2.0, problem, rounds),
-        _row(compare_long, "noisy", 2.0, problem, rounds),
+        *(_row(compare_long, "noisy", 2.0, problem, times) for times in LONG),
     ]
 
 
@@ -50,11 +50,11 @@ def compare_batch(kind: str, p: float, problem: Problem, rounds: int) -> Row:
     return compare(name, ours(batch, p), base, "< 1", 1, NUM_PATHS)
 
 
-def compare_long(kind: str, p: float, problem: Problem, rounds: int) -> Row:
+def compare_long(kind: str, p: float, problem: Problem, times: int) -> Row:
     """A path so long that its distances are found block by block, against the pruned search."""
-    path = paths(kind, LONG * problem.num_layers)
+    path = paths(kind, times * problem.num_layers)
     base = lambda: pruned.variation(path, p)
-    name = f"{p:g}-variation, {kind} path, {LONG} x layers, blocked / pruned search"
+    name = f"{p:g}-variation, {kind} path, {times} x layers, blocked / pruned search"
     return compare(name, ours(path, p, method="blocked"), base, "< 1", 1)
 
 
