@@ -4,6 +4,8 @@ All take probabilities [..., N, C] and labels [N], so that one call scores a net
 path. A point of a line and its two-point ensemble are scored by the same functions.
 """
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float, Integer, Real
@@ -207,7 +209,7 @@ def confusion_sums(
     return {name: jnp.sum(count, axis=0) for name, count in zip(CONFUSION, counts)}
 
 
-def of_confusion(sums: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def of_confusion(sums: Mapping[str, Array]) -> dict[str, jax.Array]:
     """Accuracy, precision and recall of `confusion_sums`, [..., C] -> [...], fractions.
 
     "..._micro" pools the classes, which makes all three the fraction of examples that are right. "..._macro" is a mean

@@ -135,4 +135,5 @@ def test_what_is_refused(network, image, message):
 def test_it_is_taken_for_reconstruction():
     shape = tasks.reconstruction().output_shape((32, 32, 3), 10)
     traits = checks.check_network("autoencoder", Autoencoder(int(np.prod(shape)), 2, 3), (32, 32, 3), shape)
-    assert traits == checks.Traits({"train": True}, {"train": False}, True, True, False)
+    assert traits == checks.Traits({"train": True}, {"train": False}, True, True, False, traits.params)
+    assert traits.params["Conv_0"]["kernel"].shape == (4, 4, 3, 2)

@@ -186,7 +186,7 @@ def mesh(
         of_parts = f" in {num_parts} parts (config.num_parts)" if num_parts > 1 else ""
         raise ConfigError(
             f"config.batch_size is {batch_size}, which {num_samples} samples (config.num_samples){of_parts} "
-            f"on {devices} devices do not divide: choose a multiple of {parts}"
+            f"on {num_shares} devices do not divide: choose a multiple of {parts}"
         )
     return made
 
