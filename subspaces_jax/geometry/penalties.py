@@ -97,10 +97,16 @@ def endpoint_statistics(
     }
 
 
+def default_weights(tree: PyTree, num_kept: int) -> set[str]:
+    """Names of the leaves that count where nothing is selected: kernels; of a module from elsewhere, which may name its
+    weights as it likes, those of two axes or more behind the first `num_kept`."""
+    leaves = trees.leaf_names(tree)
+    kernels = {name for name in leaves if trees.is_kernel(name)}
+    return kernels or {name for name, leaf in leaves.items() if len(leaf.shape) - num_kept > 1}
+
+
 def _selected(stacked: PyTree, select: Callable[[str], bool] | None) -> list[Any]:
-    leaves = trees.select(stacked, select or trees.is_kernel)
-    if not leaves and select is None:  # a module from elsewhere may name its weights as it likes
-        leaves = [leaf for leaf in jax.tree.leaves(stacked) if leaf.ndim > 2]  # the first axis is that of endpoints
+    leaves = trees.select(stacked, select or default_weights(stacked, 1).__contains__)
     if not leaves:
         raise ValueError(f"no leaf is selected among {', '.join(trees.leaf_names(stacked))}; pass select=")
     return leaves

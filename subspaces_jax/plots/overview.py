@@ -11,12 +11,11 @@ IN_A_ROW = 3
 MOST_LABELS = 8  # of a legend within a panel
 
 
-def overview(panels: Mapping[str, Callable[[Axes], None]], title: str = "") -> Figure:
+def overview(panels: Mapping[str, Callable[[Axes], None]]) -> Figure:
     """Panels side by side, at most three in a row, each with its title and a small legend of its own.
 
     Args:
         panels: {title: what draws into the panel's axes}, at least one.
-        title: above the figure.
 
     Raises:
         ValueError: no panel.
@@ -35,6 +34,4 @@ def overview(panels: Mapping[str, Callable[[Axes], None]], title: str = "") -> F
                 axis.legend(fontsize=6.5, handlelength=1.4, labelspacing=0.25)
         for axis in axes[len(panels) :]:
             axis.set_axis_off()
-        if title:
-            figure.suptitle(title, fontsize=9)
         return figure

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from subspaces_jax.plots import curves, style
 
+NORM = r"$\|L^\beta W_k\|_F$"
 BANDS = ("sd", "sem")
 MARKERS, LINES = "osD^v", ("-", "-", "--", ":")  # of exponents, whose variations may be the same
 
@@ -31,8 +32,7 @@ class Group(NamedTuple):
 
 def norms(groups: Sequence[Group], band: str = "sd", title: str = "") -> Figure:
     """Norms of the scaled layers against depth: a panel a family, a line a depth, bands over repetitions."""
-    label = r"$\|L^\beta W_k\|_F$"
-    return _over_depth(groups, {label: lambda group: group.arrays["norm"]}, band, title)
+    return _over_depth(groups, {NORM: lambda group: group.arrays["norm"]}, band, title)
 
 
 def draw_norms(axis: Axes, groups: Sequence[Group], band: str = "sd") -> None:
@@ -40,7 +40,7 @@ def draw_norms(axis: Axes, groups: Sequence[Group], band: str = "sd") -> None:
     for group, colour in zip(groups, _colours(len(groups))):
         _band(axis, group.arrays["depth"], group.arrays["norm"], band, colour)
         axis.plot([], [], color=colour, label=f"$L = {group.num_layers}$")
-    axis.set(xlabel="depth $k/L$", ylabel=r"$\|L^\beta W_k\|_F$", xlim=(0, 1))
+    axis.set(xlabel="depth $k/L$", ylabel=NORM, xlim=(0, 1))
 
 
 def entries(groups: Sequence[Group], positions: Sequence[tuple[int, int]], band: str = "sd", title: str = "") -> Figure:

@@ -12,7 +12,7 @@ from subspaces_jax.records.locks import locked
 from subspaces_jax.records.metrics import Metrics, read_metrics
 from subspaces_jax.records.names import CONFIG, EVENTS, FIGURES, LOCK, METRICS, RESULTS
 from subspaces_jax.records.progress import Progress
-from subspaces_jax.records.results import load_facts, load_results, plain, save_json, save_results
+from subspaces_jax.records.results import below, load_facts, load_results, plain, save_json, save_results
 from subspaces_jax.records.series import read_series
 from subspaces_jax.writing import write_bytes, write_text
 
@@ -29,6 +29,7 @@ __all__ = [
     "Header",
     "Metrics",
     "Progress",
+    "below",
     "is_url",
     "load_facts",
     "load_results",

@@ -61,6 +61,11 @@ def load_results(workdir: str | os.PathLike, name: str) -> tuple[dict[str, np.nd
         return read_arrays(path.with_name(f"{name}.npz")), read_json(path.with_name(f"{name}.json"))
 
 
+def below(arrays: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """The arrays that are named "<name>/...", without that."""
+    return {key.removeprefix(f"{name}/"): of for key, of in arrays.items() if key.startswith(f"{name}/")}
+
+
 def load_facts(workdir: str | os.PathLike, name: str) -> dict[str, Any]:
     """The facts alone, as `load_results`."""
     with _of_results(workdir, name) as path:

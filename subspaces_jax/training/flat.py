@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from subspaces_jax import trees
+from subspaces_jax.geometry.penalties import default_weights
 from subspaces_jax.training.state import State
 
 PyTree = Any
@@ -44,11 +44,7 @@ def shaped(point: PyTree, shapes: PyTree | None) -> PyTree:
 
 def weights(shapes: PyTree | None) -> Callable[[str], bool] | None:
     """Which leaves `geometry.cosine_penalty` takes by default, by name, since flat leaves do not tell by their axes."""
-    if shapes is None:
-        return None
-    names = {name: len(leaf.shape) for name, leaf in trees.leaf_names(shapes).items()}
-    kernels = {name for name in names if trees.is_kernel(name)}
-    return (kernels or {name for name, ndim in names.items() if ndim > 1}).__contains__
+    return None if shapes is None else default_weights(shapes, 0).__contains__
 
 
 def _num_kept(state: State) -> int:

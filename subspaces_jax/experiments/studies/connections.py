@@ -81,11 +81,7 @@ def panel(axis: Axes, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> N
 
 def _shown(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, Any]:
     """{connector: scores by split}."""
-    shown: dict[str, Any] = {}
-    for name in facts["connectors"]:
-        own = {key.removeprefix(f"{name}/"): of for key, of in arrays.items() if key.startswith(f"{name}/")}
-        shown[name] = profiles.by_split(own, facts["columns"])
-    return shown
+    return {name: profiles.by_split(records.below(arrays, name), facts["columns"]) for name in facts["connectors"]}
 
 
 def _spread(values: list[float]) -> str:

@@ -54,7 +54,7 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         found, facts = records.load_results(folder, kind)
         arrays |= {f"{i}/{name}": values for name, values in found.items()}
         parts.append({"kind": kind, "title": title, "folder": folder, "facts": facts})
-    return arrays, {"parts": parts, "title": ""}
+    return arrays, {"parts": parts}
 
 
 def table(facts: dict[str, Any]) -> str:
@@ -66,9 +66,8 @@ def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, F
     """All panels in one figure."""
     panels = {}
     for i, part in enumerate(facts["parts"]):
-        own = {name.partition("/")[2]: of for name, of in arrays.items() if name.startswith(f"{i}/")}
-        panels[part["title"]] = partial(_drawn, part, own)
-    return {"overview": plots.overview(panels, facts["title"])}
+        panels[part["title"]] = partial(_drawn, part, records.below(arrays, str(i)))
+    return {"overview": plots.overview(panels)}
 
 
 def _drawn(part: dict[str, Any], arrays: dict[str, np.ndarray], axis: Axes) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from subspaces_jax import records
 from subspaces_jax.analysis import variation
 from subspaces_jax.experiments import choices
 from subspaces_jax.experiments.build import Experiment
@@ -109,8 +110,10 @@ def panel(axis: Axes, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> N
 
 def _drawn(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> list[plots.Group]:
     """The groups as figures take them."""
-    of_group = lambda g: {name.partition("/")[2]: of for name, of in arrays.items() if name.startswith(f"{g}/")}
-    return [plots.Group(group["num_layers"], _family(group), of_group(g)) for g, group in enumerate(facts["groups"])]
+    return [
+        plots.Group(group["num_layers"], _family(group), records.below(arrays, str(g)))
+        for g, group in enumerate(facts["groups"])
+    ]
 
 
 def _paths(settings: Any, network: depth.Network) -> dict[str, dict[str, np.ndarray]]:
