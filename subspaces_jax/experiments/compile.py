@@ -13,7 +13,6 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +27,7 @@ from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.build import training as build_training
 from subspaces_jax.experiments.build.training import of_members, split_indices
 from subspaces_jax.training import flat
+from subspaces_jax.training.step import Form, in_form
 
 GIB = 2**30
 HBM = {  # per chip, https://cloud.google.com/tpu/docs/system-architecture-tpu-vm (v4, v5e, v5p, v6e), by device_kind
@@ -76,10 +76,12 @@ class Program(NamedTuple):
     """Attributes:
     function: jitted.
     args: shapes with their shardings.
+    beside: bytes a device that are held beside what the program says.
     """
 
     function: Any
     args: tuple[Any, ...]
+    beside: int = 0
 
 
 def run(config: build.Config, topology: str, compare: bool = False) -> dict[str, Any]:
@@ -157,18 +159,25 @@ def programs(made: Experiment, mesh: Mesh) -> dict[str, Program]:
 
 
 def training_step(made: Experiment, mesh: Mesh) -> Program:
-    """One step of an experiment, on a batch that lies on the devices; on flat leaves where training takes it so."""
+    """One step of an experiment, on a batch that lies on the devices, in the form in which training takes it."""
     state, platform, num_members = made.state_shapes, parallel.platform(mesh), made.num_members
-    step = made.step(state.params, platform)
-    if made.in_flat_leaves(platform, many_steps=not made.streams):
-        step, state = partial(step, shapes=flat.shapes_of(state)), jax.eval_shape(flat.of_state, state)
+    step, form = made.step(state.params, platform), made.form(platform, many_steps=not made.streams)
+    shapes, whole_state = flat.shapes_of(state) if form.flat else None, state
+    state, stack = jax.eval_shape(lambda state: in_form(state, form)[::2], state)
     whole, members = PartitionSpec(), of_members(num_members)
     split = PartitionSpec(*split_indices(num_members)[1:])  # [(M,) S, b]
-    compiled = parallel.pmapped(step, mesh, (members, whole, split), (members, members), donate_argnums=(0,))
+    specs = (members, whole, split, members)
+    one = lambda state, data, indices, stack: step(state, data, indices, shapes, stack)
+    compiled = parallel.pmapped(one, mesh, specs, (members, members), donate_argnums=(0,))
     size, samples = made.batch_size, made.num_samples
     indices = jax.ShapeDtypeStruct((*[num_members] * len(members), samples, size // samples), jnp.int32)
-    args = (state, data(made, size), indices)
-    return Program(compiled, tuple(map(laid_out(mesh), args, (members, whole, split))))
+    args = (state, data(made, size), indices, stack)
+    beside = 0 if form == Form() else _bytes(whole_state) - (0 if form.flat else _bytes(stack))
+    return Program(compiled, tuple(map(laid_out(mesh), args, specs)), beside // mesh.shape[parallel.MEMBERS])
+
+
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def evaluation_passes(made: Experiment, mesh: Mesh) -> dict[str, Program]:
@@ -240,8 +249,8 @@ def costs(program: Program, hbm: int | None = None) -> dict[str, Any]:
         hbm: bytes a device.
 
     Returns:
-        "flops", "bytes" (moved to and from memory), "arguments", "outputs", "temporaries" and "memory" (what it holds
-        at once, bytes), "estimated_seconds", "collectives" {kind: number}, "fits" (None where hbm is), and
+        "flops", "bytes" (moved to and from memory), "arguments", "outputs", "temporaries" and "memory" (what is
+        held at once, bytes), "estimated_seconds", "collectives" {kind: number}, "fits" (None where hbm is), and
         "compile_seconds". A program that the compiler itself finds too large has "fits" False, "reason", and no more.
     """
     clock, lowered = time.perf_counter(), program.function.lower(*program.args)
@@ -259,7 +268,7 @@ def costs(program: Program, hbm: int | None = None) -> dict[str, Any]:
         "outputs": memory.output_size_in_bytes,
         "temporaries": memory.temp_size_in_bytes,
     }
-    held = sum(sizes.values()) - memory.alias_size_in_bytes
+    held = sum(sizes.values()) - memory.alias_size_in_bytes + program.beside
     seconds = counts.get("optimal_seconds", math.nan)
     return sizes | {
         "memory": held,

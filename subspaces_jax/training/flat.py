@@ -1,11 +1,13 @@
-"""Stacks whose leaves are flat, [K, n] instead of [K, 3, 3, 16, 16]: what a TPU computes with fewer bytes.
+"""Stacks whose thin leaves are flat, [K, n] instead of [K, 3, 3, 16, 16]: what a TPU computes with fewer bytes.
 
 A TPU lays the last two axes of an array in tiles of 8 x 128, so that a thin kernel of 16 x 16 takes 8 times its bytes,
 in every pass that contraction, penalty and optimizer make over the endpoints. A flat leaf has next to no padding, and
-only the point of a sample is brought to the shapes that the network wants.
+only the point of a sample is brought to the shapes that the network wants. Leaves that fill their tiles stay as they
+are: to bring them to another shape is a pass over them, too.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +16,7 @@ from subspaces_jax.geometry.penalties import default_weights
 from subspaces_jax.training.state import State
 
 PyTree = Any
+TILE = (8, 128)
 
 
 def of_state(state: State) -> State:
@@ -29,12 +32,21 @@ def shapes_of(state: State) -> PyTree:
 
 
 def flattened(tree: PyTree, num_kept: int) -> PyTree:
-    """Each leaf with its first `num_kept` axes, and all others as one; leaves of fewer axes as they are."""
+    """Each thin leaf with its first `num_kept` axes, and all others as one; the others as they are."""
 
     def flat(leaf):
-        return leaf.reshape(*leaf.shape[:num_kept], -1) if leaf.ndim > num_kept + 1 else leaf
+        return leaf.reshape(*leaf.shape[:num_kept], -1) if is_thin(leaf.shape[num_kept:]) else leaf
 
     return jax.tree.map(flat, tree)
+
+
+def is_thin(shape: Sequence[int]) -> bool:
+    """Whether a leaf of that shape fills less than two thirds of its tiles."""
+    if len(shape) < 2:
+        return False
+    last = shape[-2:]
+    tiles = [math.ceil(length / side) * side for length, side in zip(last, TILE)]
+    return 3 * math.prod(last) < 2 * math.prod(tiles)
 
 
 def shaped(point: PyTree, shapes: PyTree | None) -> PyTree:

@@ -5,7 +5,7 @@ subspace, takes the mean objective of each (point, part) pair, means over pairs 
 once, and updates the endpoints. Plain training is K = 1, S = 1 and no penalty: the same step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,13 +17,15 @@ import optax
 from jax import lax
 
 from subspaces_jax import rngs
-from subspaces_jax.geometry import contract, cosine_penalty, random_pair
+from subspaces_jax.geometry import cosine_penalty, random_pair
 from subspaces_jax.geometry.penalties import squared_cosine
 from subspaces_jax.parallel import AXIS, MEMBERS
 from subspaces_jax.tasks import BATCHES, Sums
 from subspaces_jax.training import flat
 from subspaces_jax.training.objective import Objective
 from subspaces_jax.training.state import State
+from subspaces_jax.training.still import free_part, put_back
+from subspaces_jax.training.still import point as drawn
 
 PyTree = Any
 Scalars = dict[str, jax.Array]
@@ -39,6 +41,14 @@ class Record(NamedTuple):
 
 
 Step = Callable[..., tuple[State, Record]]  # see `make_step`
+
+
+class Form(NamedTuple):
+    """In which the steps of a dispatch take the state. flat: with `training.flat` leaves. still: without these
+    endpoints, see `training.still`."""
+
+    flat: bool = False
+    still: tuple[int, ...] = ()
 
 
 class Report(NamedTuple):
@@ -73,6 +83,7 @@ def make_step(
     own_coordinates: bool = False,
     feature_diversity: float = 0.0,
     num_parts: int = 1,
+    still: Sequence[int] = (),
 ) -> Step:
     """The step as a function of one device's share; `parallel.pmapped` or `make_advance` maps it over devices.
 
@@ -91,16 +102,21 @@ def make_step(
             once.
         num_parts: of the examples of every sample, whose gradients are added up one part after another in the memory
             of one. The same numbers but for BatchNorm, which sees a part as it does a device's share.
+        still: endpoints that are not in the state but in the `stack` that the step is given, see `training.still`;
+            they draw no penalty.
 
     Returns:
-        (state, data with leaves [N, ...], indices [S, b], shapes=None) -> (state, Record), means and sums over the
-        whole batch: "loss" (without penalty and decay), "penalty" (before beta), "feature_similarity" (before its
-        coefficient). `shapes` are those of one network's leaves where the state's are `training.flat`.
+        (state, data with leaves [N, ...], indices [S, b], shapes=None, stack=None) -> (state, Record), means and sums
+        over the whole batch: "loss" (without penalty and decay), "penalty" (before beta), "feature_similarity" (before
+        its coefficient). `shapes` are those of one network's leaves where the state's are `training.flat`, `stack` is
+        that of all endpoints where some are `still`.
     """
     if over_samples not in FORMS:
         raise ValueError(f"over_samples is one of {', '.join(FORMS)}, got {over_samples!r}")
     if feature_diversity and num_samples < 2:
         raise ValueError(f"feature_diversity compares two samples of a batch, got num_samples={num_samples}")
+    if beta and still:
+        raise ValueError(f"the penalty is of all endpoints, got beta={beta} with endpoints that are still")
 
     def point_loss(shapes, point, batch, keys, batch_stats):
         losses, aux = objective({"params": flat.shaped(point, shapes), "batch_stats": batch_stats}, batch, keys)
@@ -111,16 +127,16 @@ def make_step(
             value += point_decay * 0.5 * optax.tree.norm(point, squared=True)
         return value, (record, aux.batch_stats, aux.features if feature_diversity else ())
 
-    def data_gradients(shapes, params, batch_stats, coordinates, batch, keys, pair_key):
+    def data_gradients(shapes, stack, params, batch_stats, coordinates, batch, keys, pair_key):
         """Gradient of the mean over S pairs, their record, and the mean over S of batch_stats.
 
-        `params`, by which it is, is the stack; of a single sample its point.
+        `params`, by which it is, is the state's; of a single sample its point.
         """
         of_point = partial(point_loss, shapes)
         if num_samples == 1:
             (_, aux), grads = jax.value_and_grad(of_point, has_aux=True)(params, *_row((batch, keys), 0), batch_stats)
             return grads, *aux[:2]
-        pair_loss = lambda params, coordinates, *rest: of_point(contract(params, coordinates), *rest)
+        pair_loss = lambda params, coordinates, *rest: of_point(drawn(params, coordinates, still, stack), *rest)
         gradient = jax.value_and_grad(pair_loss, has_aux=True)
         pairs = (coordinates, batch, keys)
         if over_samples == "vmap" or feature_diversity:
@@ -147,7 +163,7 @@ def make_step(
         total, (record, stats) = lax.scan(add_pair, zeros, pairs, unroll=unroll)
         return jax.tree.map(lambda g: g / num_samples, total), _joined(record), _mean_over_first(stats)
 
-    def step(state, data, indices, shapes=None):
+    def step(state, data, indices, shapes=None, stack=None):
         chex.assert_shape(indices, (num_samples, None))
         key = jax.random.fold_in(state.key, state.step)
         device = lax.axis_index(AXIS)
@@ -158,10 +174,10 @@ def make_step(
         batch = jax.tree.map(lambda leaf: jnp.take(leaf, indices, axis=0), data)
         keys = _example_keys(rngs.stream(key, "augmentation"), indices.shape, device)
         pair_key = rngs.stream(key, "feature_pair")
-        gradients = in_parts(partial(data_gradients, shapes), num_parts)
+        gradients = in_parts(partial(data_gradients, shapes, stack), num_parts)
         weights, to_stack = state.params, lambda grads: grads
         if num_samples == 1:
-            weights, pullback = jax.vjp(lambda params: contract(params, _row(coordinates, 0)), state.params)
+            weights, pullback = jax.vjp(lambda params: drawn(params, _row(coordinates, 0), still, stack), state.params)
             to_stack = lambda grads: pullback(grads)[0]
         grads, record, batch_stats = gradients(weights, state.batch_stats, coordinates, batch, keys, pair_key)
         if own_coordinates:
@@ -237,8 +253,8 @@ def over_members(step: Step, how: str) -> Step:
     Returns:
         A step whose state, indices and record have a leading axis [M].
     """
-    return lambda state, data, indices, shapes=None: mapped(
-        lambda pair: step(pair[0], data, pair[1], shapes), (state, indices), how
+    return lambda state, data, indices, shapes=None, stack=None: mapped(
+        lambda item: step(item[0], data, item[1], shapes, item[2]), (state, indices, stack), how
     )
 
 
@@ -249,11 +265,25 @@ def mapped(function: Callable[[Any], Any], items: PyTree, how: str) -> Any:
     return lax.scan(lambda carry, item: (carry, function(item)), (), items, unroll=how == "unroll")[1]
 
 
+def in_form(state: State, form: Form) -> tuple[State, PyTree | None, PyTree | None]:
+    """A state as the steps of a dispatch take it, and the shapes and the stack that they take beside it."""
+    shapes = flat.shapes_of(state) if form.flat else None
+    state = flat.of_state(state) if form.flat else state
+    return (free_part(state, form.still), shapes, state.params) if form.still else (state, shapes, None)
+
+
+def as_whole(state: State, whole: State, form: Form) -> State:
+    """A later state in a form, as `whole` is."""
+    if form.still:
+        state = put_back(state, flat.of_state(whole) if form.flat else whole, form.still)
+    return jax.tree.map(lambda leaf, like: leaf.reshape(like.shape), state, whole)
+
+
 def make_advance(
     step: Step,
     statistics: Callable[[State], Scalars] | None = None,
     each: bool = False,
-    in_flat_leaves: bool = False,
+    form: Form = Form(),
 ) -> Callable[..., Any]:
     """Many steps in one dispatch, their number being an argument, so that any number compiles once.
 
@@ -261,7 +291,7 @@ def make_advance(
         step: from `make_step` or `over_members`.
         statistics: of a training's state, taken once after the last step; of members, the means of theirs.
         each: whether members report totals and statistics of their own, too.
-        in_flat_leaves: whether the steps are taken on `training.flat` leaves. Same numbers up to rounding.
+        form: in which the steps take the state, `step` having been made for it. Same numbers up to rounding.
 
     Returns:
         (state, data, indices [steps, (M,) S, b] of an epoch, num_steps) -> (state, Report), for `pmapped`. Takes
@@ -269,26 +299,25 @@ def make_advance(
     """
 
     def advance(state, data, indices, num_steps):
-        whole, of_shapes = state, step
-        if in_flat_leaves:
-            state, of_shapes = flat.of_state(state), partial(step, shapes=flat.shapes_of(state))
-        of_shapes = jax.jit(of_shapes, inline=True)  # so that it is traced once for its shapes and for the loop
+        whole, (state, shapes, stack) = state, in_form(state, form)
+        # traced once for its shapes and for the loop
+        of_form = jax.jit(lambda state, data, indices: step(state, data, indices, shapes, stack), inline=True)
         row = jnp.ravel(state.step)[0] % indices.shape[0]  # members are all at the same step
         members = state.step.ndim > 0
 
         def body(i, carry):
             state, total, bad = carry
-            state, record = of_shapes(state, data, lax.dynamic_index_in_dim(indices, row + i, keepdims=False))
+            state, record = of_form(state, data, lax.dynamic_index_in_dim(indices, row + i, keepdims=False))
             now = jnp.ravel(state.step)[0]
             finite = {name: jnp.all(jnp.isfinite(value)) for name, value in record.means.items()}
             bad = {name: jnp.where(finite[name], bad[name], jnp.minimum(bad[name], now)) for name in bad}
             return state, jax.tree.map(jnp.add, total, record), bad
 
-        found = jax.eval_shape(of_shapes, state, data, indices[0])[1]
+        found = jax.eval_shape(of_form, state, data, indices[0])[1]
         zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), found)
         never = {name: NEVER for name in found.means}
         state, total, bad = lax.fori_loop(0, num_steps, body, (state, zeros, never))
-        state = jax.tree.map(lambda leaf, like: leaf.reshape(like.shape), state, whole)
+        state = as_whole(state, whole, form)
         bad = {name: jnp.where(step == NEVER, -1, step) for name, step in lax.pmin(bad, MEMBERS).items()}
         totals = lax.pmean(jax.tree.map(jnp.mean, total.means), MEMBERS)
         sums = jax.tree.map(lambda x: lax.all_gather(x, MEMBERS, tiled=True), total.sums) if members else total.sums

@@ -198,8 +198,13 @@ def test_decoded_images_are_what_is_read(digits_copy):
     np.testing.assert_array_equal(sources.load("digits", "test", data_dir=str(digits_copy)).images, 255 - fresh.images)
 
 
-def test_small_splits_leave_no_copy(digits_dir):
-    assert not list(digits_dir.rglob("*.npz"))
+def test_small_splits_leave_no_copy(digits_copy, monkeypatch):
+    for kept in digits_copy.rglob("*.npz"):
+        kept.unlink()
+    monkeypatch.setattr(sources, "CACHE_FROM", 361)
+    for split in ("train", "test"):
+        sources.load("digits", split, data_dir=str(digits_copy))
+    assert [kept.name for kept in digits_copy.rglob("*.npz")] == ["decoded-train.npz"]
 
 
 # Interrupted and simultaneous preparations
@@ -338,7 +343,8 @@ def truncate(path):
 @pytest.mark.parametrize("name", ["digits", "cifar10", "idx"])
 @pytest.mark.parametrize("file", ["dataset_info.json", "*train.array_record*"])
 @pytest.mark.parametrize("spoil", [truncate, pathlib.Path.unlink], ids=["truncated", "deleted"])
-def test_damage_is_refused_with_the_folder_to_delete(name, file, spoil, tmp_path):
+def test_damage_is_refused_with_the_folder_to_delete(name, file, spoil, tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "CACHE_FROM", 10**9)
     options = {}
     if name == "idx":
         write_idx(tmp_path / "files")

@@ -101,7 +101,7 @@ def test_an_interrupted_run_goes_on_and_ends_with_the_same_bits(config, tmp_path
 
 def test_a_run_killed_by_the_system_goes_on_and_ends_with_the_same_bits(config, tmp_path):
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    fields = dict(num_epochs=60)
+    fields = dict(num_epochs=24)
     process = launch("train", *flags(killed, **fields), wait=False)
     checkpoint = killed / "checkpoints" / "66"
     deadline = time.time() + 120
@@ -293,6 +293,7 @@ def test_the_command_line_without_its_flags(tmp_path):
 def test_a_full_disk_is_one_line_and_loses_nothing(most_bytes, config, tmp_path):
     """The limit on file sizes stands for a full disk: a write fails in the middle of the run."""
     sources.load("digits", "train")
+    fields = dict(num_epochs=18, log_every=1)
     limited = "import resource, runpy, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
     limited += (
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({most_bytes}, {most_bytes})); sys.argv[0] = 'launch/train.py';"
@@ -300,12 +301,12 @@ def test_a_full_disk_is_one_line_and_loses_nothing(most_bytes, config, tmp_path)
     limited += "runpy.run_module('launch.train', run_name='__main__')"
     environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": ""}
     process = subprocess.run(
-        [sys.executable, "-c", limited, *flags(tmp_path / "run", num_epochs=60)],
+        [sys.executable, "-c", limited, *flags(tmp_path / "run", **fields)],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     last = process.stderr.strip().splitlines()[-1]
     assert process.returncode == 2 and last.startswith("error: cannot write: [Errno 27] File too large"), process.stderr
-    config |= {"num_epochs": 60}
+    config |= fields
     assert train.run(config, tmp_path / "run")["resumed_from"] > 0 or most_bytes < 10_000
     train.run(config, tmp_path / "whole")
     assert_same_run(tmp_path / "whole", tmp_path / "run")

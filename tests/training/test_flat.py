@@ -11,7 +11,7 @@ from test_step import digits as random_digits
 
 from subspaces_jax import geometry, parallel
 from subspaces_jax.training import flat
-from subspaces_jax.training.step import make_advance, make_step
+from subspaces_jax.training.step import Form, make_advance, make_step
 
 digits = random_digits
 
@@ -38,7 +38,7 @@ class Named(nn.Module):
 )
 def test_flat_leaves_give_the_numbers_of_shaped_ones(digits, options):
     shaped = train(geometry.Simplex(3), digits, **options)
-    flat = train(geometry.Simplex(3), digits, in_flat_leaves=True, **options)
+    flat = train(geometry.Simplex(3), digits, form=Form(flat=True), **options)
     assert_same(shaped, flat, rtol=1e-4)
 
 
@@ -52,7 +52,7 @@ def test_a_step_on_flat_leaves_holds_them_flat(digits):
 
     def in_loop(in_flat_leaves):
         """The shapes that the loop over steps carries."""
-        of_all = make_advance(step, in_flat_leaves=in_flat_leaves)
+        of_all = make_advance(step, form=Form(flat=in_flat_leaves))
         mapped = parallel.pmapped(of_all, parallel.device_mesh(1), (WHOLE, WHOLE, split, WHOLE))
         loops = re.findall(r"= \((.*)\) while\(", mapped.lower(*args).compile().as_text())
         return max(loops, key=len)
@@ -68,6 +68,21 @@ def test_leaves_are_flat_behind_the_axes_that_are_kept():
     shapes = {"kernel": jnp.zeros((3, 2, 4)), "bias": jnp.zeros(4)}
     back = flat.shaped({name: made[name][1] for name in shapes}, shapes)
     assert jnp.array_equal(back["kernel"], tree["kernel"][1])
+
+
+@pytest.mark.parametrize(
+    "shape, thin",
+    [
+        ((3, 3, 16, 16), True), ((3, 3, 64, 64), True), ((512, 10), True), ((3, 64), True),
+        ((3, 3, 64, 128), False), ((3, 3, 512, 512), False), ((784, 100), False), ((64,), False), ((), False),
+    ],
+)  # fmt: skip
+def test_leaves_that_fill_their_tiles_stay_as_they_are(shape, thin):
+    """Tiles of 8 x 128 of the last two axes: 16 x 16 fill an eighth of theirs, 784 x 100 three quarters."""
+    assert flat.is_thin(shape) == thin
+    leaf = jnp.zeros((2, *shape))
+    made = flat.flattened(leaf, 1)
+    assert made.size == leaf.size and made.ndim == (2 if thin else leaf.ndim)
 
 
 def test_the_penalty_takes_the_weights_that_it_takes_of_shaped_leaves():

@@ -19,7 +19,7 @@ from subspaces_jax.networks import MLP
 from subspaces_jax.networks.layers import Conv
 from subspaces_jax.training import objective, optimizers
 from subspaces_jax.training.state import init_state
-from subspaces_jax.training.step import FORMS, feature_similarity, joined, make_advance, make_step, row_of
+from subspaces_jax.training.step import FORMS, Form, feature_similarity, joined, make_advance, make_step, row_of
 
 RATE, MOMENTUM, DECAY = 0.05, 0.9, 1e-3
 EPOCH = 6  # steps
@@ -75,25 +75,28 @@ def initial(network, num_endpoints):
     return jax.jit(lambda key: geometry.init_stack(network, key, num_endpoints, jnp.zeros((1, 8, 8, 1))))
 
 
-def start(space, network=None):
+def start(space, network=None, frozen=()):
     network = network or ConvNet()
     optimizer = optimizers.sgd(lambda step: RATE, MOMENTUM, DECAY)
+    if frozen:
+        optimizer = optax.chain(optimizer, optimizers.freeze_endpoints(frozen, space.num_endpoints))
     variables = initial(network, space.num_endpoints)(jax.random.key(1))
     return init_state(variables, optimizer, jax.random.key(2)), optimizer
 
 
 def train(space, data, *, num_steps=4, devices=1, network=None, axis_name=None, num_samples=1, batch=24,
-          in_flat_leaves=False, **options):  # fmt: skip
-    """The metrics after each of `num_steps` steps, and the last state."""
+          form=Form(), frozen=(), **options):  # fmt: skip
+    """The metrics after each of `num_steps` steps, and the last state; `frozen` endpoints are masked by the optimizer,
+    those of the form are not in the state."""
     network, make_apply = network or ConvNet, options.pop("make_apply", train_mode)
-    state, optimizer = start(space, network())
+    state, optimizer = start(space, network(), frozen)
     if options.pop("layerwise", False):
         space = geometry.layerwise(space, state.params)
     of_batch = objective_of(network(axis_name) if axis_name else network(), make_apply, options.pop("augment", None))
-    step = make_step(of_batch, space, optimizer, num_samples=num_samples, **options)
+    step = make_step(of_batch, space, optimizer, num_samples=num_samples, still=form.still, **options)
     mesh = parallel.device_mesh(devices)
     split = PartitionSpec(None, None, parallel.AXIS)
-    steps = make_advance(step, in_flat_leaves=in_flat_leaves)
+    steps = make_advance(step, form=form)
     advance = parallel.pmapped(steps, mesh, (WHOLE, WHOLE, split, WHOLE), donate_argnums=(0,))
     state = parallel.replicate(state, mesh)
     indices = jnp.asarray(rows(batch)).reshape(EPOCH, num_samples, batch // num_samples)

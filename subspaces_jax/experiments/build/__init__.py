@@ -411,9 +411,13 @@ class Experiment:
         """The optimizer of the stack."""
         return self._optimizer(self.optimizer_settings)
 
-    def _optimizer(self, settings: build_training.OptimizerSettings) -> optax.GradientTransformation:
+    def _optimizer(
+        self, settings: build_training.OptimizerSettings, of_free: bool = False
+    ) -> optax.GradientTransformation:
         network = build_training.traits(self.model.network)
-        return build_training.optimizer(settings, self.plan.steps_per_epoch, self.space.num_endpoints, network)
+        return build_training.optimizer(
+            settings, self.plan.steps_per_epoch, self.space.num_endpoints, network, of_free
+        )  # fmt: skip
 
     @property
     def weight_statistics(self) -> Any:
@@ -449,15 +453,22 @@ class Experiment:
         return jax.eval_shape(lambda: make(jnp.stack(self.keys)))
 
     def step(self, params: Any, platform: str) -> training_step.Step:
-        """The training step of one device's share, for a stack with the names of `params`."""
+        """The training step of one device's share in its `form`, for a stack with the names of `params`."""
         config = self.config
         settings = build_training.StepSettings(
             point_decay=config["weight_decay"] if config["decay"] == "point" else 0.0,
             **{name: config[name] for name in build_training.StepSettings._fields if name in config},
         )
+        still = self.form(platform).still
+        optimizer = self._optimizer(self.optimizer_settings, of_free=bool(still))
         return build_training.step(
-            self.model.objective, self.drawn_space(params), self.optimizer, settings, self.num_members, platform
-        )
+            self.model.objective, self.drawn_space(params), optimizer, settings, self.num_members, platform, still
+        )  # fmt: skip
+
+    def form(self, platform: str, many_steps: bool = True) -> training_step.Form:
+        """In which a dispatch takes the state."""
+        still = build_training.still_endpoints(self.frozen_endpoints, self.config["beta"], self.config["optimizer"])
+        return training_step.Form(self.in_flat_leaves(platform, many_steps), still)
 
     @property
     def takes_flat_leaves(self) -> bool:
@@ -474,7 +485,7 @@ class Experiment:
         platform = parallel.platform(mesh)
         return build_training.advance(
             self.step(params, platform), self.row_statistics, mesh, self.num_members, bool(self.members),
-            self.in_flat_leaves(platform),
+            self.form(platform),
         )  # fmt: skip
 
     def advance_on_batch(self, params: Any, mesh: Mesh | None = None) -> Any:
@@ -483,7 +494,7 @@ class Experiment:
         platform = parallel.platform(mesh)
         return build_training.advance_on_batch(
             self.step(params, platform), self.row_statistics, mesh, self.num_members, self.config["num_samples"],
-            bool(self.members), self.in_flat_leaves(platform, many_steps=False),
+            bool(self.members), self.form(platform, many_steps=False),
         )  # fmt: skip
 
     def epoch_order(self) -> Any:

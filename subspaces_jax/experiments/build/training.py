@@ -24,6 +24,7 @@ from subspaces_jax.training import optimizers, schedules
 from subspaces_jax.training import step as training_step
 from subspaces_jax.training.objective import Objective
 from subspaces_jax.training.state import State, init_state
+from subspaces_jax.training.step import Form
 
 COMPILED = 8  # steps kept compiled: a program and what it was traced from take tens of megabytes
 # By evidence, see configs/README.md: on CPU a vmap over kernels is a grouped convolution, 2 to 9 times slower, and a
@@ -133,9 +134,14 @@ def _schedule(settings: OptimizerSettings, steps_per_epoch: int, peak: Any) -> o
 
 @lru_cache(KEPT)
 def optimizer(
-    settings: OptimizerSettings, steps_per_epoch: int, num_endpoints: int, network: NetworkTraits
+    settings: OptimizerSettings,
+    steps_per_epoch: int,
+    num_endpoints: int,
+    network: NetworkTraits,
+    of_free: bool = False,
 ) -> optax.GradientTransformation:
-    """The optimizer of the stack, which leaves frozen endpoints and leaves as they are."""
+    """The optimizer of the stack, which leaves frozen endpoints and leaves as they are; or `of_free` endpoints alone,
+    with a state of the same form."""
     of_peak = lambda peak: _schedule(settings, steps_per_epoch, peak)
     make = lambda rate: choices.make(
         "optimizer",
@@ -157,10 +163,15 @@ def optimizer(
     still = [optimizers.freeze_leaves(network.frozen)] if network.frozen else []
     try:
         if settings.frozen:
-            still.append(optimizers.freeze_endpoints(settings.frozen, num_endpoints))
+            freeze = optimizers.freeze_endpoints(settings.frozen, num_endpoints)
+            still.append(optax.GradientTransformation(freeze.init, _same) if of_free else freeze)
     except ValueError as error:
         raise ConfigError(f"config.frozen_endpoints: {error}") from None
     return optax.chain(made, *still) if still else made
+
+
+def _same(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    return updates, state
 
 
 @lru_cache(KEPT)
@@ -208,6 +219,12 @@ def in_flat_leaves(leaves: str, optimizer: str, platform: str, many_steps: bool)
     return leaves == "flat" or (leaves == "auto" and platform == "tpu" and many_steps and takes_them)
 
 
+def still_endpoints(frozen: tuple[int, ...], beta: float, optimizer: str) -> tuple[int, ...]:
+    """Frozen endpoints that a dispatch leaves out of the state: all, but where a penalty or the optimizer is of the
+    whole stack."""
+    return frozen if not beta and takes_flat_leaves(optimizer) else ()
+
+
 def takes_flat_leaves(optimizer: str) -> bool:
     """Whether an optimizer does to each number what it does whatever the shape of its leaf."""
     return choices.parse(optimizer)[0].name not in optimizers.OF_SHAPES
@@ -234,10 +251,12 @@ def step(
     settings: StepSettings,
     num_members: int,
     platform: str,
+    still: tuple[int, ...] = (),
 ) -> training_step.Step:
     """The training step of one device's share."""
     how = form(settings.over_samples, platform)
-    of_one = training_step.make_step(objective, space, transformation, **settings._replace(over_samples=how)._asdict())
+    options = settings._replace(over_samples=how)._asdict()
+    of_one = training_step.make_step(objective, space, transformation, still=still, **options)
     return training_step.over_members(of_one, how) if num_members > 1 else of_one
 
 
@@ -268,16 +287,16 @@ def advance(
     device_mesh: Mesh,
     num_members: int,
     each: bool = False,
-    in_flat_leaves: bool = False,
+    form: Form = Form(),
 ) -> Callable[..., Any]:
     """Compiled (state, data, indices [steps, (M,) S, b], num_steps) -> (state, Report), data on every device.
 
     Args:
-        step, of_state, each, in_flat_leaves: as `training.step.make_advance` takes them.
+        step, of_state, each, form: as `training.step.make_advance` takes them.
     """
     whole, members = PartitionSpec(), of_members(num_members)
     return parallel.pmapped(
-        training_step.make_advance(step, of_state, each, in_flat_leaves),
+        training_step.make_advance(step, of_state, each, form),
         device_mesh,
         in_specs=(members, whole, split_indices(num_members), whole),
         out_specs=(members, whole),
@@ -293,11 +312,11 @@ def advance_on_batch(
     num_members: int,
     num_samples: int,
     each: bool = False,
-    in_flat_leaves: bool = False,
+    form: Form = Form(),
 ) -> Callable[..., Any]:
     """Compiled (state, batch [(M,) B, ...]) -> (state, Report): one step on a batch of a stream."""
     members = of_members(num_members)
-    of_one = training_step.make_advance(step, of_state, each, in_flat_leaves)
+    of_one = training_step.make_advance(step, of_state, each, form)
 
     def one(state, batch):
         """One step on this device's share: its examples in order, split into samples, and before that into members."""
