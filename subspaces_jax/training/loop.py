@@ -48,7 +48,7 @@ def fit(
         advance: (state, step, n) -> (state after n steps, a report with "bad", see `step.Report`); it never crosses an
             epoch.
         num_steps, steps_per_epoch: durations in steps.
-        examples_per_step: for the rate in examples per second.
+        examples_per_step: for the rate in examples per second, over what was computed since the row before.
         log_every, save_every, evaluate_every: periods in steps, 0 for never; the end is always recorded and saved.
         read: a report on the host -> the numbers of its row.
         record: takes (step, row); rows hold what has been since the last stop.
@@ -62,17 +62,18 @@ def fit(
         NonFiniteLossError: the loss, or what else is minimised, became NaN or infinite; names it and the step.
     """
     step = int(step_of(state))
-    pending: tuple[int, int, Any, Row] | None = None
-    clock = time.perf_counter()
+    pending: tuple[int, Any, Row] | None = None
+    latest: tuple[int, Any] = (step, ())
+    clock, counted, rate = time.perf_counter(), step, 0.0
     ended = False
     if step == 0 and 0 in save_at:
         save(0, state)
 
     def flush() -> None:
-        nonlocal pending, clock, ended
+        nonlocal pending, clock, counted, rate, ended
         if pending is None:
             return
-        stop, steps, report, scores = pending
+        stop, report, scores = pending
         report = jax.device_get(report)
         bad = {name: int(at) for name, at in report.bad.items() if at >= 0}
         if bad:
@@ -83,24 +84,29 @@ def fit(
                 "data; checkpoints up to then are good"
             )
         row = read(report)
-        now = time.perf_counter()
-        rate, clock, pending = steps * examples_per_step / max(now - clock, 1e-9), now, None
+        pending, now = None, time.perf_counter()
+        done = latest[0] if _is_ready(latest[1]) else stop  # a CPU may be done with the next dispatch, too
+        if done > counted:
+            rate = (done - counted) * examples_per_step / max(now - clock, 1e-9)
+            clock, counted = now, done
         row = {"epoch": stop / steps_per_epoch} | row | scores | {"images_per_second": rate}
         record(stop, row)
         ended = enough is not None and enough(stop, row)
 
     for stop in stops(step, num_steps, (steps_per_epoch, log_every, save_every, evaluate_every), {*save_at, *stop_at}):
         state, report = advance(state, step, stop - step)
+        latest = (stop, report)
         flush()
         scores = {}
         if evaluate is not None and evaluate_every and (stop % evaluate_every == 0 or stop == num_steps):
             scores = evaluate(state)
-        pending, step = (stop, stop - step, report, scores), stop
+        pending, step = (stop, report, scores), stop
         saves = stop == num_steps or stop in save_at or (save_every and stop % save_every == 0)
         if saves or enough is not None:
             flush()
         if saves or ended:
             save(stop, state)
+            clock = time.perf_counter()
         if ended:
             break
     flush()
@@ -132,6 +138,11 @@ class Plateau:
                 self.ended_at = step
             self._before = row[self._score]
         return self.ended_at is not None
+
+
+def _is_ready(report: Any) -> bool:
+    leaves = [leaf for leaf in jax.tree.leaves(report) if isinstance(leaf, jax.Array)]
+    return all(leaf.is_ready() for leaf in leaves)  # type: ignore[attr-defined]
 
 
 def step_of(state: State) -> int:

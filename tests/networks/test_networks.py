@@ -98,11 +98,11 @@ def test_axis_table_names_every_parameter(name):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_axis_table_is_in_the_order_of_the_calls(name):
+@functools.cache
+def forward(name):
+    """Of three images, traced once: names of the modules with parameters in the order of their calls, what is sown."""
     network, image, _ = NETWORKS[name]
-    table, variables = network.unit_axes(), shapes(name)
-    owners = {leaf.rpartition("/")[0] for leaf in trees.leaf_names(variables["params"])} - {""}
+    owners = {leaf.rpartition("/")[0] for leaf in trees.leaf_names(shapes(name)["params"])} - {""}
     called = []
 
     def note(next_method, args, keywords, context):
@@ -110,8 +110,15 @@ def test_axis_table_is_in_the_order_of_the_calls(name):
             called.append("/".join(context.module.path))
         return next_method(*args, **keywords)
 
+    run = lambda v, x: network.apply(v, x, mutable=["intermediates"])[1]["intermediates"]
     with nn.intercept_methods(note):
-        jax.eval_shape(network.apply, variables, jnp.zeros((1, *image)))
+        kept = jax.eval_shape(run, shapes(name), jnp.zeros((3, *image)))
+    return called, kept
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_axis_table_is_in_the_order_of_the_calls(name):
+    table, (called, _) = NETWORKS[name][0].unit_axes(), forward(name)
     assert axes.layers(table) == called
     assert [kernel.rpartition("/")[0] for kernel in axes.kernels(table)] == [
         layer for layer in called if f"{layer}/kernel" in table
@@ -120,11 +127,8 @@ def test_axis_table_is_in_the_order_of_the_calls(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_unit_is_sown_with_its_last_axis(name):
-    network, image, _ = NETWORKS[name]
-    table, variables = network.unit_axes(), shapes(name)
-    run = lambda v, x: network.apply(v, x, mutable=["intermediates"])[1]["intermediates"]
-    kept = jax.eval_shape(run, variables, jnp.zeros((3, *image)))
-    found, sizes = axes.sown(kept, table), axes.units(table, variables["params"])
+    table, (_, kept) = NETWORKS[name][0].unit_axes(), forward(name)
+    found, sizes = axes.sown(kept, table), axes.units(table, shapes(name)["params"])
     assert found.keys() == sizes.keys()
     assert all((value.shape[0], value.shape[-1]) == (3, sizes[unit]) for unit in found for value in found[unit])
 
@@ -292,8 +296,7 @@ def test_layers_of_the_paper(name):
     assert not [leaf_name for leaf_name in leaves if leaf_name.endswith("bias") and "Conv" in leaf_name]
 
 
-@pytest.mark.parametrize("name", ["tiny_imagenet_resnet_18", "resnet_50", "wide_resnet_50_2"])
-@pytest.mark.parametrize("num_endpoints", [2, 3])
+@pytest.mark.parametrize("name, num_endpoints", [("tiny_imagenet_resnet_18", 3), ("wide_resnet_50_2", 2)])
 def test_a_stack_has_as_many_parameters_an_endpoint(name, num_endpoints):
     network, image, number = NETWORKS[name]
     init = lambda: geometry.init_stack(network, jax.random.key(0), num_endpoints, jnp.zeros((1, *image)))

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from subspaces_jax.errors import NonFiniteLossError
+from subspaces_jax.training import loop
 from subspaces_jax.training.loop import fit, stops
 from subspaces_jax.training.state import State
 
@@ -68,6 +69,23 @@ def test_it_stops_at_epochs_and_periods_and_saves_only_what_was_recorded():
     ]  # fmt: skip
     assert {step: row["loss"] for step, row in run.rows.items()} == {4: 2.5, 5: 5.0, 8: 7.0, 10: 9.5}
     assert run.rows[8].keys() == {"epoch", "loss", "images_per_second"} and run.rows[8]["epoch"] == 1.6
+
+
+def test_the_rate_is_of_what_was_computed_and_not_of_what_was_saved(monkeypatch):
+    """On a device that is done with a dispatch when it returns, of a second a step; saving takes ten."""
+    run, now = Recorder(), [0.0]
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(loop, "_is_ready", lambda report: True)
+    advance, save = run.advance, run.save
+
+    def slow(seconds, function, *args):
+        now[0] += seconds
+        return function(*args)
+
+    run.advance = lambda state, step, num: slow(num, advance, state, step, num)
+    run.save = lambda step, state: slow(10, save, step, state)
+    run.fit(num_steps=15)
+    assert {step: row["images_per_second"] for step, row in run.rows.items()} == dict.fromkeys((4, 5, 8, 10, 12, 15), 2)
 
 
 def test_a_resumed_run_stops_where_the_whole_one_does():
