@@ -276,7 +276,7 @@ def as_whole(state: State, whole: State, form: Form) -> State:
     """A later state in a form, as `whole` is."""
     if form.still:
         state = put_back(state, flat.of_state(whole) if form.flat else whole, form.still)
-    return jax.tree.map(lambda leaf, like: leaf.reshape(like.shape), state, whole)
+    return flat.as_shaped(state, whole) if form.flat else state
 
 
 def make_advance(

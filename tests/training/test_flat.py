@@ -2,7 +2,9 @@
 
 import re
 
+import chex
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec
@@ -10,7 +12,9 @@ from test_step import EPOCH, WHOLE, ConvNet, as_data, assert_same, objective_of,
 from test_step import digits as random_digits
 
 from subspaces_jax import geometry, parallel
+from subspaces_jax.networks import MLP
 from subspaces_jax.training import flat
+from subspaces_jax.training.state import State
 from subspaces_jax.training.step import Form, make_advance, make_step
 
 digits = random_digits
@@ -83,6 +87,49 @@ def test_leaves_that_fill_their_tiles_stay_as_they_are(shape, thin):
     leaf = jnp.zeros((2, *shape))
     made = flat.flattened(leaf, 1)
     assert made.size == leaf.size and made.ndim == (2 if thin else leaf.ndim)
+
+
+@pytest.mark.parametrize("members", [(), (2,)])
+@pytest.mark.parametrize(
+    "num_rows, size, flat_shape",
+    [
+        (1, 9216, (9216,)),  # nothing to pad
+        (2, 9216, (9216,)),
+        (4, 9216, (9216,)),
+        (3, 9216, (72, 128)),  # else padded to four rows
+        (5, 9216, (72, 128)),  # to eight
+        (5, 2304, (24, 128)),  # 768 zeros a row, 15,360 numbers instead of 18,432
+        (5, 512, (512,)),  # 5 x 1,024 numbers are more than 8 x 512
+        (7, 9216, (72, 128)),
+        (8, 9216, (9216,)),
+        (9, 9216, (72, 128)),
+    ],
+)
+def test_rows_are_filled_up_where_their_number_would_be(num_rows, size, flat_shape, members, getkey):
+    """By the tiles of a TPU: of 1, 2, 4 or 8 rows of a leaf [K, n], and of 8 rows of 128 numbers of one [K, m, 128]."""
+    params = {"kernel": jax.random.normal(getkey(), (*members, num_rows, size // 16, 16)), "bias": jnp.ones(members)}
+    state = State(jnp.zeros(members, jnp.int32), params, {}, (params,), getkey())
+    made = flat.of_state(state)
+    assert made.params["kernel"].shape == (*members, num_rows, *flat_shape)
+    assert made.opt_state[0]["kernel"].shape == made.params["kernel"].shape
+    rows = made.params["kernel"].reshape(*members, num_rows, -1)
+    assert not jnp.any(rows[..., size:])
+    chex.assert_trees_all_equal(flat.as_shaped(made, state)._replace(key=0), state._replace(key=0))
+    if not members:
+        of_one = flat.shaped(jax.tree.map(lambda leaf: leaf[0], {"kernel": made.params["kernel"]}), {
+            "kernel": jax.ShapeDtypeStruct((size // 16, 16), jnp.float32)
+        })  # fmt: skip
+        assert jnp.array_equal(of_one["kernel"], params["kernel"][0])
+
+
+@pytest.mark.parametrize("num_endpoints", [3, 5])
+def test_what_fills_up_rows_stays_zero_and_changes_nothing(digits, num_endpoints):
+    options = dict(beta=2.0, point_decay=1e-3, network=lambda: MLP(10, (60, 40)))
+    shaped = train(geometry.Simplex(num_endpoints), digits, **options)
+    found = train(geometry.Simplex(num_endpoints), digits, form=Form(flat=True), **options)
+    assert_same(shaped, found, rtol=1e-4)
+    state, _ = start(geometry.Simplex(num_endpoints), MLP(10, (60, 40)))
+    assert flat.of_state(state).params["Dense_0"]["kernel"].shape == (num_endpoints, 32, 128)  # 64 x 60 numbers
 
 
 def test_the_penalty_takes_the_weights_that_it_takes_of_shaped_leaves():
