@@ -1,8 +1,8 @@
 """Flax checkpoints that other programs wrote: files of flax.serialization, and folders of Orbax.
 
-A network lies in them as its parameters alone, as variables {"params": ..., "batch_stats": ...}, or in a state of a
-training that has these, maybe within "model" or "state"; in a folder of a CheckpointManager each of them may be an item
-of its own. Of a folder nothing is read but the network.
+A network lies in them as its parameters alone, as variables {"params": ..., "batch_stats": ...}, as a state of an NNX
+module, or in a state of a training that has these, maybe within "model" or "state"; in a folder of a CheckpointManager
+each of them may be an item of its own. Of a folder nothing is read but the network.
 """
 
 import pathlib
@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 from flax import serialization
 
 from subspaces_jax import records, trees
+from subspaces_jax.checkpoints import boxes
 from subspaces_jax.checkpoints.failures import Damage, reading, without_tracebacks
 from subspaces_jax.checkpoints.items import as_numpy, origin_of
 from subspaces_jax.errors import CheckpointError, first_line
@@ -74,7 +75,7 @@ def restore_flax(path: str | pathlib.Path, step: int | None = None, like: PyTree
         try:
             opened = _folder(path, step) if path.is_dir() else _file(path, step)
             params, stats = _network(opened.tree, path, like)
-            found = opened.read(params), opened.read(stats) if stats else {}
+            found = _parts(opened.read(params), opened.read(stats) if stats else {}, like)
         except Damage as error:
             raise CheckpointError(
                 f"{path} cannot be read as a Flax checkpoint ({error}): it is half-written or damaged, get it anew"
@@ -174,16 +175,25 @@ def _at(tree: PyTree, keys: Keys) -> PyTree:
 def _network(tree: PyTree, path: pathlib.Path, like: PyTree) -> tuple[Keys, Keys]:
     """The keys of the parameters and of their statistics, () where there are none: of the outermost tree that fits, or
     without `like` of the innermost."""
-    places = [place for place in _places(tree) if _is_of_arrays(_at(tree, place[0]))]
+    of_place = lambda place: _parts(_at(tree, place[0]), {}, like)[0]
+    places = [place for place in _places(tree) if _is_of_arrays(of_place(place))]
     if not places:
         raise CheckpointError(f"{path} is no Flax checkpoint of a network: it has no tree of arrays as parameters")
     if like is None:
         return places[-1]
     for place in places:
-        difference = trees.describe_mismatch(_at(tree, place[0]), like)
+        difference = trees.describe_mismatch(of_place(place), like)
         if difference is None:
             return place
     raise CheckpointError(f"{path} is of another architecture: {difference}")
+
+
+def _parts(params: PyTree, stats: PyTree, like: PyTree) -> tuple[PyTree, PyTree]:
+    """Parameters and statistics as Linen has them."""
+    params, stats = boxes.unboxed(params), boxes.unboxed(stats)
+    names = lambda tree: trees.leaf_names(tree).keys()
+    is_whole = stats or not isinstance(params, dict) or (like and names(params) == names(like))
+    return (params, stats) if is_whole else boxes.parted(params)
 
 
 def _places(tree: PyTree) -> Iterator[tuple[Keys, Keys]]:

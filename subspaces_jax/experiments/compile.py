@@ -24,10 +24,10 @@ from subspaces_jax import batch_stats, geometry, parallel
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import build
 from subspaces_jax.experiments.build import Experiment
-from subspaces_jax.experiments.build import training as build_training
-from subspaces_jax.experiments.build.training import of_members, split_indices
+from subspaces_jax.experiments.build import steps as build_steps
+from subspaces_jax.experiments.build.steps import of_members, split_indices
 from subspaces_jax.training import flat
-from subspaces_jax.training.step import Form, in_form
+from subspaces_jax.training.dispatch import Form, in_form
 
 GIB = 2**30
 HBM = {  # per chip, https://cloud.google.com/tpu/docs/system-architecture-tpu-vm (v4, v5e, v5p, v6e), by device_kind
@@ -115,7 +115,7 @@ def run(config: build.Config, topology: str, compare: bool = False) -> dict[str,
         "passes": _passes(made),
         "config": made.config,
         "title": made.title,
-        "thin_parts": build_training.thin_parts(made.batch_size, made.num_samples, mesh),
+        "thin_parts": build_steps.thin_parts(made.batch_size, made.num_samples, mesh),
         "programs": {name: costs(program, hbm) for name, program in compiled.items()},
     }
 

@@ -16,8 +16,8 @@ from jax.sharding import Mesh, PartitionSpec
 from subspaces_jax import parallel
 from subspaces_jax.experiments import build, compile
 from subspaces_jax.experiments.build import Experiment
-from subspaces_jax.experiments.build import training as build_training
-from subspaces_jax.experiments.build.training import of_members, split_indices
+from subspaces_jax.experiments.build import steps as build_steps
+from subspaces_jax.experiments.build.steps import of_members, split_indices
 from subspaces_jax.experiments.compile import Program
 from subspaces_jax.experiments.fields import DTYPES, PRECISIONS, REMATERIALISED
 from subspaces_jax.training.step import FORMS
@@ -70,7 +70,7 @@ def changes(made: Experiment, mesh: Mesh) -> dict[str, dict[str, Any]]:
     """The fields that each lever changes, by "field=value": values of LEVERS that are not the config's own, and that
     do something to its step on these devices."""
     shares = mesh.shape[parallel.AXIS] * made.num_samples
-    form = build_training.form(made.config["over_samples"], parallel.platform(mesh))
+    form = build_steps.form(made.config["over_samples"], parallel.platform(mesh))
     in_flat_leaves = made.in_flat_leaves(parallel.platform(mesh), many_steps=not made.streams)
     own = {name: made.config[name] for name in LEVERS} | {"over_samples": form}
     own["leaves"] = "flat" if in_flat_leaves else "shaped"
@@ -123,7 +123,7 @@ def streamed(made: Experiment, mesh: Mesh) -> Program:
 
 def loops(made: Experiment, platform: str) -> int:
     """Passes through the loops of a step's parts, samples and members, of which the compiler counts one."""
-    form = build_training.form(made.config["over_samples"], platform)
+    form = build_steps.form(made.config["over_samples"], platform)
     return made.config["num_parts"] * (made.num_samples * made.num_members if form == "scan" else 1)
 
 

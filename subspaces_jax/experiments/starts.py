@@ -10,7 +10,7 @@ from subspaces_jax import checkpoints, geometry, parallel, state_dicts, trees
 from subspaces_jax.errors import CheckpointError, ConfigError
 from subspaces_jax.experiments import choices, runs
 from subspaces_jax.experiments.build import Experiment
-from subspaces_jax.experiments.build.training import of_members
+from subspaces_jax.experiments.build.steps import of_members
 from subspaces_jax.networks import torch_names
 from subspaces_jax.training.state import State
 

@@ -17,10 +17,10 @@ from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import build, runs, starts
 from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.build.model import flat
-from subspaces_jax.experiments.build.training import of_members
+from subspaces_jax.experiments.build.steps import of_members
+from subspaces_jax.training.dispatch import joined, row_of
 from subspaces_jax.training.loop import fit, step_of
 from subspaces_jax.training.state import State
-from subspaces_jax.training.step import joined, row_of
 
 PROFILE = "profile"
 log = logging.getLogger(__name__)

@@ -45,8 +45,8 @@ def fit(
 
     Args:
         state: the state to go on from.
-        advance: (state, step, n) -> (state after n steps, a report with "bad", see `step.Report`); it never crosses an
-            epoch.
+        advance: (state, step, n) -> (state after n steps, a report with "bad", see `dispatch.Report`); it never crosses
+            an epoch.
         num_steps, steps_per_epoch: durations in steps.
         examples_per_step: for the rate in examples per second, over what was computed since the row before.
         log_every, save_every, evaluate_every: periods in steps, 0 for never; the end is always recorded and saved.

@@ -12,25 +12,22 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 
 from subspaces_jax import rngs
 from subspaces_jax.geometry import cosine_penalty, random_pair
 from subspaces_jax.geometry.penalties import squared_cosine
-from subspaces_jax.parallel import AXIS, MEMBERS
-from subspaces_jax.tasks import BATCHES, Sums
+from subspaces_jax.parallel import AXIS
+from subspaces_jax.tasks import Sums
 from subspaces_jax.training import flat
 from subspaces_jax.training.objective import Objective
 from subspaces_jax.training.state import State
-from subspaces_jax.training.still import free_part, put_back
 from subspaces_jax.training.still import point as drawn
 
 PyTree = Any
 Scalars = dict[str, jax.Array]
 FORMS = ("vmap", "scan", "unroll")
-NEVER = np.int32(np.iinfo(np.int32).max)
 
 
 class Record(NamedTuple):
@@ -41,34 +38,6 @@ class Record(NamedTuple):
 
 
 Step = Callable[..., tuple[State, Record]]  # see `make_step`
-
-
-class Form(NamedTuple):
-    """In which the steps of a dispatch take the state. flat: with `training.flat` leaves. still: without these
-    endpoints, see `training.still`."""
-
-    flat: bool = False
-    still: tuple[int, ...] = ()
-
-
-class Report(NamedTuple):
-    """What several steps report.
-
-    Attributes:
-        steps: how many.
-        totals: `Record.means` summed over the steps (and averaged over members).
-        sums: of the task's scores over all examples, [M, ...] of members.
-        last: statistics after the last step (averaged over members).
-        bad: of each name of totals the first step, counted from 1, at which it was not finite, or -1.
-        each: {"totals": totals, "last": last} of each member, [M], where they are asked for.
-    """
-
-    steps: jax.Array
-    totals: Scalars
-    sums: Sums
-    last: Scalars
-    bad: Scalars
-    each: dict[str, Scalars] = {}
 
 
 def make_step(
@@ -85,7 +54,7 @@ def make_step(
     num_parts: int = 1,
     still: Sequence[int] = (),
 ) -> Step:
-    """The step as a function of one device's share; `parallel.pmapped` or `make_advance` maps it over devices.
+    """The step as a function of one device's share; `parallel.pmapped` of it, or of `dispatch.make_advance`.
 
     Args:
         objective: (variables, batch, keys [b]) -> (loss [b], Aux), see `training.objective`; Aux has features if there
@@ -134,7 +103,7 @@ def make_step(
         """
         of_point = partial(point_loss, shapes)
         if num_samples == 1:
-            (_, aux), grads = jax.value_and_grad(of_point, has_aux=True)(params, *_row((batch, keys), 0), batch_stats)
+            (_, aux), grads = jax.value_and_grad(of_point, has_aux=True)(params, *row_at((batch, keys), 0), batch_stats)
             return grads, *aux[:2]
         pair_loss = lambda params, coordinates, *rest: of_point(drawn(params, coordinates, still, stack), *rest)
         gradient = jax.value_and_grad(pair_loss, has_aux=True)
@@ -150,7 +119,7 @@ def make_step(
                     similarity = feature_similarity(features, coordinates, *random_pair(pair_key, num_samples))
                     record.means["feature_similarity"] = similarity
                     value += feature_diversity * similarity
-                return value, (record, _mean_over_first(stats))
+                return value, (record, mean_over_first(stats))
 
             (_, aux), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
             return grads, *aux
@@ -161,7 +130,7 @@ def make_step(
 
         zeros, unroll = jax.tree.map(jnp.zeros_like, params), over_samples == "unroll"
         total, (record, stats) = lax.scan(add_pair, zeros, pairs, unroll=unroll)
-        return jax.tree.map(lambda g: g / num_samples, total), _joined(record), _mean_over_first(stats)
+        return jax.tree.map(lambda g: g / num_samples, total), _joined(record), mean_over_first(stats)
 
     def step(state, data, indices, shapes=None, stack=None):
         chex.assert_shape(indices, (num_samples, None))
@@ -177,7 +146,9 @@ def make_step(
         gradients = in_parts(partial(data_gradients, shapes, stack), num_parts)
         weights, to_stack = state.params, lambda grads: grads
         if num_samples == 1:
-            weights, pullback = jax.vjp(lambda params: drawn(params, _row(coordinates, 0), still, stack), state.params)
+            weights, pullback = jax.vjp(
+                lambda params: drawn(params, row_at(coordinates, 0), still, stack), state.params
+            )
             to_stack = lambda grads: pullback(grads)[0]
         grads, record, batch_stats = gradients(weights, state.batch_stats, coordinates, batch, keys, pair_key)
         if own_coordinates:
@@ -216,7 +187,7 @@ def in_parts(gradients: Callable[..., tuple[PyTree, Record, PyTree]], num: int) 
 
         zeros = jax.tree.map(jnp.zeros_like, params)
         total, (records, stats) = lax.scan(add, zeros, jax.tree.map(split, (batch, keys)))
-        return jax.tree.map(lambda g: g / num, total), _joined(records), _mean_over_first(stats)
+        return jax.tree.map(lambda g: g / num, total), _joined(records), mean_over_first(stats)
 
     return of_all
 
@@ -265,106 +236,6 @@ def mapped(function: Callable[[Any], Any], items: PyTree, how: str) -> Any:
     return lax.scan(lambda carry, item: (carry, function(item)), (), items, unroll=how == "unroll")[1]
 
 
-def in_form(state: State, form: Form) -> tuple[State, PyTree | None, PyTree | None]:
-    """A state as the steps of a dispatch take it, and the shapes and the stack that they take beside it."""
-    shapes = flat.shapes_of(state) if form.flat else None
-    state = flat.of_state(state) if form.flat else state
-    return (free_part(state, form.still), shapes, state.params) if form.still else (state, shapes, None)
-
-
-def as_whole(state: State, whole: State, form: Form) -> State:
-    """A later state in a form, as `whole` is."""
-    if form.still:
-        state = put_back(state, flat.of_state(whole) if form.flat else whole, form.still)
-    return flat.as_shaped(state, whole) if form.flat else state
-
-
-def make_advance(
-    step: Step,
-    statistics: Callable[[State], Scalars] | None = None,
-    each: bool = False,
-    form: Form = Form(),
-) -> Callable[..., Any]:
-    """Many steps in one dispatch, their number being an argument, so that any number compiles once.
-
-    Args:
-        step: from `make_step` or `over_members`.
-        statistics: of a training's state, taken once after the last step; of members, the means of theirs.
-        each: whether members report totals and statistics of their own, too.
-        form: in which the steps take the state, `step` having been made for it. Same numbers up to rounding.
-
-    Returns:
-        (state, data, indices [steps, (M,) S, b] of an epoch, num_steps) -> (state, Report), for `pmapped`. Takes
-        rows of `indices` from state.step modulo their number on; the caller keeps within the epoch.
-    """
-
-    def advance(state, data, indices, num_steps):
-        whole, (state, shapes, stack) = state, in_form(state, form)
-        # traced once for its shapes and for the loop
-        of_form = jax.jit(lambda state, data, indices: step(state, data, indices, shapes, stack), inline=True)
-        row = jnp.ravel(state.step)[0] % indices.shape[0]  # members are all at the same step
-        members = state.step.ndim > 0
-
-        def body(i, carry):
-            state, total, bad = carry
-            state, record = of_form(state, data, lax.dynamic_index_in_dim(indices, row + i, keepdims=False))
-            now = jnp.ravel(state.step)[0]
-            finite = {name: jnp.all(jnp.isfinite(value)) for name, value in record.means.items()}
-            bad = {name: jnp.where(finite[name], bad[name], jnp.minimum(bad[name], now)) for name in bad}
-            return state, jax.tree.map(jnp.add, total, record), bad
-
-        found = jax.eval_shape(of_form, state, data, indices[0])[1]
-        zeros = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), found)
-        never = {name: NEVER for name in found.means}
-        state, total, bad = lax.fori_loop(0, num_steps, body, (state, zeros, never))
-        state = as_whole(state, whole, form)
-        bad = {name: jnp.where(step == NEVER, -1, step) for name, step in lax.pmin(bad, MEMBERS).items()}
-        totals = lax.pmean(jax.tree.map(jnp.mean, total.means), MEMBERS)
-        sums = jax.tree.map(lambda x: lax.all_gather(x, MEMBERS, tiled=True), total.sums) if members else total.sums
-        last, of_members = {}, {}
-        if statistics is not None:
-            found = jax.vmap(statistics)(state) if members else statistics(state)
-            last = lax.pmean(_mean_over_first(found) if members else found, MEMBERS)
-            if members and each:
-                gathered = lambda tree: jax.tree.map(lambda x: lax.all_gather(x, MEMBERS, tiled=True), tree)
-                of_members = gathered({"totals": total.means, "last": found})
-        return state, Report(num_steps, totals, sums, last, bad, of_members)
-
-    return advance
-
-
-def joined(first: Report, second: Report) -> Report:
-    """The report of the steps of `first` and then those of `second`."""
-    add = lambda a, b: jax.tree.map(jnp.add, a, b)
-    bad = {name: jnp.where(first.bad[name] < 0, second.bad[name], first.bad[name]) for name in first.bad}
-    each = second.each and second.each | {"totals": add(first.each["totals"], second.each["totals"])}
-    return Report(
-        first.steps + second.steps,
-        add(first.totals, second.totals),
-        add(first.sums, second.sums),
-        second.last,
-        bad,
-        each,
-    )
-
-
-def row_of(report: Report, read: Callable[[Sums], Scalars]) -> dict[str, float]:
-    """The numbers of a report that the host has fetched: means over steps, scores of the task (of members, their
-    means), statistics after the last step; where members report theirs, those of member m as "loss_m"."""
-    over_steps = lambda total: float(np.float32(total) / np.float32(report.steps))
-    means = {name: over_steps(total) for name, total in report.totals.items()}
-    sums = report.sums if np.ndim(report.sums["count"]) else jax.tree.map(lambda x: x[None], report.sums)
-    members = [read(_row(sums, m) | {BATCHES: report.steps}) for m in range(len(sums["count"]))]
-    scores = {name: float(np.mean([member[name] for member in members])) for name in members[0]}
-    row = scores | means | {name: float(value) for name, value in report.last.items()}
-    if report.each:
-        for m, member in enumerate(members):
-            own: dict[str, Any] = {name: over_steps(total[m]) for name, total in report.each["totals"].items()}
-            own = member | own | {name: values[m] for name, values in report.each["last"].items()}
-            row |= {f"{name}_{m}": float(value) for name, value in own.items()}
-    return row
-
-
 def _example_keys(key: jax.Array, shape: tuple[int, int], device: jax.Array) -> jax.Array:
     """One key an example, from its place in the whole batch: sample by sample, and within a sample device by device."""
     samples, size = shape
@@ -373,14 +244,14 @@ def _example_keys(key: jax.Array, shape: tuple[int, int], device: jax.Array) -> 
     return jax.vmap(jax.vmap(lambda place: jax.random.fold_in(key, place)))(places)
 
 
-def _row(tree: PyTree, n: int) -> PyTree:
+def row_at(tree: PyTree, n: int) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[n], tree)
 
 
 def _joined(records: Record) -> Record:
     """Of S pairs: the means of means, the sums of sums."""
-    return Record(_mean_over_first(records.means), jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), records.sums))
+    return Record(mean_over_first(records.means), jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), records.sums))
 
 
-def _mean_over_first(tree: PyTree) -> PyTree:
+def mean_over_first(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), tree)

@@ -56,6 +56,12 @@ def items(params):
     return ocp.args.Composite(**saved)
 
 
+def boxed(params):
+    """As a module with partitioned kernels has them."""
+    box = lambda layer: layer | {"kernel": nn.Partitioned(layer["kernel"], names=(None, "model"))}
+    return {name: box(layer) for name, layer in params.items()}
+
+
 WRITERS = {
     "params.msgpack": lambda path, state: to_file(path, state.params),
     "variables.msgpack": lambda path, state: to_file(path, {"params": state.params, "batch_stats": {}}),
@@ -65,6 +71,8 @@ WRITERS = {
     "tree": lambda path, state: to_folder(path, {"model": state, "name": "x"}, ocp.PyTreeCheckpointer),
     "manager": lambda path, state: to_manager(path, ocp.args.StandardSave(state)),
     "step": lambda path, state: to_manager(path, ocp.args.StandardSave({"state": {"params": state.params}})) / "40",
+    "boxed": lambda path, state: to_folder(path, {"params": boxed(state.params)}),
+    "boxed.msgpack": lambda path, state: to_file(path, {"state": {"params": boxed(state.params)}}),
     "items": lambda path, state: to_manager(path, items(state.params)) / "40",
 }
 

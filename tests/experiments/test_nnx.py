@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 from test_configs import load
 
-from subspaces_jax import checkpoints, trees
+from subspaces_jax import checkpoints, geometry, trees
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import evaluate, train
 from subspaces_jax.networks import families
@@ -94,3 +95,31 @@ def test_a_line_of_them_trains_and_is_evaluated(tmp_path):
 def test_one_that_cannot_be_made_is_refused_by_name(tmp_path):
     with pytest.raises(ConfigError, match="test_nnx:Needy.*fails in initialisation.*depth"):
         train.run(load("line_digits", network="test_nnx:Needy"), tmp_path)
+
+
+STATES = {
+    "variables": lambda net: nnx.split(net)[1],
+    "arrays": lambda net: nnx.to_pure_dict(nnx.split(net)[1]),
+    "within": lambda net: {"model": nnx.split(net)[1], "epoch": 3},
+    "parameters": lambda net: nnx.state(net, nnx.Param),
+}
+
+
+@pytest.mark.parametrize("form", STATES)
+def test_a_run_starts_from_what_an_nnx_program_saved(form, tmp_path):
+    """Its outputs are those of the module, statistics included where they were saved."""
+    net = Net(10, rngs=nnx.Rngs(3))
+    net.norm.mean[...], net.norm.scale[...] = jnp.arange(6) / 3.0, jnp.linspace(0.5, 2, 6)
+    net.out.bias[...] = jnp.arange(10) / 5.0
+    with ocp.StandardCheckpointer() as writer:
+        writer.save(tmp_path / "saved", STATES[form](net))
+    config = load("line_digits", network="test_nnx:Net", subspace="none", beta=0.0, augmentation="none", num_epochs=0)
+    train.run(config | {"initial": str(tmp_path / "saved")}, tmp_path / "run")
+    found = checkpoints.restore(tmp_path / "run")
+    (params,) = geometry.unstack(found.params)
+    images = jax.random.normal(jax.random.key(0), (5, 8, 8, 1))
+    outputs = families.by_name("test_nnx:Net", 10).apply({"params": params, "batch_stats": found.batch_stats}, images)
+    if form == "parameters":
+        net.norm.mean[...] = jnp.zeros(6)
+    net.eval()
+    np.testing.assert_allclose(outputs, net(images), rtol=1e-5, atol=1e-6)

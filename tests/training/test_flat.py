@@ -14,8 +14,9 @@ from test_step import digits as random_digits
 from subspaces_jax import geometry, parallel
 from subspaces_jax.networks import MLP
 from subspaces_jax.training import flat
+from subspaces_jax.training.dispatch import Form, make_advance
 from subspaces_jax.training.state import State
-from subspaces_jax.training.step import Form, make_advance, make_step
+from subspaces_jax.training.step import make_step
 
 digits = random_digits
 

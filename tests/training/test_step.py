@@ -18,8 +18,9 @@ from subspaces_jax.data import augmentation
 from subspaces_jax.networks import MLP
 from subspaces_jax.networks.layers import Conv
 from subspaces_jax.training import objective, optimizers
+from subspaces_jax.training.dispatch import Form, joined, make_advance, row_of
 from subspaces_jax.training.state import init_state
-from subspaces_jax.training.step import FORMS, Form, feature_similarity, joined, make_advance, make_step, row_of
+from subspaces_jax.training.step import FORMS, feature_similarity, make_step
 
 RATE, MOMENTUM, DECAY = 0.05, 0.9, 1e-3
 EPOCH = 6  # steps

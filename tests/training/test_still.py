@@ -13,9 +13,11 @@ from test_step import EPOCH, WHOLE, ConvNet, as_data, assert_same, objective_of,
 from test_step import digits as random_digits
 
 from subspaces_jax import geometry, parallel
+from subspaces_jax.networks import MLP
 from subspaces_jax.training import still
+from subspaces_jax.training.dispatch import Form, make_advance
 from subspaces_jax.training.state import State
-from subspaces_jax.training.step import Form, make_advance, make_step
+from subspaces_jax.training.step import make_step
 
 digits = random_digits
 ENDS = (0, 2)
@@ -32,6 +34,7 @@ def momentum(state):
     [
         dict(point_decay=1e-3, devices=4),
         dict(form=Form(flat=True, still=ENDS)),
+        dict(form=Form(flat=True, still=ENDS), network=lambda: MLP(10, (60, 40))),  # rows filled up with zeros
         dict(num_samples=3, over_samples="vmap", layerwise=True),
         dict(num_samples=2, over_samples="scan", own_coordinates=True, devices=2),
         dict(num_samples=2, over_samples="unroll", num_parts=3),
@@ -42,7 +45,7 @@ def test_training_is_that_of_masked_updates(digits, options):
     masked = train(space, digits, frozen=ENDS, **options)
     found = train(space, digits, form=form, **options)
     assert_same(masked, found)
-    before, _ = start(space)
+    before, _ = start(space, options.get("network", ConvNet)())
     for k in range(3):
         row = lambda tree: jax.tree.map(lambda leaf: leaf[k], tree)
         if k in ENDS:

@@ -24,7 +24,7 @@ from subspaces_jax.experiments.benchmarks import (
     row_of,
     seconds_of,
 )
-from subspaces_jax.experiments.build.training import of_members
+from subspaces_jax.experiments.build.steps import of_members
 
 
 def rows(problem: Problem, rounds: int, peer: Peer | None) -> list[Callable[[], Row]]:

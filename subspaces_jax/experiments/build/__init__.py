@@ -24,14 +24,16 @@ from subspaces_jax.experiments import choices
 from subspaces_jax.experiments.build import data as build_data
 from subspaces_jax.experiments.build import members as build_members
 from subspaces_jax.experiments.build import model as build_model
+from subspaces_jax.experiments.build import steps as build_steps
 from subspaces_jax.experiments.build import training as build_training
 from subspaces_jax.experiments.build.agreement import check
 from subspaces_jax.experiments.build.model import Model
 from subspaces_jax.experiments.fields import ENDS, STOPS, Config
 from subspaces_jax.tasks import Task
-from subspaces_jax.training import step as training_step
+from subspaces_jax.training.dispatch import Form
 from subspaces_jax.training.loop import Plateau
 from subspaces_jax.training.state import State
+from subspaces_jax.training.step import Step
 
 __all__ = ["Config", "Experiment", "Given", "Model", "Plan", "check", "experiment"]
 
@@ -168,7 +170,7 @@ class Experiment:
     def mesh_over(self, devices: Sequence[jax.Device] | None) -> Mesh:
         """Likewise, of devices that need not be here."""
         config = self.config
-        return build_training.mesh(
+        return build_steps.mesh(
             config["num_devices"],
             config["num_members"],
             self.batch_size,
@@ -186,7 +188,7 @@ class Experiment:
     @property
     def thin_parts(self) -> str | None:
         """What to say where samples of a batch are too few examples for the devices."""
-        return build_training.thin_parts(self.batch_size, self.num_samples, self.mesh)
+        return build_steps.thin_parts(self.batch_size, self.num_samples, self.mesh)
 
     @property
     def task(self) -> Task:
@@ -426,13 +428,13 @@ class Experiment:
 
     @property
     def row_statistics(self) -> Any:
-        """State -> what a row says of it, see `build.training.statistics`."""
-        return build_training.statistics(self.schedule, self.space.num_endpoints, self.weight_statistics)
+        """State -> what a row says of it, see `build.steps.statistics`."""
+        return build_steps.statistics(self.schedule, self.space.num_endpoints, self.weight_statistics)
 
     def initial_state(self) -> State:
         """The state before the first step, of random weights."""
         platform = parallel.platform(self.mesh)
-        state = lambda made, optimizer, keys: build_training.initial_state(
+        state = lambda made, optimizer, keys: build_steps.initial_state(
             made.model.init, optimizer, self.space.num_endpoints, len(keys), platform
         )(jnp.stack(keys))
         if not self.members:
@@ -441,7 +443,7 @@ class Experiment:
         groups = [list(group) for _, group in itertools.groupby(self.members, alike)]
         rates = [self.optimizer_settings._replace(learning_rate=group[0].config["learning_rate"]) for group in groups]
         keys = [[key for member in group for key in member.keys] for group in groups]
-        return build_training.joined_states(
+        return build_steps.joined_states(
             [state(group[0], self._optimizer(rate), of) for group, rate, of in zip(groups, rates, keys)]
         )
 
@@ -449,57 +451,57 @@ class Experiment:
     def state_shapes(self) -> State:
         """Shapes of that state, nothing being computed."""
         num_endpoints = self.space.num_endpoints
-        make = build_training.state_of(self.model.init, self.optimizer, num_endpoints, self.num_members)
+        make = build_steps.state_of(self.model.init, self.optimizer, num_endpoints, self.num_members)
         return jax.eval_shape(lambda: make(jnp.stack(self.keys)))
 
-    def step(self, params: Any, platform: str) -> training_step.Step:
+    def step(self, params: Any, platform: str) -> Step:
         """The training step of one device's share in its `form`, for a stack with the names of `params`."""
         config = self.config
-        settings = build_training.StepSettings(
+        settings = build_steps.StepSettings(
             point_decay=config["weight_decay"] if config["decay"] == "point" else 0.0,
-            **{name: config[name] for name in build_training.StepSettings._fields if name in config},
+            **{name: config[name] for name in build_steps.StepSettings._fields if name in config},
         )
         still = self.form(platform).still
         optimizer = self._optimizer(self.optimizer_settings, of_free=bool(still))
-        return build_training.step(
+        return build_steps.step(
             self.model.objective, self.drawn_space(params), optimizer, settings, self.num_members, platform, still
         )  # fmt: skip
 
-    def form(self, platform: str, many_steps: bool = True) -> training_step.Form:
+    def form(self, platform: str, many_steps: bool = True) -> Form:
         """In which a dispatch takes the state."""
-        still = build_training.still_endpoints(self.frozen_endpoints, self.config["beta"], self.config["optimizer"])
-        return training_step.Form(self.in_flat_leaves(platform, many_steps), still)
+        still = build_steps.still_endpoints(self.frozen_endpoints, self.config["beta"], self.config["optimizer"])
+        return Form(self.in_flat_leaves(platform, many_steps), still)
 
     @property
     def takes_flat_leaves(self) -> bool:
         """Whether steps can be taken on flat leaves."""
-        return build_training.takes_flat_leaves(self.config["optimizer"])
+        return build_steps.takes_flat_leaves(self.config["optimizer"])
 
     def in_flat_leaves(self, platform: str, many_steps: bool = True) -> bool:
-        """Whether steps are taken on flat leaves, see `build.training.in_flat_leaves`."""
-        return build_training.in_flat_leaves(self.config["leaves"], self.config["optimizer"], platform, many_steps)
+        """Whether steps are taken on flat leaves, see `build.steps.in_flat_leaves`."""
+        return build_steps.in_flat_leaves(self.config["leaves"], self.config["optimizer"], platform, many_steps)
 
     def advance(self, params: Any, mesh: Mesh | None = None) -> Any:
-        """Compiled steps on data in memory, see `build.training.advance`; for another mesh than this host's, too."""
+        """Compiled steps on data in memory, see `build.steps.advance`; for another mesh than this host's, too."""
         mesh = mesh or self.mesh
         platform = parallel.platform(mesh)
-        return build_training.advance(
+        return build_steps.advance(
             self.step(params, platform), self.row_statistics, mesh, self.num_members, bool(self.members),
             self.form(platform),
         )  # fmt: skip
 
     def advance_on_batch(self, params: Any, mesh: Mesh | None = None) -> Any:
-        """A compiled step on a batch of a stream, see `build.training.advance_on_batch`."""
+        """A compiled step on a batch of a stream, see `build.steps.advance_on_batch`."""
         mesh = mesh or self.mesh
         platform = parallel.platform(mesh)
-        return build_training.advance_on_batch(
+        return build_steps.advance_on_batch(
             self.step(params, platform), self.row_statistics, mesh, self.num_members, self.config["num_samples"],
             bool(self.members), self.form(platform, many_steps=False),
         )  # fmt: skip
 
     def epoch_order(self) -> Any:
-        """Compiled (keys [M], epoch) -> indices of its batches, see `build.training.epoch_order`."""
-        return build_training.epoch_order(
+        """Compiled (keys [M], epoch) -> indices of its batches, see `build.steps.epoch_order`."""
+        return build_steps.epoch_order(
             self.num_examples, self.batch_size, self.config["num_samples"], self.num_members, self.mesh,
             self.config["shuffle"],
         )  # fmt: skip
