@@ -1,5 +1,6 @@
 """Where commands keep what XLA has compiled, so that the next one need not compile it again."""
 
+import contextlib
 import os
 import pathlib
 import platform
@@ -7,6 +8,8 @@ import warnings
 import zlib
 
 import jax
+
+MOST_BYTES = 2 * 2**30  # of a folder; a command adds some megabytes
 
 
 def keep_compiled() -> None:
@@ -22,10 +25,24 @@ def keep_compiled() -> None:
         return
     if not os.access(folder, os.W_OK):
         return
+    _make_room(folder)
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")  # it is compiled, then
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # dozens of small ones take seconds, too
+
+
+def _make_room(folder: pathlib.Path) -> None:
+    """Deletes the programs that were not used for longest, where all of them are more than MOST_BYTES: one that another
+    command reads at the moment is compiled again."""
+    with contextlib.suppress(OSError):
+        found = [(path.stat(), path) for path in folder.iterdir() if path.is_file()]
+        excess = sum(stat.st_size for stat, _ in found) - MOST_BYTES
+        for stat, path in sorted(found, key=lambda item: max(item[0].st_atime, item[0].st_mtime)):
+            if excess <= 0:
+                return
+            path.unlink(missing_ok=True)
+            excess -= stat.st_size
 
 
 def _processor() -> str:

@@ -270,6 +270,19 @@ def test_what_is_compiled_is_kept_unless_jax_is_told_otherwise(given, kept, tmp_
     assert cache.jax.config == (expected if kept else {})
 
 
+def test_a_cache_that_is_full_loses_what_was_not_used_for_longest(tmp_path, monkeypatch):
+    for at, name in enumerate(("b", "a", "c", "d")):
+        (tmp_path / name).write_bytes(bytes(50))
+        os.utime(tmp_path / name, (1000 + at, 900))  # read, written
+    os.utime(tmp_path / "b", (800, 2000))  # of a disk that does not say when it is read
+    monkeypatch.setattr(cache, "MOST_BYTES", 120)
+    cache._make_room(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "d"]
+    cache._make_room(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+    cache._make_room(tmp_path / "missing")
+
+
 def test_a_cache_that_cannot_be_written_is_none(tmp_path, monkeypatch):
     monkeypatch.setattr(cache.jax, "config", None)  # which nothing may touch
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
