@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Float64, Real
 
 from subspaces_jax.arrays import Array
-from subspaces_jax.connecting.products import inner_products
+from subspaces_jax.connecting.products import inner_products, on_host
 
 FLOOR = 1e-12  # singular values of 1e-6 of the greatest: below them are rounding errors of float32 features
 
@@ -27,15 +27,16 @@ class Grams(NamedTuple):
 
     Attributes:
         own: F'^T F', [in, in], of the features that are to be taken.
-        cross: F'^T F, [in, in], of those with the ones taken before.
-        sums, sums_before: of F' and F, [in].
+        cross: F'^T F, [in, in], of those with the ones taken before; of a kernel less than half as wide F'^T F W,
+            [in, out], which is fewer products.
+        sums, sums_before: of F', [in], and of F, [in], or F W, [out].
         count: N.
     """
 
     own: Float64[np.ndarray, "in in"]
-    cross: Float64[np.ndarray, "in in"]
+    cross: Float64[np.ndarray, "in before"]
     sums: Float64[np.ndarray, " in"]
-    sums_before: Float64[np.ndarray, " in"]
+    sums_before: Float64[np.ndarray, " before"]
     count: int  # type: ignore[assignment]  # the field hides tuple.count
 
 
@@ -55,12 +56,15 @@ class Adjusted(NamedTuple):
     size: int
 
 
-def grams(batches: Iterable[tuple[Array, Array]], where: str | None = None) -> Grams:
+def grams(
+    batches: Iterable[tuple[Array, Array]], where: str | None = None, kernel: Float[Array, "*in out"] | None = None
+) -> Grams:
     """What weight adjustment needs to know of the data.
 
     Args:
         batches: (features before [B, in], features to be taken [B, in]), float32; nothing else of them is kept.
         where: as in `products.inner_products`.
+        kernel: what took the features before, as `solve` is given it; None where several are to be solved for.
 
     Raises:
         ValueError: no batch, batches of unlike shapes, or features that are not finite.
@@ -69,6 +73,8 @@ def grams(batches: Iterable[tuple[Array, Array]], where: str | None = None) -> G
     for before, taken in batches:
         if np.shape(before) != np.shape(taken):
             raise ValueError(f"features before and after are [B, in], got {np.shape(before)} and {np.shape(taken)}")
+        if kernel is not None and on_host(where) and 2 * kernel.shape[-1] < taken.shape[-1] == _num_rows(kernel):
+            before = np.asarray(before, np.float64) @ np.asarray(kernel, np.float64).reshape(-1, kernel.shape[-1])
         sums, sums_before = (np.asarray(features).sum(axis=0, dtype=np.float64) for features in (taken, before))
         own, cross = inner_products(taken, taken, where), inner_products(taken, before, where)
         found = Grams(own, cross, sums, sums_before, len(taken))
@@ -101,19 +107,22 @@ def solve(
         ValueError: a kernel that does not take these features, or a negative floor or ridge.
     """
     size, out = len(found.own), kernel.shape[-1]
-    if int(np.prod(kernel.shape[:-1])) != size:
+    if _num_rows(kernel) != size:
         raise ValueError(f"a kernel of shape {tuple(kernel.shape)} does not take {size} features")
     if floor < 0 or ridge < 0:
         raise ValueError(f"floor and ridge are at least 0, got {floor} and {ridge}")
-    weights, own, cross = np.asarray(kernel, np.float64).reshape(size, out), found.own, found.cross
+    own, wanted, sums = found.own, found.cross, found.sums_before
+    if wanted.shape[1] == size:
+        weights = np.asarray(kernel, np.float64).reshape(size, out)
+        wanted, sums = wanted @ weights, sums @ weights
     if bias is not None:
-        weights = np.concatenate([weights, np.asarray(bias, np.float64)[None]])
-        own = _bordered(own, found.sums, found.sums, found.count)
-        cross = _bordered(cross, found.sums, found.sums_before, found.count)
+        offset = np.asarray(bias, np.float64)
+        own = np.block([[own, found.sums[:, None]], [found.sums[None], np.full((1, 1), float(found.count))]])
+        wanted = np.concatenate([wanted + found.sums[:, None] * offset, (sums + found.count * offset)[None]])
     values, vectors = np.linalg.eigh(own)
     kept = values > max(floor, len(values) * np.finfo(np.float64).eps) * values[-1]
     inverse = np.where(kept, 1.0 / (np.where(kept, values, 1.0) + ridge * np.mean(values)), 0.0)
-    fitted = vectors @ (inverse[:, None] * (vectors.T @ (cross @ weights)))
+    fitted = vectors @ (inverse[:, None] * (vectors.T @ wanted))
     new_kernel = jnp.asarray(fitted[:size].reshape(kernel.shape), kernel.dtype)
     new_bias = None if bias is None else jnp.asarray(fitted[size], bias.dtype)
     return Adjusted(new_kernel, new_bias, int(np.sum(kept)), len(values))
@@ -147,12 +156,9 @@ def adjust_weights(
     """
     if np.ndim(features_from) != 2 or np.ndim(features_to) != 2:
         raise ValueError(f"expected features [N, in], got {np.shape(features_from)} and {np.shape(features_to)}")
-    found = solve(grams([(features_from, features_to)], where), kernel, bias, floor=floor, ridge=ridge)
+    found = solve(grams([(features_from, features_to)], where, kernel), kernel, bias, floor=floor, ridge=ridge)
     return found.kernel if bias is None else (found.kernel, found.bias)
 
 
-def _bordered(
-    products: Float[np.ndarray, "n n"], column: Float[np.ndarray, " n"], row: Float[np.ndarray, " n"], corner: int
-) -> Float[np.ndarray, "n+1 n+1"]:
-    """The products of features with a column of ones after them."""
-    return np.block([[products, column[:, None]], [row[None], np.full((1, 1), float(corner))]])
+def _num_rows(kernel: Float[Array, "*in out"]) -> int:
+    return int(np.prod(kernel.shape[:-1]))

@@ -64,17 +64,17 @@ class Features(NamedTuple):
     every: int = 1
     where: str | None = None
 
-    def grams(self, layer: str, shape: tuple[int, ...], params_before: PyTree, params_taken: PyTree) -> Grams:
-        """Of what one layer takes in two networks; `shape` is its kernel's.
+    def grams(self, layer: str, kernel: Any, params_before: PyTree, params_taken: PyTree) -> Grams:
+        """Of what one layer takes in two networks, for its kernel, which a fit is to reproduce.
 
         Raises:
             ValueError: a layer whose inputs are not known, another `patches`, or what `adjustment.grams` raises.
         """
         if self.patches not in PATCHES:
             raise ValueError(f"patches is one of {', '.join(PATCHES)}, got {self.patches!r}")
-        options = (self.inputs, layer, shape[:-2], self.patches, self.every)
+        options = (self.inputs, layer, kernel.shape[:-2], self.patches, self.every)
         rows = (_rows_of_both(*options, params_before, params_taken, images) for images in self._batches())
-        return grams(rows, self.where)
+        return grams(rows, self.where, kernel)
 
     def _batches(self) -> Iterator[jax.Array]:
         if callable(self.images):

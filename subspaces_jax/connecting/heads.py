@@ -60,7 +60,7 @@ def with_trunk(
     kernel, name_of_bias = leaves[first.kernel], f"{first.name}/bias"
     if bias and name_of_bias not in first.vectors:
         raise ValueError(f"bias=True fits the bias of {first.name}, which has none: leave it out")
-    products = features.grams(first.name, kernel.shape, params, trunk)
+    products = features.grams(first.name, kernel, params, trunk)
     found = adjustment.solve(products, kernel, leaves[name_of_bias] if bias else None, floor=floor, ridge=ridge)
     kept = {name: leaves[name] for layer in own for name in (layer.kernel, *layer.vectors)}
     fitted = {first.kernel: found.kernel} | ({name_of_bias: found.bias} if bias else {})

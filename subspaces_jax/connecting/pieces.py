@@ -79,7 +79,7 @@ class Fit(NamedTuple):
     def solve(self, params: PyTree) -> adjustment.Adjusted:
         """What is fitted to what the layer takes in a network."""
         assert self.features is not None, "fits are of data"
-        found = self.features.grams(self.layer, self.kernel.shape, self.before, params)
+        found = self.features.grams(self.layer, self.kernel, self.before, params)
         return adjustment.solve(found, self.kernel, self.bias, floor=self.floor, ridge=self.ridge)
 
     def of(self, params: PyTree) -> Leaves:

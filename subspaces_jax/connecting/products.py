@@ -47,15 +47,22 @@ def inner_products(
     Raises:
         ValueError: another number of rows, or another `where`.
     """
+    host = on_host(where)
+    if np.ndim(a) != 2 or np.ndim(b) != 2 or a.shape[0] != b.shape[0]:
+        raise ValueError(f"expected arrays [N, n] and [N, m], got shapes {np.shape(a)} and {np.shape(b)}")
+    if host:
+        left = np.asarray(a, np.float64)
+        return left.T @ (left if a is b else np.asarray(b, np.float64))  # of one array BLAS takes half of the products
+    found = _split_products(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32))
+    return np.asarray(found.high, np.float64) + np.asarray(found.low, np.float64)
+
+
+def on_host(where: str | None) -> bool:
+    """Whether products are NumPy's float64, see `inner_products`."""
     where = where or ("host" if jax.default_backend() == "cpu" else "device")
     if where not in ("host", "device"):
         raise ValueError(f"where is 'host' or 'device', got {where!r}")
-    if np.ndim(a) != 2 or np.ndim(b) != 2 or a.shape[0] != b.shape[0]:
-        raise ValueError(f"expected arrays [N, n] and [N, m], got shapes {np.shape(a)} and {np.shape(b)}")
-    if where == "host":
-        return np.asarray(a, np.float64).T @ np.asarray(b, np.float64)
-    found = _split_products(jnp.asarray(a, jnp.float32), jnp.asarray(b, jnp.float32))
-    return np.asarray(found.high, np.float64) + np.asarray(found.low, np.float64)
+    return where == "host"
 
 
 @jax.jit

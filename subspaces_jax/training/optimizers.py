@@ -85,7 +85,7 @@ def with_peak_in_state(
 def freeze_endpoints(endpoints: Sequence[int], num_endpoints: int) -> optax.GradientTransformation:
     """Keeps some endpoints of a stack bit for bit: the last of a chain, after momentum and decay.
 
-    An optimizer of the free rows alone would hold less, and moves more on a TPU: rows are cut out and put back.
+    Steps leave such endpoints out, see `still`, but where a penalty or the optimizer is of the whole stack.
 
     Args:
         endpoints: rows of the stack that do not move.

@@ -74,6 +74,27 @@ def test_the_same_features_leave_the_kernel_and_batches_add_up():
         np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("shape", [(8, 3), (2, 2, 2, 3), (8, 4)])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_a_narrow_kernel_takes_the_features_at_once_with_the_same_result(shape, with_bias):
+    """Of a kernel less than half as wide as its features [in, out] sums are kept, and not [in, in]."""
+    before, taken = features(90, 8), features(90, 8)
+    kernel = jnp.asarray(RNG.normal(size=shape).astype(np.float32))
+    bias = jnp.asarray(RNG.normal(size=shape[-1]).astype(np.float32)) if with_bias else None
+    batches = [(before[:40], taken[:40]), (before[40:], taken[40:])]
+    narrow, whole = grams(batches, "host", kernel), grams(batches, "host")
+    assert narrow.cross.shape == (8, 3 if shape[-1] == 3 else 8) and whole.cross.shape == (8, 8)
+    if shape[-1] == 3:
+        flat = np.asarray(kernel, np.float64).reshape(8, 3)
+        np.testing.assert_allclose(narrow.cross, taken.T.astype(float) @ before @ flat, rtol=1e-12, atol=1e-12)
+    found, expected = (solve(sums, kernel, bias) for sums in (narrow, whole))
+    assert found.kernel.shape == shape and (found.rank, found.size) == (expected.rank, expected.size)
+    np.testing.assert_allclose(found.kernel, expected.kernel, rtol=1e-6, atol=1e-6)
+    if with_bias:
+        np.testing.assert_allclose(found.bias, expected.bias, rtol=1e-6, atol=1e-6)
+    assert grams(batches, "device", kernel).cross.shape == (8, 8)
+
+
 def test_patches_times_a_kernel_are_a_convolution():
     size = 5
     images = RNG.normal(size=(2, 6, 7, 3)).astype(np.float32)
@@ -100,11 +121,12 @@ def test_features_of_two_networks_are_gathered_over_every_image(network, shape, 
     found = [rows(jax.jit(inputs)(params, images)[layer], kernel) for params in (a, b)]
     before, taken = (np.asarray(values, np.float64) for values in found)
     size = found[0].shape[-1] if not kernel else 3
-    shape = (*kernel, size, 2)
+    weights = RNG.normal(size=(*kernel, size, 2)).astype(np.float32)
     for source in (images, lambda: iter([(images[:5], 0), (images[5:], 0)])):
-        gathered = Features(inputs, source, batch_size=3, patches="all").grams(layer, shape, a, b)
+        gathered = Features(inputs, source, batch_size=3, patches="all").grams(layer, weights, a, b)
         np.testing.assert_allclose(gathered.own, taken.T @ taken, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(gathered.cross, taken.T @ before, rtol=1e-5, atol=1e-5)
+        expected = taken.T @ before @ weights.reshape(-1, 2)
+        np.testing.assert_allclose(gathered.cross, expected, rtol=1e-4, atol=1e-4)
     assert gathered.count == len(before)
 
 
@@ -121,7 +143,7 @@ def test_bad_input_is_named():
     with pytest.raises(ValueError, match="no batch of features"):
         grams([])
     with pytest.raises(ValueError, match="patches is one of coarse, all"):
-        Features(None, np.zeros((1, 2)), patches="some").grams("Dense_0", (2, 2), {}, {})
+        Features(None, np.zeros((1, 2)), patches="some").grams("Dense_0", np.zeros((2, 2)), {}, {})
     network = MLP(2, (3,))
     with pytest.raises(ValueError, match="inputs of Dense_7 are not known, those of Dense_1 are"):
-        Features(layer_inputs(network), np.zeros((1, 2))).grams("Dense_7", (3, 2), *[made(network, (2,))] * 2)
+        Features(layer_inputs(network), np.zeros((1, 2))).grams("Dense_7", np.zeros((3, 2)), *[made(network, (2,))] * 2)

@@ -106,7 +106,7 @@ def by_grams(kernel: np.ndarray, before: np.ndarray, taken: np.ndarray) -> np.nd
     """The kernel [d, CLASSES] that does to what is taken as `kernel` did before."""
     starts = range(0, len(before), BATCH)
     batches = ((before[start : start + BATCH], taken[start : start + BATCH]) for start in starts)
-    return np.asarray(connecting.solve(connecting.grams(batches), kernel).kernel)
+    return np.asarray(connecting.solve(connecting.grams(batches, kernel=kernel), kernel).kernel)
 
 
 def by_pseudoinverse(kernel: np.ndarray, before: np.ndarray, taken: np.ndarray) -> np.ndarray:
