@@ -240,14 +240,14 @@ class Chip:
 )
 def test_samples_that_are_too_thin_for_a_tpu_are_told_of(batch_size, num_samples, chips, thin):
     made = experiment(batch_size=batch_size, num_samples=num_samples)
-    found = build.training.thin_parts(batch_size, num_samples, made.mesh_over([Chip(i) for i in range(chips)]))
+    found = build.steps.thin_parts(batch_size, num_samples, made.mesh_over([Chip(i) for i in range(chips)]))
     assert found is None if thin is None else re.search(thin, found)
     assert made.thin_parts is None, "on a CPU"
 
 
 @pytest.mark.parametrize("platform, form", [("cpu", "scan"), ("tpu", "unroll"), ("cuda", "vmap")])
 def test_the_form_of_samples_is_that_of_the_platform_it_is_compiled_for(platform, form):
-    assert build.training.form("auto", platform) == form and build.training.form("vmap", platform) == "vmap"
+    assert build.steps.form("auto", platform) == form and build.steps.form("vmap", platform) == "vmap"
 
 
 def test_the_table_of_what_does_not_fit():

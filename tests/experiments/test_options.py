@@ -66,6 +66,7 @@ def test_a_stream_uses_the_same_examples_in_their_order():
 def test_labels_of_a_source_are_kept_beside_it(digits, monkeypatch, tmp_path):
     source = sources.open_source("digits", "test")
     monkeypatch.setattr(source, "_folder", str(tmp_path))
+    monkeypatch.setattr(sources, "CACHE_FROM", 361)
     np.testing.assert_array_equal(source.labels(), digits["test"].labels)
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr(sources, "CACHE_FROM", 10)
