@@ -100,7 +100,7 @@ def make_advance(
         never = {name: NEVER for name in found.means}
         state, total, bad = lax.fori_loop(0, num_steps, body, (state, zeros, never))
         state = as_whole(state, whole, form)
-        bad = {name: jnp.where(step == NEVER, -1, step) for name, step in lax.pmin(bad, MEMBERS).items()}
+        bad = {name: jnp.where(at == NEVER, -1, at) for name, at in lax.pmin(bad, MEMBERS).items()}
         totals = lax.pmean(jax.tree.map(jnp.mean, total.means), MEMBERS)
         sums = jax.tree.map(lambda x: lax.all_gather(x, MEMBERS, tiled=True), total.sums) if members else total.sums
         last, of_members = {}, {}
