@@ -4,7 +4,6 @@ A variable of an `nnx.State`, and a parameter with a partitioning, lie in a chec
 NNX has BatchNorm's statistics beside the parameters of its layer, and the counts and keys of its random streams.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 PyTree = Any
@@ -23,16 +22,16 @@ def unboxed(tree: PyTree) -> PyTree:
 def parted(tree: PyTree) -> tuple[PyTree, PyTree]:
     """Parameters and BatchNorm's statistics of an unboxed tree that has them in the same modules: leaves "mean" and
     "var" are statistics where a module has both."""
-    return _leaves(tree, lambda of_norm: not of_norm), _leaves(tree, lambda of_norm: of_norm)
+    return _leaves(tree, statistics=False), _leaves(tree, statistics=True)
 
 
-def _leaves(tree: dict[str, Any], wanted: Callable[[bool], bool]) -> dict[str, Any]:
-    norm = all(name in tree and not isinstance(tree[name], dict) for name in STATISTICS)
+def _leaves(tree: dict[str, Any], statistics: bool) -> dict[str, Any]:
+    has_both = all(name in tree and not isinstance(tree[name], dict) for name in STATISTICS)
     found: dict[str, Any] = {}
     for name, item in tree.items():
         if not isinstance(item, dict):
-            if wanted(norm and name in STATISTICS):
+            if (has_both and name in STATISTICS) == statistics:
                 found[name] = item
-        elif below := _leaves(item, wanted):
+        elif below := _leaves(item, statistics):
             found[name] = below
     return found

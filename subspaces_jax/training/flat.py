@@ -31,11 +31,7 @@ def of_state(state: State) -> State:
 def as_shaped(state: State, like: State) -> State:
     """A state of flat leaves as one like `like`, whose leaves are not."""
     kept = _num_kept(like)
-
-    def whole(leaf, like):
-        return leaf.reshape(*leaf.shape[:kept], -1)[..., : math.prod(like.shape[kept:])].reshape(like.shape)
-
-    return jax.tree.map(lambda leaf, like: leaf if leaf.shape == like.shape else whole(leaf, like), state, like)
+    return jax.tree.map(lambda leaf, like: _whole(leaf, like.shape, kept), state, like)
 
 
 def shapes_of(state: State) -> PyTree:
@@ -63,11 +59,14 @@ def flattened(tree: PyTree, num_kept: int) -> PyTree:
 
 def shaped(point: PyTree, shapes: PyTree | None) -> PyTree:
     """The leaves of one network in the given shapes, and as they are where there are none."""
+    return point if shapes is None else jax.tree.map(lambda leaf, like: _whole(leaf, like.shape, 0), point, shapes)
 
-    def whole(leaf, like):
-        return leaf if leaf.shape == like.shape else jnp.ravel(leaf)[: math.prod(like.shape)].reshape(like.shape)
 
-    return point if shapes is None else jax.tree.map(whole, point, shapes)
+def _whole(leaf: jax.Array, shape: tuple[int, ...], num_kept: int) -> jax.Array:
+    """A flat leaf in its shape, without the zeros at the end; one that is not flat as it is."""
+    if leaf.shape == shape:
+        return leaf
+    return leaf.reshape(*leaf.shape[:num_kept], -1)[..., : math.prod(shape[num_kept:])].reshape(shape)
 
 
 def _missing(num_rows: int, size: int) -> int | None:

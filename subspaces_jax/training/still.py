@@ -19,8 +19,8 @@ PyTree = Any
 def free_part(state: State, still: Sequence[int]) -> State:
     """The state of the endpoints that move: rows of the stack, and of what the optimizer keeps for each of them."""
     free = lambda leaf: jnp.take(leaf, _free(leaf.shape[_axis(state)], still), axis=_axis(state))
-    params, opt_state = (_of_stacks(lambda tree: jax.tree.map(free, tree), tree, state) for tree in state[1:4:2])
-    return state._replace(params=params, opt_state=opt_state)
+    opt_state = _of_stacks(lambda tree: jax.tree.map(free, tree), state.opt_state, state)
+    return state._replace(params=jax.tree.map(free, state.params), opt_state=opt_state)
 
 
 def put_back(state: State, whole: State, still: Sequence[int]) -> State:

@@ -137,14 +137,10 @@ def optimizer(
     try:
         if settings.frozen:
             freeze = optimizers.freeze_endpoints(settings.frozen, num_endpoints)
-            still.append(optax.GradientTransformation(freeze.init, _same) if of_free else freeze)
+            still.append(optax.identity() if of_free else freeze)
     except ValueError as error:
         raise ConfigError(f"config.frozen_endpoints: {error}") from None
     return optax.chain(made, *still) if still else made
-
-
-def _same(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-    return updates, state
 
 
 @lru_cache(KEPT)
