@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh
+from jaxtyping import Bool, Float, Shaped
 
 from subspaces_jax import metrics, parallel, tasks
 from subspaces_jax.arrays import Array
@@ -44,7 +45,7 @@ __all__ = [
 
 PyTree = Any
 Images = Array | Callable[[], Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]]]
-Apply = Callable[[PyTree, jax.Array], jax.Array]
+Apply = Callable[[PyTree, Shaped[jax.Array, "b ..."]], Shaped[jax.Array, "b ..."]]
 Targets = Callable[[Any, PyTree], PyTree]
 CLASSIFICATION = tasks.classification()
 
@@ -57,7 +58,7 @@ class Measure(NamedTuple):
         read: sums -> {name: scalar or array}.
     """
 
-    sums: Callable[[jax.Array, PyTree, jax.Array], PyTree]
+    sums: Callable[[Shaped[jax.Array, "b ..."], PyTree, Bool[jax.Array, " b"]], PyTree]
     read: Callable[[PyTree], dict[str, Any]]
 
 
@@ -71,7 +72,9 @@ def on_device(images: PyTree, mesh: Mesh | None = None) -> PyTree:
     return images if callable(images) else parallel.replicate(images, _mesh(mesh))
 
 
-def predict(apply: Apply, variables: PyTree, images: Images, batch_size: int = 500, mesh: Mesh | None = None) -> Array:
+def predict(
+    apply: Apply, variables: PyTree, images: Images, batch_size: int = 500, mesh: Mesh | None = None
+) -> Shaped[Array, "n ..."]:
     """Outputs of one network for every example, in order.
 
     Args:
@@ -334,8 +337,8 @@ def _fetched(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def pair_scores(
-    task: Task, outputs: Array, others: Array, labels: PyTree = (), images: Any = None,
-    targets: Targets = labels_only,
+    task: Task, outputs: Shaped[Array, "*shape"], others: Shaped[Array, "*shape"], labels: PyTree = (),
+    images: Any = None, targets: Targets = labels_only,
 ) -> dict[str, Any]:  # fmt: skip
     """Scores of the ensemble of two networks, and how far they are from each other, from their outputs.
 
@@ -389,7 +392,7 @@ class _CosinesOf(NamedTuple):
 
     features: Apply
 
-    def __call__(self, both: PyTree, images: jax.Array) -> jax.Array:
+    def __call__(self, both: PyTree, images: Shaped[jax.Array, "b ..."]) -> Float[jax.Array, " b"]:
         a, b = (
             self.features(both[name], images).reshape(images.shape[0], 1, -1).astype(jnp.float32) for name in ("a", "b")
         )

@@ -6,11 +6,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Real
 
+from subspaces_jax.arrays import Array
 from subspaces_jax.geometry import Plane
 
 
-def grid(corners: Any, num: int = 21, margins: float | Sequence[float] = 0.2) -> tuple[np.ndarray, np.ndarray]:
+def grid(
+    corners: Any, num: int = 21, margins: float | Sequence[float] = 0.2
+) -> tuple[Float[np.ndarray, " {num}"], Float[np.ndarray, " {num}"]]:
     """A regular grid over the box of some points of a plane, with margins around it.
 
     For a plane through three networks of which the third projects between the first two, this is the grid of the
@@ -46,7 +50,7 @@ def grid(corners: Any, num: int = 21, margins: float | Sequence[float] = 0.2) ->
     return x, np.linspace(low[1] - bottom * height, high[1] + top * height, num)
 
 
-def grid_points(plane: Plane, x: np.ndarray, y: np.ndarray) -> jax.Array:
+def grid_points(plane: Plane, x: Real[Array, " num_x"], y: Real[Array, " num_y"]) -> Float[jax.Array, "_ 3"]:
     """Coordinates [X Y, 3] of all points of a grid, to contract `plane.endpoints` with.
 
     Of what is measured at them, `values.reshape(X, Y)[i, j]` is that at (x[i], y[j]).
@@ -55,7 +59,9 @@ def grid_points(plane: Plane, x: np.ndarray, y: np.ndarray) -> jax.Array:
     return plane.coordinates(*(jnp.asarray(of.ravel(), jnp.float32) for of in both))
 
 
-def levels(values: np.ndarray, vmax: float | None = None, log_alpha: float = -5.0, num: int = 7) -> np.ndarray:
+def levels(
+    values: Real[Array, "..."], vmax: float | None = None, log_alpha: float = -5.0, num: int = 7
+) -> Float[np.ndarray, " {num}+1"]:
     """Contour levels whose distances from the lowest value grow geometrically, from exp(log_alpha) to the whole range.
 
     level_k = min + exp(log_alpha + k (ln(max - min) - log_alpha) / num), k = 0 ... num, with the first replaced by min.
