@@ -28,7 +28,6 @@ _PARAMETERS: dict[Any, Any] = {
     "lines.linewidth": 1.4,
     "lines.markersize": 3.5,
     "legend.frameon": False,
-    "savefig.bbox": "tight",
     "pdf.fonttype": 42,  # fonts that a publisher can embed
 }
 
@@ -58,6 +57,7 @@ def save(figure: Figure, folder: str | pathlib.Path, name: str) -> list[pathlib.
             drawn = io.BytesIO()  # Matplotlib's writer of PDFs hides an OSError behind an AttributeError of its own
             figure.savefig(drawn, format=path.suffix[1:], dpi=200)
             writing.write_bytes(path, drawn.getbuffer())
+            figure.set_layout_engine("none")  # of the first serves the second, too
     return paths
 
 
