@@ -19,20 +19,20 @@ def keep_compiled() -> None:
         return
     try:
         folder = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "subspaces_jax"
-        folder /= _processor()
+        folder /= processor()
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # RuntimeError: there is no home
         return
     if not os.access(folder, os.W_OK):
         return
-    _make_room(folder)
+    make_room(folder)
     warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache")  # it is compiled, then
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # dozens of small ones take seconds, too
 
 
-def _make_room(folder: pathlib.Path) -> None:
+def make_room(folder: pathlib.Path) -> None:
     """Deletes the programs that were not used for longest, where all of them are more than MOST_BYTES: one that another
     command reads at the moment is compiled again."""
     with contextlib.suppress(OSError):
@@ -45,7 +45,7 @@ def _make_room(folder: pathlib.Path) -> None:
             excess -= stat.st_size
 
 
-def _processor() -> str:
+def processor() -> str:
     """What this processor can do, as a name: programs compiled for another may end with an illegal instruction here,
     and hosts of a cluster share a home."""
     try:

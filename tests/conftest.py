@@ -28,6 +28,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from launch import cache
+
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 LONG = (
@@ -66,13 +68,24 @@ def pytest_collection_finish():
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """One cache of compiled programs for all tests, in all workers, and for the processes that they start."""
-    base = tmp_path_factory.getbasetemp()
-    folder = str((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled")
-    os.environ |= {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    jax.config.update("jax_compilation_cache_dir", folder)
+def compilation_cache(request):
+    """One cache of compiled programs for all tests, in all workers, and for the processes that they start; kept for the
+    next run, where two thirds of the first one's compilation are saved, until pytest --cache-clear."""
+    folder = request.config.cache.mkdir(f"compiled-{cache.processor()}")
+    cache.make_room(folder)
+    os.environ |= {"JAX_COMPILATION_CACHE_DIR": str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernels_of_notebooks(tmp_path_factory):
+    """Notebooks run in kernels of their own, without what the user's profile starts, and look for garbage as seldom."""
+    folder = tmp_path_factory.mktemp("ipython")
+    startup = folder / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "garbage.py").write_text("import gc; gc.freeze(); gc.set_threshold(300_000, 10, 10); del gc\n")
+    os.environ["IPYTHONDIR"] = str(folder)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -276,11 +276,11 @@ def test_a_cache_that_is_full_loses_what_was_not_used_for_longest(tmp_path, monk
         os.utime(tmp_path / name, (1000 + at, 900))  # read, written
     os.utime(tmp_path / "b", (800, 2000))  # of a disk that does not say when it is read
     monkeypatch.setattr(cache, "MOST_BYTES", 120)
-    cache._make_room(tmp_path)
+    cache.make_room(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "d"]
-    cache._make_room(tmp_path)
+    cache.make_room(tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
-    cache._make_room(tmp_path / "missing")
+    cache.make_room(tmp_path / "missing")
 
 
 def test_a_cache_that_cannot_be_written_is_none(tmp_path, monkeypatch):

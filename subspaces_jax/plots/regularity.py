@@ -143,7 +143,7 @@ def along_path(
         for axis in axes:
             axis.set(xlabel="$t$", xlim=(ts[0], ts[-1]))
             axis.legend(fontsize=8)
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(title, fontsize=9, wrap=True)
         return figure
 
 

@@ -48,17 +48,28 @@ def panels(num: int, height: float = 2.5, rows: int = 1, **options: Any) -> Iter
 
 
 def save(figure: Figure, folder: str | pathlib.Path, name: str) -> list[pathlib.Path]:
-    """Writes <folder>/<name>.pdf and .png (200 dots per inch), each whole or not at all, and returns their paths."""
+    """Writes <folder>/<name>.pdf and .png (200 dots per inch), each whole or not at all, and returns their paths.
+
+    A figure of `panels` is of the text's width exactly, unless it needs more room.
+    """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{ending}" for ending in ("pdf", "png")]
     with house():
+        box = "tight" if _needs_more_room(figure) else None
         for path in paths:
             drawn = io.BytesIO()  # Matplotlib's writer of PDFs hides an OSError behind an AttributeError of its own
-            figure.savefig(drawn, format=path.suffix[1:], dpi=200)
+            figure.savefig(drawn, format=path.suffix[1:], dpi=200, bbox_inches=box)
             writing.write_bytes(path, drawn.getbuffer())
-            figure.set_layout_engine("none")  # of the first serves the second, too
+            figure.set_layout_engine("none")  # that of the first serves the second, too
     return paths
+
+
+def _needs_more_room(figure: Figure) -> bool:
+    """Whether something does not end at the figure's edges: what the layout does not know are labels in space, and a
+    title or a legend that is too wide."""
+    wide = (artist.get_window_extent().width > figure.bbox.width for artist in (*figure.texts, *figure.legends))
+    return any(axes.name == "3d" for axes in figure.axes) or any(wide)
 
 
 @contextmanager
@@ -90,7 +101,7 @@ def finished(figure: Figure, axis: Axes, title: str = "", columns: int = 4) -> F
     if labels:
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), columns))
     if title:
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(title, fontsize=9, wrap=True)
     return figure
 
 

@@ -26,5 +26,5 @@ def dynamics(rows: list[dict[str, Any]], title: str = "") -> Figure:
             axis.plot(epochs, [row[name] for row in rows], color=style.COLOURS["single"], marker=marker)
             axis.set(xlabel="epoch", ylabel=label, yscale=scale)
         if title:
-            figure.suptitle(title, fontsize=9)
+            figure.suptitle(title, fontsize=9, wrap=True)
         return figure

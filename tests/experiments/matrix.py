@@ -4,6 +4,7 @@ python tests/experiments/matrix.py FOLDER IMAGENET COORDINATOR NUM_PROCESSES PRO
 """
 
 import dataclasses
+import gc
 import pathlib
 import sys
 
@@ -37,6 +38,8 @@ def run_all(folder: pathlib.Path, imagenet: str, num_devices: int) -> None:
 
 
 if __name__ == "__main__":
+    gc.freeze()
+    gc.set_threshold(100_000, 10, 10)  # as `launch` does
     place, images, coordinator, *numbers = sys.argv[1:]
     parallel.initialize(coordinator, *map(int, numbers))
     run_all(pathlib.Path(place), images, 0)
