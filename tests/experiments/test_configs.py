@@ -40,7 +40,7 @@ def assert_drawn(paths, names):
 
 
 def assert_made(monkeypatch, workdir, names):
-    """Figures of these names with lines in them, but not drawn, which takes longer than the run: variants are, below."""
+    """Figures of these names with lines in them, but not drawn, which takes longer than the run; some variants are."""
 
     def name(figure, folder, name):
         assert any(axes.lines for axes in figure.axes)
