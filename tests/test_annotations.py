@@ -14,7 +14,7 @@ from subspaces_jax.pvariation import distances
 
 WRONG = {
     "geometry": lambda: geometry.init_stack(None, np.zeros(2, np.uint32), 2),  # a key is one of jax.random.key
-    "penalties": lambda: penalties.squared_cosine([np.zeros(3, np.int32)], [np.zeros(3, np.int32)]),
+    "penalties": lambda: penalties.squared_cosine([np.zeros((2, 3), np.int32)], 0, 1),
     "losses": lambda: losses.cross_entropy(jnp.zeros((4, 3)), jnp.zeros(4)),
     "metrics": lambda: metrics.confusion_sums(jnp.zeros((4, 3)), jnp.zeros(5, int), jnp.ones(4)),
     "pvariation": lambda: distances.between(jnp.zeros((4, 3)), jnp.zeros((5, 2)), "l2"),

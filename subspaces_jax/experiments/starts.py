@@ -24,9 +24,10 @@ def start(made: Experiment, new: bool = True) -> State:
         ConfigError: config.initial gives another number of networks than the subspace takes.
         CheckpointError, RunDirectoryError: what it starts from is missing, damaged or of another architecture.
     """
+    given = _networks(made) if made.initial and new else {}  # refused before a state of random weights is computed
     state = made.initial_state()
     if made.initial and new:
-        state = _of_networks(made, state)
+        state = _of_networks(made, state, given)
     if made.fork is not None and new:
         state = _of_fork(made, state)
     return parallel.replicate(state, made.mesh, of_members(made.num_members))
@@ -38,9 +39,11 @@ def resumable(state: State) -> checkpoints.Resumable:
     return checkpoints.Resumable(params, state.batch_stats, state.opt_state, jax.random.key_data(state.key))
 
 
-def _of_networks(made: Experiment, state: State) -> State:
-    """With the networks that config.initial names as endpoints; the statistics are the first one's."""
-    named, num = made.initial, made.space.num_endpoints
+def _networks(made: Experiment) -> dict[int, runs.Networks]:
+    """The networks that config.initial names, by their place in it, of the config's architecture; none where it names
+    random weights."""
+    named, num, shapes = made.initial, made.space.num_endpoints, made.state_shapes
+    expected = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), shapes.params)
     files = {i: source for i, source in enumerate(named) if state_dicts.is_weights(source.folder)}
     flax = {i: source for i, source in enumerate(named) if i not in files and checkpoints.is_flax(source.folder)}
     opened = {
@@ -54,24 +57,35 @@ def _of_networks(made: Experiment, state: State) -> State:
     parts = {
         i: runs.networks(run, "endpoints" if whole(run) else "midpoint", named[i].step) for i, run in opened.items()
     }
-    fresh, rows = geometry.unstack(state.params), []
     parts |= {i: _of_file(made, source) for i, source in files.items()}
-    parts |= {i: _of_flax(source, fresh[0], state.batch_stats) for i, source in flax.items()}
+    parts |= {i: _of_flax(source, expected, shapes.batch_stats) for i, source in flax.items()}
     given = sum(len(parts[i].names) if i in parts else 1 for i in range(len(named)))
-    is_curve = given == 2 and made.is_curve and num > 2
-    if given != num and not is_curve:
+    if given != num and not (given == 2 and made.is_curve and num > 2):
         raise ConfigError(
             f"config.initial gives {given} networks, and subspace {made.subspace_text!r} has {num} endpoints: name one "
             "run for each, one with as many, or of a curve two for its ends; random stands for a network of random "
             "weights"
         )
-    for i in range(len(named)):
+    for part in parts.values():
+        for row in geometry.unstack(part.stack):
+            if difference := trees.describe_mismatch(row, expected):
+                raise CheckpointError(
+                    f"config.initial {made.initial_text} is of another architecture than the config: {difference}"
+                )
+    return parts
+
+
+def _of_networks(made: Experiment, state: State, parts: dict[int, runs.Networks]) -> State:
+    """With the networks that config.initial names as endpoints, two of a curve as its ends; the statistics are the
+    first one's, or the state's where it has none."""
+    num, fresh, rows = made.space.num_endpoints, geometry.unstack(state.params), []
+    is_curve = sum(len(parts[i].names) if i in parts else 1 for i in range(len(made.initial))) < num
+    for i in range(len(made.initial)):
         place = num - 1 if is_curve and rows else len(rows)
         rows += geometry.unstack(parts[i].stack) if i in parts else [fresh[place]]
-    _check_alike(rows, fresh[0], made)
     if is_curve:
         rows = [rows[0], *_inner(made, rows, fresh), rows[1]]
-    stats = next((parts[i].batch_stats for i in parts), state.batch_stats)
+    stats = next((parts[i].batch_stats for i in parts), {}) or state.batch_stats
     params, stats = jax.tree.map(jnp.asarray, (geometry.stack(rows), stats))
     return state._replace(params=params, batch_stats=stats)
 
@@ -93,20 +107,19 @@ def _of_file(made: Experiment, source: choices.Source) -> runs.Networks:
 
 
 def _of_flax(source: choices.Source, params: PyTree, batch_stats: PyTree) -> runs.Networks:
-    """The network of a Flax checkpoint of another program, of the form and the dtypes of ours; where it has no
-    statistics, ours."""
+    """The network of a Flax checkpoint of another program, of the form and the dtypes of ours."""
     try:
         found = checkpoints.restore_flax(source.folder, source.step, like=params)
     except CheckpointError as error:
         raise CheckpointError(f"config.initial: {error}") from None
-    stats = found["batch_stats"] or batch_stats
-    if difference := trees.describe_mismatch(stats, batch_stats):
+    stats = found["batch_stats"]
+    if stats and (difference := trees.describe_mismatch(stats, batch_stats)):
         raise CheckpointError(
             f"config.initial: {source.folder} has statistics of another architecture than the config: {difference}"
         )
     params, stats = (
         jax.tree.map(lambda leaf, own: jnp.asarray(leaf, own.dtype), *pair)
-        for pair in ((found["params"], params), (stats, batch_stats))
+        for pair in ((found["params"], params), (stats, batch_stats if stats else stats))
     )
     return runs.Networks(geometry.stack([params]), [source.folder], stats, 0)
 
@@ -127,14 +140,6 @@ def _check_data(folders: dict[str, Any], made: Experiment) -> None:
             f"config.initial: {folder} was trained on {name}, and config.dataset is {made.dataset}: name runs of one "
             "data set, the config's"
         )
-
-
-def _check_alike(rows: list[PyTree], expected: PyTree, made: Experiment) -> None:
-    for row in rows:
-        if difference := trees.describe_mismatch(row, expected):
-            raise CheckpointError(
-                f"config.initial {made.initial_text} is of another architecture than the config: {difference}"
-            )
 
 
 def _of_fork(made: Experiment, state: State) -> State:

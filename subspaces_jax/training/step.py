@@ -208,8 +208,7 @@ def feature_similarity(features: jax.Array, coordinates: PyTree, i: jax.Array, j
 
     Reference: Wortsman et al., Learning Neural Network Subspaces, 2021, arXiv:2102.10472, appendix B.
     """
-    first, second = (jnp.ravel(jnp.take(features, n, axis=0)).astype(jnp.float32) for n in (i, j))
-    cosine_squared = squared_cosine([first], [second])
+    cosine_squared = squared_cosine([features.reshape(features.shape[0], -1)], i, j)
     apart = [0.5 * jnp.sum(jnp.abs(leaf[i] - leaf[j])) for leaf in jax.tree.leaves(coordinates)]
     return sum(apart) / len(apart) * cosine_squared
 
