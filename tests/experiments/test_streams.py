@@ -146,6 +146,7 @@ def test_imagenet_c_is_scored_with_statistics_from_the_clean_stream(config, tmp_
     monkeypatch.setitem(catalogue.DATASETS, "imagenet2012", IMAGENET)  # its own size: files of ImageNet-C have it
     written = write_images(tmp_path / "files")
     fields = dict(subspace="none", beta=0.0, num_epochs=1, test_every=0, num_refresh_batches=1)
+    fields["network"] = "outside_module:Patches"
     train.run(config | fields, tmp_path / "run")
     analysis = dict(load("analyze", "ensemble"), runs=str(tmp_path / "run"), eval_batch_size=8)
     analysis |= {"test_dataset": "imagenet_c/snow_1", "test_archive": str(tmp_path / "files")}
