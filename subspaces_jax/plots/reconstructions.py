@@ -94,7 +94,7 @@ def animation(
     duration = max(round(1000 / frames_per_second), 20)  # milliseconds; viewers take less than 20 for a mistake
     first.save(content, format="GIF", save_all=True, append_images=others, duration=duration, loop=0)
     path.parent.mkdir(parents=True, exist_ok=True)
-    writing.write_bytes(path, content.getbuffer())
+    writing.write_bytes(path, content.getvalue())
     return path
 
 

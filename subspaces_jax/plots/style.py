@@ -60,7 +60,7 @@ def save(figure: Figure, folder: str | pathlib.Path, name: str) -> list[pathlib.
         for path in paths:
             drawn = io.BytesIO()  # Matplotlib's writer of PDFs hides an OSError behind an AttributeError of its own
             figure.savefig(drawn, format=path.suffix[1:], dpi=200, bbox_inches=box)
-            writing.write_bytes(path, drawn.getbuffer())
+            writing.write_bytes(path, drawn.getvalue())
             figure.set_layout_engine("none")  # that of the first serves the second, too
     return paths
 
