@@ -70,7 +70,7 @@ def pytest_collection_finish():
 @pytest.fixture(scope="session", autouse=True)
 def compilation_cache(request):
     """One cache of compiled programs for all tests, in all workers, and for the processes that they start; kept for the
-    next run, where two thirds of the first one's compilation are saved, until pytest --cache-clear."""
+    next run, until pytest --cache-clear."""
     folder = request.config.cache.mkdir(f"compiled-{cache.processor()}")
     cache.make_room(folder)
     os.environ |= {"JAX_COMPILATION_CACHE_DIR": str(folder), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}

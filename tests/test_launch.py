@@ -170,6 +170,19 @@ def test_figures_are_the_same_whatever_the_user_has_set(tmp_path, monkeypatch):
     assert plain[0].read_bytes() == changed[0].read_bytes()
 
 
+def test_a_figure_is_of_the_texts_width_unless_it_needs_more_room(tmp_path):
+    """At 200 dots per inch; a word that no line has room for is not cut."""
+    width = round(200 * style.WIDTH)
+    assert image.imread(draw(tmp_path)[1]).shape[1] == width
+    for title, is_wider in (("a title of many words " * 20, False), ("runs/" + "x" * 200, True)):
+        with style.panels(1) as (figure, axes):
+            axes[0].plot([0, 1], label="line")
+            style.finished(figure, axes[0], title)
+        pixels = image.imread(style.save(figure, tmp_path, "titled")[1])
+        assert (pixels.shape[1] > width) == is_wider and pixels.shape[1] >= width
+        assert pixels[:, [0, -1], :3].min() > 0.98, "nothing is cut off at the sides"
+
+
 def test_a_figure_is_written_whole_or_not_at_all(tmp_path):
     paths = draw(tmp_path)
     before = [path.read_bytes() for path in paths]

@@ -24,9 +24,9 @@ def start(made: Experiment, new: bool = True) -> State:
         ConfigError: config.initial gives another number of networks than the subspace takes.
         CheckpointError, RunDirectoryError: what it starts from is missing, damaged or of another architecture.
     """
-    given = _networks(made) if made.initial and new else {}  # refused before a state of random weights is computed
+    given = _networks(made) if made.initial and new else None  # refused before a state of random weights is computed
     state = made.initial_state()
-    if made.initial and new:
+    if given is not None:
         state = _of_networks(made, state, given)
     if made.fork is not None and new:
         state = _of_fork(made, state)
@@ -42,8 +42,7 @@ def resumable(state: State) -> checkpoints.Resumable:
 def _networks(made: Experiment) -> dict[int, runs.Networks]:
     """The networks that config.initial names, by their place in it, of the config's architecture; none where it names
     random weights."""
-    named, num, shapes = made.initial, made.space.num_endpoints, made.state_shapes
-    expected = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), shapes.params)
+    named, num = made.initial, made.space.num_endpoints
     files = {i: source for i, source in enumerate(named) if state_dicts.is_weights(source.folder)}
     flax = {i: source for i, source in enumerate(named) if i not in files and checkpoints.is_flax(source.folder)}
     opened = {
@@ -58,8 +57,8 @@ def _networks(made: Experiment) -> dict[int, runs.Networks]:
         i: runs.networks(run, "endpoints" if whole(run) else "midpoint", named[i].step) for i, run in opened.items()
     }
     parts |= {i: _of_file(made, source) for i, source in files.items()}
-    parts |= {i: _of_flax(source, expected, shapes.batch_stats) for i, source in flax.items()}
-    given = sum(len(parts[i].names) if i in parts else 1 for i in range(len(named)))
+    parts |= {i: _of_flax(made, source) for i, source in flax.items()}
+    given = _num_given(made, parts)
     if given != num and not (given == 2 and made.is_curve and num > 2):
         raise ConfigError(
             f"config.initial gives {given} networks, and subspace {made.subspace_text!r} has {num} endpoints: name one "
@@ -68,7 +67,7 @@ def _networks(made: Experiment) -> dict[int, runs.Networks]:
         )
     for part in parts.values():
         for row in geometry.unstack(part.stack):
-            if difference := trees.describe_mismatch(row, expected):
+            if difference := trees.describe_mismatch(row, made.model.shapes):
                 raise CheckpointError(
                     f"config.initial {made.initial_text} is of another architecture than the config: {difference}"
                 )
@@ -79,7 +78,7 @@ def _of_networks(made: Experiment, state: State, parts: dict[int, runs.Networks]
     """With the networks that config.initial names as endpoints, two of a curve as its ends; the statistics are the
     first one's, or the state's where it has none."""
     num, fresh, rows = made.space.num_endpoints, geometry.unstack(state.params), []
-    is_curve = sum(len(parts[i].names) if i in parts else 1 for i in range(len(made.initial))) < num
+    is_curve = _num_given(made, parts) < num
     for i in range(len(made.initial)):
         place = num - 1 if is_curve and rows else len(rows)
         rows += geometry.unstack(parts[i].stack) if i in parts else [fresh[place]]
@@ -88,6 +87,11 @@ def _of_networks(made: Experiment, state: State, parts: dict[int, runs.Networks]
     stats = next((parts[i].batch_stats for i in parts), {}) or state.batch_stats
     params, stats = jax.tree.map(jnp.asarray, (geometry.stack(rows), stats))
     return state._replace(params=params, batch_stats=stats)
+
+
+def _num_given(made: Experiment, parts: dict[int, runs.Networks]) -> int:
+    """Networks that config.initial stands for, those of random weights too."""
+    return sum(len(parts[i].names) if i in parts else 1 for i in range(len(made.initial)))
 
 
 def _of_file(made: Experiment, source: choices.Source) -> runs.Networks:
@@ -106,22 +110,19 @@ def _of_file(made: Experiment, source: choices.Source) -> runs.Networks:
     return runs.Networks(stack, [source.folder], variables.get("batch_stats", {}), 0)
 
 
-def _of_flax(source: choices.Source, params: PyTree, batch_stats: PyTree) -> runs.Networks:
+def _of_flax(made: Experiment, source: choices.Source) -> runs.Networks:
     """The network of a Flax checkpoint of another program, of the form and the dtypes of ours."""
     try:
-        found = checkpoints.restore_flax(source.folder, source.step, like=params)
+        found = checkpoints.restore_flax(source.folder, source.step, like=made.model.shapes)
     except CheckpointError as error:
         raise CheckpointError(f"config.initial: {error}") from None
-    stats = found["batch_stats"]
-    if stats and (difference := trees.describe_mismatch(stats, batch_stats)):
+    own = {"params": made.model.shapes, "batch_stats": made.state_shapes.batch_stats if found["batch_stats"] else {}}
+    if difference := trees.describe_mismatch(found["batch_stats"], own["batch_stats"]):
         raise CheckpointError(
             f"config.initial: {source.folder} has statistics of another architecture than the config: {difference}"
         )
-    params, stats = (
-        jax.tree.map(lambda leaf, own: jnp.asarray(leaf, own.dtype), *pair)
-        for pair in ((found["params"], params), (stats, batch_stats if stats else stats))
-    )
-    return runs.Networks(geometry.stack([params]), [source.folder], stats, 0)
+    found = jax.tree.map(lambda leaf, own: jnp.asarray(leaf, own.dtype), found, own)
+    return runs.Networks(geometry.stack([found["params"]]), [source.folder], found["batch_stats"], 0)
 
 
 def _inner(made: Experiment, ends: list[PyTree], fresh: list[PyTree]) -> list[PyTree]:

@@ -69,7 +69,7 @@ def _squared_cosine_jvp(known: Any, primals: tuple[Any, Any], tangents: tuple[An
         a, b = _row(leaf, i)[None], _row(leaf, j)[None]
         gradient = _over(at_i, leaf) * (across * b - along_i * a) + _over(at_j, leaf) * (across * a - along_j * b)
         changes.append(jnp.sum(tangent * gradient))
-    return terms.value, functools.reduce(operator.add, changes)
+    return terms.value, _total(changes)
 
 
 class _Terms(NamedTuple):
@@ -86,20 +86,32 @@ class _Terms(NamedTuple):
 
 def _cosine_terms(leaves: list[Any], i: int | Array, j: int | Array) -> _Terms:
     """Sums are taken of all rows at once, each leaf being passed over three times."""
-    inner = lambda leaf: tuple(range(1, leaf.ndim))
-    total = functools.partial(functools.reduce, operator.add)
-    largest = [jnp.max(jnp.abs(jax.lax.stop_gradient(leaf)), axis=inner(leaf), initial=0.0) for leaf in leaves]
-    scale = metrics.power_of_two(functools.reduce(jnp.maximum, largest))
+    scale = metrics.power_of_two(_largest(leaves))
     scaled = [leaf / _over(scale, leaf) for leaf in leaves]
-    squares = total([jnp.sum(leaf * leaf, axis=inner(leaf)) for leaf in scaled])
-    product = total([jnp.sum(_row(leaf, i) * _row(leaf, j)) for leaf in scaled])
+    squares = _total([jnp.sum(leaf * leaf, axis=_inner(leaf)) for leaf in scaled])
+    product = _total([jnp.sum(_row(leaf, i) * _row(leaf, j)) for leaf in scaled])
     square_i, square_j = squares[i], squares[j]
     return _Terms(_ratio(product**2, square_i * square_j), scaled, scale, product, square_i, square_j)
 
 
+def _largest(leaves: list[Any]) -> Float[jax.Array, " K"]:
+    """The largest entry of each row, a constant to gradients."""
+    of_leaf = lambda leaf: jnp.max(jnp.abs(jax.lax.stop_gradient(leaf)), axis=_inner(leaf), initial=0.0)
+    return functools.reduce(jnp.maximum, map(of_leaf, leaves))
+
+
+def _inner(leaf: Any) -> tuple[int, ...]:
+    """All axes of a leaf but that of rows."""
+    return tuple(range(1, leaf.ndim))
+
+
+def _total(parts: list[jax.Array]) -> jax.Array:
+    return functools.reduce(operator.add, parts)
+
+
 def _over(numbers: Shaped[Array, " K"], leaf: Float[Array, "K ..."]) -> Shaped[Array, "K ..."]:
     """One number a row, so that it meets all of its row's."""
-    return numbers.reshape(-1, *[1] * (leaf.ndim - 1))
+    return numbers.reshape(-1, *[1] * len(_inner(leaf)))
 
 
 def weight_norms(params: PyTree) -> float:
@@ -133,7 +145,7 @@ def endpoint_statistics(
 ) -> dict[str, Float[jax.Array, ""]]:
     """Means over all pairs of endpoints: "cosine_squared" in [0, 1] and "distance" (L2). Needs K >= 2."""
     leaves = [leaf.reshape(leaf.shape[0], -1) for leaf in _floats(_selected(stacked, select))]
-    largest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf), axis=1, initial=0.0) for leaf in leaves]), axis=0)
+    largest = _largest(leaves)
     overall = metrics.power_of_two(jnp.max(largest))
     own = jnp.minimum(metrics.power_of_two(largest), overall)  # that of zeros may be anything
     products = _products([leaf / own[:, None] for leaf in leaves])
@@ -186,4 +198,4 @@ def _ratio(
 
 
 def _products(leaves: list[Any]) -> Float[jax.Array, "K K"]:
-    return functools.reduce(operator.add, [jnp.einsum("id,jd->ij", leaf, leaf, precision="highest") for leaf in leaves])
+    return _total([jnp.einsum("id,jd->ij", leaf, leaf, precision="highest") for leaf in leaves])

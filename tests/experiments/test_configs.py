@@ -40,7 +40,7 @@ def assert_drawn(paths, names):
 
 
 def assert_made(monkeypatch, workdir, names):
-    """Figures of these names with lines in them, but not drawn, which takes longer than the run; some variants are."""
+    """Figures of these names with lines in them, but not drawn, which takes longer than the run."""
 
     def name(figure, folder, name):
         assert any(axes.lines for axes in figure.axes)
@@ -62,7 +62,7 @@ def load(name, form="tiny", **fields):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_runs_tiny_from_training_to_figures(name, tmp_path, monkeypatch):
+def test_every_config_runs_tiny_from_training_to_figures(name, tmp_path):
     config = load(name, num_epochs=1)
     if "digits" not in name and name != "deep_residual":  # what the others have of networks is made below
         config["network"] = SMALL if config["task"] == "classification" else "mlp_8"
@@ -77,7 +77,8 @@ def test_every_config_runs_tiny_from_training_to_figures(name, tmp_path, monkeyp
     arrays, read_back = records.load_results(tmp_path, evaluate.RESULTS)
     assert read_back["scores"] == facts["scores"]
     assert score == "loss" or arrays["logits"].shape == (num_points, 360, 10)
-    assert_made(monkeypatch, tmp_path, {"training", "profile"} if num_points > 1 else {"training"})
+    figures = plot.run(None, tmp_path)["figures"]
+    assert_drawn(figures, {"training", "profile"} if num_points > 1 else {"training"})
     stored = json.loads((tmp_path / "config.json").read_text())
     assert stored["config"] == config and stored["kind"] == "train" and stored["format"] == 2
     assert stored["facts"]["steps_per_epoch"] == stored["facts"]["num_steps"] == last["step"]
@@ -317,7 +318,7 @@ def test_any_flax_module_trains_as_a_line_with_no_change(tmp_path):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_variants_run(name, tmp_path, monkeypatch):
+def test_variants_run(name, tmp_path):
     config = load("line_digits") | {"num_epochs": 1, "num_points": 3, "network": SMALL} | VARIANTS[name]
     last = train.run(config, tmp_path)
     assert np.isfinite(last["loss"]) and np.isfinite(last["distance"])
@@ -325,7 +326,7 @@ def test_variants_run(name, tmp_path, monkeypatch):
     scores = evaluate.run(None, tmp_path)["scores"]
     assert np.isfinite(scores["nll"]).all()
     is_curve = config["subspace"] != "simplex"
-    assert_made(monkeypatch, tmp_path, {"training", "profile"} if is_curve else {"training"})
+    assert_drawn(plot.run(None, tmp_path)["figures"], {"training", "profile"} if is_curve else {"training"})
 
 
 def test_a_module_that_must_be_told_whether_it_trains(tmp_path):
