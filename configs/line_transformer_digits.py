@@ -12,7 +12,7 @@ from configs import line_digits
 def get_config(form: str = ""):
     config = line_digits.get_config(form)
     config.augmentation = "none"
-    config.network = "vision_transformer_2_32_3_4"
+    config.network = "vision_transformer_4_16_1_2" if form == "tiny" else "vision_transformer_2_32_3_4"
     config.num_epochs = 2 if form == "tiny" else 300
     config.learning_rate = 0.1
     return config

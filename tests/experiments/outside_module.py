@@ -254,11 +254,12 @@ class Small(nn.Module):
     num_classes: int
     axis_name: str | None = None
     dropout: float = 0.0
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x, train=False):
-        x = nn.Conv(4, (3, 3), strides=2, use_bias=False)(x)
-        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=self.axis_name)(x)
+        x = nn.Conv(4, (3, 3), strides=2, use_bias=False, dtype=self.dtype)(x)
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.9, axis_name=self.axis_name, dtype=self.dtype)(x)
         x = nn.relu(x).reshape(x.shape[0], -1)
         self.sow("intermediates", "features", x)
-        return nn.Dense(self.num_classes)(nn.Dropout(self.dropout, deterministic=not train)(x))
+        return nn.Dense(self.num_classes, dtype=self.dtype)(nn.Dropout(self.dropout, deterministic=not train)(x))

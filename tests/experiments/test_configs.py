@@ -298,9 +298,7 @@ VARIANTS = {
     "chain": dict(subspace="chain", decay="point", label_smoothing=0.1),
     "mlp": dict(network="mlp_16", schedule="swa_cyclic", num_epochs=4, warmup_epochs=0, num_cycles=2),
     "lenet": dict(network="lenet", augmentation="crop_flip", log_every=3),
-    "bfloat16": dict(
-        network="cifar_resnet_8_4", dtype="bfloat16", batch_norm="global", own_coordinates=True, test_every=1
-    ),
+    "bfloat16": dict(dtype="bfloat16", batch_norm="global", own_coordinates=True, test_every=1),
 }
 
 

@@ -257,11 +257,12 @@ def test_the_stack_moves_by_the_mean_of_what_each_device_found_at_its_own_point(
         logits = network.apply({"params": point}, pixels(images))
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-    expected = jax.tree.map(jnp.zeros_like, state.params)
+    sample, gradient = jax.jit(lambda key: space.sample(key, (1,))), jax.jit(jax.grad(loss))
+    expected = jax.tree.map(np.zeros_like, state.params)
     for device, places in enumerate(batch):
-        (coordinates,) = space.sample(jax.random.fold_in(key, device), (1,))
-        grads = jax.grad(loss)(geometry.contract(state.params, coordinates), *(part[places] for part in digits))
-        rise = lambda total, g: total + jnp.tensordot(coordinates, g, axes=0) / 4
+        (coordinates,) = np.asarray(sample(jax.random.fold_in(key, device)))
+        grads = gradient(geometry.contract(state.params, coordinates), *(part[places] for part in digits))
+        rise = lambda total, g: total + np.tensordot(coordinates, g, axes=0) / 4
         expected = jax.tree.map(rise, expected, grads)
     step = make_step(objective_of(network), space, optax.sgd(RATE), own_coordinates=True)
     split = PartitionSpec(None, parallel.AXIS)
