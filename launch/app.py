@@ -87,6 +87,8 @@ def program(
     torn down, and now and then one of them ends in a segmentation fault.
     """
     gc.freeze()  # what was imported stays
+    root = logging.getLogger()  # a library that was imported may have given it a handler, beside which comes absl's
+    root.handlers = [handler for handler in root.handlers if type(handler) is not logging.StreamHandler]
     interrupts, streams = _Interrupts(), [_outlive("stdout"), _outlive("stderr")]
     status = 1
     try:
@@ -161,6 +163,8 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     except OSError as error:
         _fail(f"the config cannot be loaded: {str(error).splitlines()[-1].strip()}")
     except (flags.Error, ValueError) as error:
+        if flags.FLAGS["config"].value is None and (field := re.search(r"'config\.(\w+)'", str(error))):
+            _fail(f"--config.{field[1]} changes a field of a config: give --config=FILE, too, before it")
         text = str(error)  # with a whole traceback, whose last line says what is wrong, where the config file raised
         _fail(text.strip().splitlines()[-1].partition(": ")[2] if "Traceback" in text else text)
 

@@ -1,4 +1,8 @@
-"""Evaluates a trained run again: python -m launch.evaluate --workdir=runs/line_digits"""
+"""Evaluates a trained run again: python -m launch.evaluate --workdir=runs/line_digits
+
+Fields that an evaluation may change, as --config.eval_split=train, come after the --config and the fields of the
+training.
+"""
 
 from absl import flags
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -55,6 +56,7 @@ def refresh_batch_stats(
     Returns:
         The new batch_stats; {} where the network has none.
     """
+    variables = flax.core.unfreeze(variables)
     stats = variables.get("batch_stats", {})
     if not jax.tree.leaves(stats):
         return stats
@@ -102,7 +104,7 @@ def _statsof_batch(apply_train, variables, stats, images, key, number):
 def of_batch(apply_train, variables, stats, images, key):
     """`stats` after one batch: of each BatchNorm that batch's own, without influence of the old ones."""
     with nn.intercept_methods(_BatchAlone()):
-        return apply_train({**variables, "batch_stats": stats}, images, key)[1]
+        return flax.core.unfreeze(apply_train({**variables, "batch_stats": stats}, images, key)[1])
 
 
 def _added(averaged, stats, found, number):

@@ -151,8 +151,11 @@ def measure(
 
     Raises:
         NonFiniteOutputError: see `finite`.
+        ValueError: no images, or labels of another number.
     """
     mesh = _mesh(mesh)
+    if not callable(images):
+        _check_lengths(images, labels)
     functions = tuple(of.sums for of in measures)
     if callable(images):
         sums, bad, outputs = _streamed(apply, functions, targets, variables, images, mesh, keep_outputs)
@@ -169,6 +172,15 @@ def measure(
             "have; look at its weights, or evaluate another checkpoint"
         )
     return [of.read(of_sums) for of, of_sums in zip(measures, sums)], outputs
+
+
+def _check_lengths(images: PyTree, labels: PyTree) -> None:
+    num = jax.tree.leaves(images)[0].shape[0]
+    if not num:
+        raise ValueError("there are no images to evaluate on")
+    for leaf in jax.tree.leaves(labels):
+        if leaf.shape[:1] != (num,):
+            raise ValueError(f"there are {num} images and labels of shape {leaf.shape}")
 
 
 @partial(jax.jit, static_argnames=("apply", "functions", "targets", "batch_size", "mesh", "keep"))

@@ -34,7 +34,7 @@ def cross_entropy(
     chex.assert_equal(logits.shape[:-1], labels.shape)
     logits = logits.astype(jnp.float32)
     nll = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    if label_smoothing == 0.0:
+    if isinstance(label_smoothing, (int, float)) and label_smoothing == 0:
         return nll
     uniform = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
     return (1.0 - label_smoothing) * nll + label_smoothing * uniform
@@ -77,7 +77,7 @@ def laplacian_pyramid(
     check_levels(num_levels, images_a.shape[1:])
     mean = lambda values: jnp.mean(jnp.abs(values), axis=(1, 2, 3))
     low = images_a.astype(jnp.float32) - images_b.astype(jnp.float32)
-    total = jnp.zeros(len(low))
+    total = jnp.zeros(len(low), jnp.float32)
     for _ in range(num_levels):
         matrices = [_pyramid_matrices(side) for side in low.shape[1:3]]
         lower = _along_sides([down for down, _ in matrices], low)

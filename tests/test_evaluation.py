@@ -1,5 +1,6 @@
 """Every example once, statistics of a point, and all points of a path from one compilation."""
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -437,3 +438,24 @@ def test_other_tasks_are_scored_along_a_path_and_in_pairs(task):
     np.testing.assert_allclose(found["pair_mae"][[0, 2]], np.abs(mean - targets).mean(), rtol=1e-4)
     apart = ((outputs[0] - outputs[2]) ** 2).mean()
     np.testing.assert_allclose(found["pair_squared_difference"], [apart, 0.0, apart], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "num_images, num_labels, message",
+    [(22, 10, r"22 images and labels of shape \(10,\)"), (22, 30, r"labels of shape \(30,\)"), (0, 0, "no images")],
+)
+def test_labels_of_another_number_and_nothing_at_all_are_refused(num_images, num_labels, message, task):
+    images, labels, variables = task
+    with pytest.raises(ValueError, match=message):
+        evaluation.score(apply, point(variables), images[:num_images], np.resize(labels, num_labels))
+
+
+def test_statistics_of_a_frozen_dict_are_refreshed_too(task, getkey):
+    images, _, variables = task
+    key, frozen = getkey(), flax.core.freeze(point(variables))
+    found = evaluation.refresh_batch_stats(apply_train, frozen, images, key, 32)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        found,
+        evaluation.refresh_batch_stats(apply_train, point(variables), images, key, 32),
+    )

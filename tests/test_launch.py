@@ -302,3 +302,17 @@ def test_a_cache_that_cannot_be_written_is_none(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     cache.keep_compiled()
+
+
+def test_a_field_without_a_config_says_what_it_needs():
+    ended = launch("evaluate", "--workdir=nowhere", "--config.num_points=3")
+    assert (ended.returncode, ended.out) == (2, "")
+    assert ended.err == "error: --config.num_points changes a field of a config: give --config=FILE, too, before it\n"
+
+
+def test_a_warning_is_told_once():
+    """Whatever a library has made of the logging before."""
+    program = "logging.basicConfig(); app.program(lambda *_: logging.getLogger('x').warning('take care'))"
+    command = [sys.executable, "-c", f"import logging; from launch import app; {program}"]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0 and ended.stderr.count("take care") == 1

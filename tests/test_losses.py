@@ -151,3 +151,10 @@ def test_the_deepest_pyramid_of_a_shape(shape, most):
 def test_what_there_is_no_pyramid_of_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_smoothing_may_be_an_argument_of_a_program():
+    logits, labels = jnp.array([[1.0, 2.0, -1.0]]), jnp.array([1])
+    for smoothing in (0.0, 0.3):
+        traced = jax.jit(losses.cross_entropy)(logits, labels, smoothing)
+        np.testing.assert_allclose(traced, losses.cross_entropy(logits, labels, smoothing), rtol=1e-6)

@@ -163,3 +163,18 @@ def test_feature_cosine_by_hand():
     np.testing.assert_allclose(metrics.feature_cosine(1e12 * a, 1e-12 * b), (0.96 - 1.0) / 4, atol=1e-7)  # no overflow
     with pytest.raises(ValueError, match="two arrays"):
         metrics.feature_cosine(a, b[:3])
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_summed_in_float32(dtype):
+    rng = np.random.default_rng(0)
+    probs = jnp.asarray(rng.dirichlet([0.3] * 4, 5000), dtype)
+    labels, single = jnp.asarray(rng.integers(0, 4, 5000)), probs.astype(jnp.float32)
+    for metric in (metrics.negative_log_likelihood, metrics.brier_score, metrics.expected_calibration_error):
+        np.testing.assert_allclose(metric(probs, labels), metric(single, labels), rtol=1e-6)
+    np.testing.assert_allclose(
+        metrics.total_variation(probs, probs[::-1]), metrics.total_variation(single, single[::-1])
+    )
+    assert metrics.reliability(probs, labels)["count"].sum() == 5000
+    certain = jnp.array([[1.0, 0.0]], dtype)
+    np.testing.assert_allclose(metrics.negative_log_likelihood(certain, jnp.array([1])), 87.33655, rtol=1e-5)

@@ -446,3 +446,10 @@ def test_the_first_line_of_an_error():
     assert first_line(ValueError("\n one\ntwo")) == "one"
     assert first_line(KeyError()) == "KeyError"
     assert len(first_line(ValueError("x" * 1000))) == 120
+
+
+def test_facts_keep_their_order(tmp_path):
+    """Layers come in the order of the network, which is not that of the alphabet."""
+    records.save_results(tmp_path, "x", {}, {"parts": {"Dense_2": 1, "Dense_10": 2, "Conv_0": 3}, "a": 0})
+    facts = records.load_facts(tmp_path, "x")
+    assert list(facts["parts"]) == ["Dense_2", "Dense_10", "Conv_0"] and list(facts) == ["parts", "a"]

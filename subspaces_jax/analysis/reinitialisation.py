@@ -92,7 +92,7 @@ def resets(params: PyTree, parts: Mapping[str, Sequence[str]], num_rows: int) ->
         return jnp.asarray(one_hot[[0, *(k if is_hit else 0 for k in range(1, num_rows) for is_hit in hit)]])
 
     def build(node: PyTree, name: str) -> PyTree:
-        inner = {key: f"{name}/{key}" if name else key for key in node if isinstance(node[key], dict)}
+        inner = {key: f"{name}/{key}" if name else key for key in node if isinstance(node[key], Mapping)}
         if not inner:
             return rows_of(name)
         return {key: build(node[key], inner[key]) if key in inner else rows_of(name) for key in node}

@@ -169,7 +169,8 @@ def _diagonal_state(a, b):
     inner = [(samples - mean) @ components.T for samples in (a, b)]
     covariances = [np.atleast_2d(np.cov(coordinates, rowvar=False, bias=True)) for coordinates in inner]
     values, vectors = np.linalg.eigh(covariances[0])
-    roots = np.sqrt(np.maximum(values, SMALLEST * max(values[-1], np.finfo(np.float64).tiny)))
+    scale = max(values[-1], sizes[0] ** 2 / len(a), np.finfo(np.float64).tiny)  # of one sample the variance is 0
+    roots = np.sqrt(np.maximum(values, SMALLEST * scale))
     whiten = vectors / roots
     _, turn = np.linalg.eigh(whiten.T @ covariances[1] @ whiten)
     back = (turn.T * roots) @ vectors.T @ components

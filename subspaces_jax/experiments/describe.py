@@ -7,6 +7,7 @@ import base64
 import html
 import json
 import pathlib
+import re
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -105,7 +106,9 @@ def _of_results(folder: pathlib.Path, header: records.Header) -> dict[str, Any]:
     tables: dict[str, Callable[[dict[str, Any]], str]] = {name: study.table for name, study in STUDIES.items()}
     tables |= {evaluate.RESULTS: evaluate.table, connect.RESULTS: connect.table}
     names = sorted(path.stem for path in (folder / records.RESULTS).glob("*.json"))
-    known = {name: tables.get(name) or tables.get(name.rpartition("_")[0]) for name in names}  # points_<step>
+    parts = rf"{evaluate.RESULTS}(_({'|'.join(fields.SPLITS)}))?(_\d+)?"  # as evaluate.run names them
+    of_step = lambda name: evaluate.RESULTS if re.fullmatch(parts, name) else name
+    known = {name: tables.get(of_step(name)) for name in names}
     texts = {name: _text(records.load_facts(folder, name), table) for name, table in known.items() if table}
     return {
         "tables": {name: text or "of another version of the package: make them again" for name, text in texts.items()}
@@ -121,12 +124,13 @@ def _text(facts: dict[str, Any], table: Callable[[dict[str, Any]], str]) -> str:
 
 
 def _of_sweep(folder: pathlib.Path, header: records.Header) -> dict[str, Any]:
-    """Which of a sweep's runs are finished."""
+    """Which of a sweep's runs are finished, and which ended before they had a folder."""
     found = sorted(path.parent for path in folder.glob(f"*/{records.CONFIG}"))
     states = {path.name: "finished" if sweep.is_finished(path) else "not finished" for path in found}
     if found and not (folder / records.RESULTS / f"{plot.FAMILY}.json").exists() and family.finished([folder]):
         sweep.gather(folder)
-    return {"runs": states}
+    failed = {path.stem: path for path in sorted((folder / sweep.LOGS).glob("*.txt")) if path.stem not in states}
+    return {"runs": states | {name: f"no run: {sweep.last_line(path)}" for name, path in failed.items()}}
 
 
 def _of_figures(folder: pathlib.Path, header: records.Header) -> dict[str, Any]:

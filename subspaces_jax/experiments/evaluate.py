@@ -63,9 +63,9 @@ def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | No
     """
     clock, own = time.perf_counter(), runs.open_run(workdir)
     made = build.experiment(own.config | dict(config)) if config else own.experiment
+    _check_own(made, own, step)
     which = "captures" if made.captures and step is None else "endpoints"
     networks = runs.networks(own, which, step, like=made.stack_shapes)
-    _check_own(made, own, step)
     points, midpoint = _points(made, len(networks.names))
     progress = records.Progress(len(points), unit="point", label="evaluate")
     arrays = evaluation.along(

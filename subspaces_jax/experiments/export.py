@@ -6,7 +6,7 @@ from typing import Any
 import jax
 from flax import serialization
 
-from subspaces_jax import geometry, records, state_dicts
+from subspaces_jax import checkpoints, geometry, records, state_dicts
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import runs
 from subspaces_jax.experiments.runs import Networks, Run
@@ -56,13 +56,16 @@ def run(
     several = len(found.names) > 1
     place = lambda m: out.with_name(f"{out.stem}_{m}{out.suffix}") if several else out
     row = lambda m: jax.tree.map(lambda leaf: leaf[m], found.stack)
+    variables = lambda m: {"params": row(m), "batch_stats": found.batch_stats}
+    if own.experiment.num_members > 1:  # each has statistics of its own
+        stats = checkpoints.restore(own.folder, found.step).batch_stats
+        variables = lambda m: {"params": row(m), "batch_stats": jax.tree.map(lambda leaf: leaf[m], stats)}
     if out.suffix == PLAIN:
-        return [_plain(place(m), {"params": row(m), "batch_stats": found.batch_stats}) for m in range(len(found.names))]
+        return [_plain(place(m), variables(m)) for m in range(len(found.names))]
     if out.suffix != state_dicts.SAFE:
         return [weight_files.save(place(m), row(m)) for m in range(len(found.names))]
     for m in range(len(found.names)):
-        variables = {"params": row(m), "batch_stats": found.batch_stats}
-        state_dicts.save(place(m), torch_names.to_torch(network, variables))
+        state_dicts.save(place(m), torch_names.to_torch(network, variables(m)))
     return [place(m) for m in range(len(found.names))]
 
 
@@ -74,7 +77,7 @@ def _at(own: Run, found: Networks, t: float) -> Networks:
             "[0, 1]"
         )
     point = geometry.contract(found.stack, own.experiment.space.coordinates(t))
-    return found._replace(stack=geometry.stack([point]), names=[f"{own.folder.name} t = {t:g}"])
+    return found._replace(stack=geometry.stack([point]), names=[f"{own.name} t = {t:g}"])
 
 
 def _plain(path: pathlib.Path, variables: dict[str, Any]) -> pathlib.Path:

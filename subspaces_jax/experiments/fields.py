@@ -302,8 +302,8 @@ SWEEP_FIELDS: dict[str, Field] = {
     ),
     "seeds": Field(
         (0, 1, 2),
-        lambda value: all(type(seed) is int and 0 <= seed < SEEDS for seed in value),
-        "whole numbers from 0 up",
+        lambda value: value and all(type(seed) is int and 0 <= seed < SEEDS for seed in value),
+        "whole numbers from 0 up, at least one",
     ),
     "fields": Field("", _any, "overrides of the config's fields, as in 'num_epochs=5 dtype=bfloat16'"),
     "cluster": Field(

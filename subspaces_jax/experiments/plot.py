@@ -5,7 +5,7 @@ from typing import Any
 
 from subspaces_jax import records
 from subspaces_jax.errors import RunDirectoryError
-from subspaces_jax.experiments import analyze, connect, evaluate
+from subspaces_jax.experiments import analyze, connect, evaluate, runs
 from subspaces_jax.experiments.studies import STUDIES
 from subspaces_jax.plots import style, tables, training
 
@@ -38,7 +38,7 @@ def run(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
 
 
 def _of_run(folder: pathlib.Path) -> dict[str, Any]:
-    rows = records.read_metrics(folder)
+    rows = runs.rows_of(folder)
     arrays, facts = records.load_results(folder, evaluate.RESULTS)
     drawn = {"training": training.dynamics(rows, evaluate.title(facts["config"]))} if rows else {}
     return {"figures": _saved(folder, drawn | evaluate.figures(arrays, facts)), "table": ""}

@@ -31,6 +31,7 @@ class Run(NamedTuple):
         run_id: that its checkpoints carry, "" of runs from before there were any.
         plan: its steps.
         steps: of its finished checkpoints, in order.
+        name: of the folder, or as much of its path as tells it from others'.
     """
 
     folder: pathlib.Path
@@ -40,6 +41,7 @@ class Run(NamedTuple):
     run_id: str
     plan: Plan
     steps: list[int]
+    name: str
 
     @property
     def config(self) -> dict[str, Any]:
@@ -97,7 +99,9 @@ def open_run(workdir: str | pathlib.Path) -> Run:
     else:  # from before there were facts; what the catalogue says of its data set is what it was
         plan = build.Experiment(config, without_data=True).plan
     folder = records.resolve(workdir)
-    return Run(folder, header.kind, experiment, header.variant, header.run_id, plan, checkpoints.steps(folder))
+    return Run(
+        folder, header.kind, experiment, header.variant, header.run_id, plan, checkpoints.steps(folder), folder.name
+    )
 
 
 def networks(
@@ -138,12 +142,12 @@ def networks(
     if which == "midpoint" and captured and step is None:
         of_captures = _of_steps(run, captured, like)
         mean = geometry.contract(of_captures.stack, geometry.Simplex(len(captured)).midpoint)
-        name = f"{run.folder.name} mean of steps {', '.join(map(str, captured))}"
+        name = f"{run.name} mean of steps {', '.join(map(str, captured))}"
         return of_captures._replace(stack=_one_row(mean), names=[name])
     checkpoint = checkpoints.restore(run.folder, step, like=like)
     stats = _of_one_network(experiment, checkpoint.batch_stats)
     named = _coordinates(run, which, checkpoint.params, key, num_draws)
-    names = [f"{run.folder.name} step {checkpoint.step} {name}" for name, _ in named]
+    names = [f"{run.name} step {checkpoint.step} {name}" for name, _ in named]
     if which in ("endpoints", "knots") or experiment.num_members > 1:
         return Networks(checkpoint.params, names, stats, checkpoint.step)
     rows = [geometry.contract(checkpoint.params, coordinates) for _, coordinates in named]
@@ -177,10 +181,15 @@ def stacked(parts: Sequence[Networks], runs: Sequence[Run]) -> Networks:
 
 
 def _of_steps(run: Run, steps: Sequence[int], like: PyTree) -> Networks:
-    """The midpoints of several checkpoints."""
+    """The midpoints, or all members, of several checkpoints."""
     parts = [checkpoints.restore(run.folder, step, like=like) for step in steps]
-    rows = [geometry.contract(part.params, run.experiment.space.midpoint) for part in parts]
-    names = [f"{run.folder.name} step {step} midpoint" for step in steps]
+    if run.experiment.num_members > 1:
+        rows = [row for part in parts for row in geometry.unstack(part.params)]
+        which = [f"endpoint {k}" for k in range(run.experiment.num_members)]
+    else:
+        rows = [geometry.contract(part.params, run.experiment.space.midpoint) for part in parts]
+        which = ["midpoint"]
+    names = [f"{run.name} step {step} {name}" for step in steps for name in which]
     stats = _of_one_network(run.experiment, parts[-1].batch_stats)
     return Networks(geometry.stack(rows), names, stats, steps[-1])
 

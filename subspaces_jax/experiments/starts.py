@@ -148,6 +148,16 @@ def _of_fork(made: Experiment, state: State) -> State:
     source = made.fork
     assert source is not None and source.step is not None  # `build.check` has refused others
     run = runs.open_run(source.folder)
+    if run.experiment.num_members > 1:
+        raise ConfigError(
+            f"config.fork {made.fork_text} is of {run.experiment.num_members} members: fork a run of num_members=1, "
+            "into as many members as you like"
+        )
+    if run.experiment.space.num_endpoints != made.space.num_endpoints:
+        raise ConfigError(
+            f"config.fork {made.fork_text} has {run.experiment.space.num_endpoints} endpoints and this run "
+            f"{made.space.num_endpoints}: keep its subspace"
+        )
     epoch, own = made.plan.steps_per_epoch, run.plan.steps_per_epoch
     if epoch != own:
         raise ConfigError(
@@ -156,6 +166,10 @@ def _of_fork(made: Experiment, state: State) -> State:
     if source.step >= made.plan.num_steps:
         raise ConfigError(
             f"config.fork {made.fork_text} leaves nothing to train: this run ends after {made.plan.num_steps} steps"
+        )
+    if past := [step for step in made.plan.captured_steps if step <= source.step]:
+        raise ConfigError(
+            f"config.fork {made.fork_text} is past step {past[0]}, which this run would capture: raise swa_start"
         )
     whole = NamedSharding(made.mesh, PartitionSpec())
     placed = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole)

@@ -22,6 +22,8 @@ from subspaces_jax.experiments.fields import FIELDS, SWEEP_FIELDS, Config, check
 from subspaces_jax.experiments.studies import family
 from subspaces_jax.experiments.studies.family import is_finished
 
+LOGS = "logs"
+
 
 class Job(NamedTuple):
     """One run.
@@ -62,7 +64,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     records.write_header(folder, "sweep", {name: config[name] for name in ("config", "fields")})
     left = [job for job in all_jobs if not is_finished(job.workdir)]
-    (folder / "logs").mkdir(exist_ok=True)
+    (folder / LOGS).mkdir(exist_ok=True)
     if settings.cluster:
         statuses = _submitted(left, folder, settings.cluster, key_values(settings.cluster_options))
     else:
@@ -72,7 +74,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     if len(failed) < len(all_jobs):
         gather(folder)
     if failed:
-        reasons = "; ".join(f"{job.name}: {_last_line(folder, job)}" for job in failed[:3])
+        reasons = "; ".join(f"{job.name}: {last_line(folder / LOGS / f'{job.name}.txt')}" for job in failed[:3])
         raise RunDirectoryError(
             f"{len(failed)} of {len(left)} runs failed ({reasons}); the same command does them again"
         )
@@ -157,7 +159,7 @@ def run_job(job: Job) -> int:
     if is_finished(job.workdir):
         return 0
     job.workdir.parent.mkdir(parents=True, exist_ok=True)
-    with open(job.workdir.parent / "logs" / f"{job.name}.txt", "a") as log:
+    with open(job.workdir.parent / LOGS / f"{job.name}.txt", "a") as log:
         handler = logging.StreamHandler(log)
         logging.getLogger("subspaces_jax").addHandler(handler)
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
@@ -220,7 +222,7 @@ def _status(job: Any) -> int:
         return 1
 
 
-def _last_line(folder: pathlib.Path, job: Job) -> str:
-    path = folder / "logs" / f"{job.name}.txt"
+def last_line(path: pathlib.Path) -> str:
+    """Of the log of a run."""
     lines = path.read_text().strip().splitlines() if path.exists() else []
     return lines[-1][:200] if lines else "no output"

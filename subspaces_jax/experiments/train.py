@@ -53,6 +53,13 @@ def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         raise ConfigError(
             f"config.num_epochs is {made.num_epochs}, which is {plan.num_steps} steps, and {folder} has done {done[-1]}"
         )
+    if past := [step for step in plan.captured_steps if done and step <= done[-1] and step not in done]:
+        raise ConfigError(
+            f"{folder} has done {done[-1]} steps and captured none of {', '.join(map(str, past))}, which this config "
+            "captures: leave num_epochs, swa_start and num_cycles as they were, or begin in another workdir"
+        )
+    if made.profile_steps and made.profile_steps[0] >= plan.num_steps:
+        raise ConfigError(f"config.profile_steps is {made.profile_text!r}, and the run has steps 0 to {plan.num_steps}")
     state = starts.start(made, new=not done)
 
     with contextlib.ExitStack() as stack:
@@ -82,7 +89,9 @@ def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
 
         begin = _on_stream if made.streams else _in_memory
         advance = stack.enter_context(begin(made, state))
-        if made.profile_steps:
+        if made.profile_steps and resumed_from > made.profile_steps[0]:
+            log.warning("step %d, from which profile_steps traces, is done: nothing is traced", made.profile_steps[0])
+        elif made.profile_steps:
             advance = stack.enter_context(_profiled(advance, folder, *made.profile_steps))
         fit(
             state,

@@ -23,7 +23,9 @@ def stack(params: Sequence[PyTree]) -> PyTree:
     for k, other in enumerate(params):
         if difference := trees.describe_mismatch(other, params[0]):
             raise ValueError(f"parameters {k} are of another architecture than parameters 0: {difference}")
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+    structure = jax.tree.structure(params[0])  # other kinds of mappings have the same names
+    alike = (jax.tree.unflatten(structure, jax.tree.leaves(of)) for of in params)
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *alike)
 
 
 def unstack(stacked: PyTree) -> list[PyTree]:
@@ -52,11 +54,17 @@ def contract(stacked: PyTree, coordinates: PyTree) -> PyTree:
 
     Returns:
         A parameter tree with leaves [...].
+
+    Raises:
+        ValueError: another number of coordinates than of endpoints.
     """
 
-    def point(weights, subtree):
-        return jax.tree.map(lambda leaf: jnp.einsum("k,k...->...", weights, leaf, precision="highest"), subtree)
+    def contracted(weights, leaf):
+        if jnp.shape(weights) != jnp.shape(leaf)[:1]:
+            raise ValueError(f"expected {jnp.shape(leaf)[:1]} coordinates of a stack, got {jnp.shape(weights)}")
+        return jnp.einsum("k,k...->...", weights, leaf, precision="highest")
 
+    point = lambda weights, subtree: jax.tree.map(lambda leaf: contracted(weights, leaf), subtree)
     return jax.tree.map(point, coordinates, stacked)
 
 

@@ -107,10 +107,13 @@ class Chain(_Curve):
         _check_num_endpoints(self, at_least=2)
 
     def coordinates(self, t: Time) -> Float[jax.Array, "*shape K"]:
-        """t [...] in [0, 1] -> [..., K], rows sum to 1, at most two entries of a row differ from 0."""
+        """t [...] in [0, 1] -> [..., K], rows sum to 1, at most two entries of a row differ from 0. The derivative at a
+        knot is that of the piece after it, at t = 1 that of the last."""
         position = jnp.asarray(t, jnp.float32)[..., None] * (self.num_endpoints - 1)
         knots = jnp.arange(self.num_endpoints, dtype=jnp.float32).reshape((1,) * (position.ndim - 1) + (-1,))
-        return jnp.maximum(1.0 - jnp.abs(position - knots), 0.0)
+        piece = jnp.clip(jnp.floor(position), 0, self.num_endpoints - 2)
+        falls, rises = 1.0 - (position - knots), 1.0 - (knots - position)
+        return jnp.where(knots == piece, falls, jnp.where(knots == piece + 1, rises, 0.0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +159,8 @@ class Simplex:
 
     def sample(self, key: PRNGKeyArray, shape: tuple[int, ...] = ()) -> Float[jax.Array, "..."]:
         """Uniform on the simplex, [*shape, K]: a flat Dirichlet, drawn as normalised exponentials."""
-        draws = jax.random.exponential(key, (*shape, self.num_endpoints))
+        draws = jax.random.exponential(key, (*shape, self.num_endpoints), jnp.float32)
+        draws = jnp.maximum(draws, jnp.finfo(draws.dtype).tiny)  # one in 2^23 is 0
         return draws / jnp.sum(draws, axis=-1, keepdims=True)
 
     def grid(self, num: int) -> Float[jax.Array, "T K"]:

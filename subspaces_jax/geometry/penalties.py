@@ -137,7 +137,7 @@ def random_pair(key: PRNGKeyArray, num_endpoints: int) -> tuple[int | jax.Array,
 
 def pairwise_products(stacked: PyTree, select: Callable[[str], bool] | None = None) -> Float[jax.Array, "K K"]:
     """Inner products <w_i, w_j> over all selected leaves, [K, K]: cosines and distances follow from it."""
-    return _products([leaf.reshape(leaf.shape[0], -1) for leaf in _selected(stacked, select)])
+    return _products([leaf.reshape(leaf.shape[0], -1) for leaf in _floats(_selected(stacked, select))])
 
 
 def endpoint_statistics(

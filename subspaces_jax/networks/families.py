@@ -266,5 +266,6 @@ def make_imported(name: str, num_classes: int, options: dict[str, Any], given: d
     usual = {"dtype": jnp.float32, "axis_name": None, "dropout": 0.0}
     for key in options.keys() - taken.keys():
         if options[key] != usual[key]:
-            raise ValueError(f"{name!r}, which takes no {key}: it cannot be {options[key]!r} there")
+            value = jnp.dtype(options[key]).name if key == "dtype" else options[key]
+            raise ValueError(f"{name!r}, which takes no {key}: it cannot be {value} there")
     return made

@@ -1,5 +1,6 @@
 """Figures of barriers: between every two of several networks, and between runs that were forked from one."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 
 from subspaces_jax.plots import style
 
+LETTER = 0.07  # inches that a letter of a tick's label takes
 MIDDLE_GREY = 0.5  # text is white on what is darker
 
 
@@ -41,9 +43,17 @@ def matrix(
     values, columns = np.asarray(values, np.float64), names if columns is None else columns
     if values.shape != (len(names), len(columns)):
         raise ValueError(f"expected values [{len(names)}, {len(columns)}] for the names, got shape {values.shape}")
-    height = min(style.WIDTH, 0.75 * style.WIDTH * len(names) / len(columns) + 0.6)
+    wide = len(columns) > 3 * len(names)  # cells then are as high as a number needs, whatever their width
+    written = LETTER * 0.71 * max(map(len, columns))  # inches that names at 45 degrees take below the cells
+    cells = 0.35 * len(names) + 0.4 if wide else 0.75 * style.WIDTH * len(names) / len(columns)
+    height = min(1.5 * style.WIDTH, max(1.6, cells + written) + 0.6)
+    room = 0.7 * style.WIDTH / len(columns)  # of a cell
+    size = 8.0 if room > 0.4 else 5.5 if room > 0.25 else 0.0
+    label = textwrap.fill(label, max(12, int(cells / LETTER))) if wide else label
     with style.panels(1, height=height) as (figure, (axis,)):
-        draw_matrix(axis, values, names, columns, label, decimals, colours, axes)
+        draw_matrix(axis, values, names, columns, label, decimals, colours, axes, size)
+        if wide:
+            axis.set_aspect("auto")
         return style.finished(figure, axis, title)
 
 

@@ -52,12 +52,26 @@ class Table(NamedTuple):
     heads: tuple[str, str] = HEADS
 
 
-def summary(family: Family) -> list[Row]:
-    """The COLUMNS of every variant; a cell is None where the variant has no such number."""
+def of_family(family: Family) -> Table:
+    """The table of a family: of classifications the COLUMNS, of other tasks their scores at midpoints and ends."""
+    facts = next(iter(family.values()))[0]
+    columns: tuple[tuple[str, str, str, float, int], ...] = COLUMNS
+    if "accuracy" not in facts["scores"]:
+        of_task = [
+            (style.label(f"{place} {title}", unit), name, place, scale, 3)
+            for place in ("midpoint", "ends")
+            for name, title, unit, scale in facts["columns"]
+        ]
+        columns = (*of_task, COLUMNS[-1])
+    return Table(summary(family, columns), tuple((title, decimals) for title, *_, decimals in columns))
+
+
+def summary(family: Family, columns: Sequence[tuple] = COLUMNS) -> list[Row]:
+    """The columns of every variant; a cell is None where the variant has no such number."""
     rows = []
     for name, runs in family.items():
         cells: list[tuple[float, float] | None] = []
-        for _, score, place, factor, _ in COLUMNS:
+        for _, score, place, factor, _ in columns:
             values = [value for run in runs if (value := _at(run, score, place)) is not None]
             whole = len(values) == len(runs)
             cells.append((factor * float(np.mean(values)), factor * float(style.spread(values))) if whole else None)
@@ -123,7 +137,7 @@ def _at(facts: dict[str, Any], score: str, place: str) -> float | None:
         return facts.get(score)
     if place == "ensemble":
         return facts["ensembles"][score][-1] if "ensembles" in facts else None
-    scores, is_curve = facts["scores"].get(score), "pair_accuracy" in facts["scores"]
+    scores, is_curve = facts["scores"].get(score), any(name.startswith("pair_") for name in facts["scores"])
     if scores is None or (place != "midpoint" and not is_curve):
         return None
     if place == "midpoint":

@@ -51,7 +51,7 @@ def predecessors(
 
 def default_block_size(num: int) -> int:
     """About half of the root of the number of points: a row of bounds costs less than the distances within a block."""
-    return min(max(32, 1 << ((num - 1).bit_length() - 1) // 2), 512)
+    return min(max(32, 1 << max((num - 1).bit_length() - 1, 0) // 2), 512)
 
 
 def push(points: jax.Array, exponents: tuple[float, ...], norm: str) -> jax.Array:

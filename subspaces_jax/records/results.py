@@ -23,12 +23,12 @@ from subspaces_jax.writing import replacing, write_text
 
 
 def save_results(workdir: str | os.PathLike, name: str, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
-    """Writes results/<name>.npz (arrays) and results/<name>.json (facts), each whole or not at all."""
+    """Writes results/<name>.npz (arrays) and results/<name>.json (facts, in their order), each whole or not at all."""
     folder = resolve(workdir) / RESULTS
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / f"{name}.npz", folder / f".{name}.{os.getpid()}.npz") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # a name may be a flag of NumPy's
-    write_text(folder / f"{name}.json", json.dumps(facts, indent=2, sort_keys=True) + "\n")
+    write_text(folder / f"{name}.json", json.dumps(facts, indent=2) + "\n")
 
 
 def save_json(workdir: str | os.PathLike, name: str, tree: Any) -> pathlib.Path:

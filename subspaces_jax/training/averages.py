@@ -71,6 +71,7 @@ def swag(rank: int) -> Average:
         if difference := trees.describe_mismatch(params, state.mean):
             raise ValueError(f"weights of another architecture cannot join an average: {difference}")
         count = state.count + 1
+        params = jax.tree.map(lambda w: jnp.asarray(w).astype(jnp.float32), params)
         mean = jax.tree.map(lambda mean, w: mean + (w - mean) / count, state.mean, params)
         squares = jax.tree.map(
             lambda total, w, before, after: total + (w - before) * (w - after), state.squares, params, state.mean, mean
@@ -106,13 +107,15 @@ def swag_sample(state: SwagState, key: jax.Array, low_rank: bool = True, scale: 
     rank = jax.tree.leaves(state.latest)[0].shape[0]
     rows = jnp.minimum(state.count, rank)
     kept = jnp.arange(rank) < rows
-    factors = jnp.where(kept, jax.random.normal(jax.random.fold_in(key, 0), (rank,)), 0.0)
+    factors = jnp.where(kept, jax.random.normal(jax.random.fold_in(key, 0), (rank,), jnp.float32), 0.0)
     both, root = low_rank & (rows > 1), jnp.sqrt(scale)
     factors *= root * jnp.where(both, lax.rsqrt(2.0 * jnp.maximum(rows - 1, 1)), 0.0)
     diagonal = root * jnp.where(both, np.sqrt(0.5), 1.0) * lax.rsqrt(jnp.maximum(state.count, 1).astype(jnp.float32))
 
     flat, unravel = ravel_pytree(state.mean)
-    noises = unravel(jax.random.normal(jax.random.fold_in(key, 1), flat.shape))  # a draw a leaf compiles for a minute
+    noises = unravel(
+        jax.random.normal(jax.random.fold_in(key, 1), flat.shape, jnp.float32)
+    )  # a draw a leaf compiles for a minute
 
     def draw(noise, mean, squares, latest):
         deviations = jnp.tensordot(factors, latest - mean[None], axes=1, precision="highest")

@@ -122,7 +122,7 @@ def swa_knots(num_epochs: int, num_models: int, swa_start: float = 0.75) -> tupl
     >>> swa_knots(160, 4)
     (120, 133, 146, 160)
     """
-    start = int(swa_start * num_epochs)
+    start = int(swa_start * num_epochs + 1e-9)  # 0.29 * 100 is 28.999...
     if num_models == 1:
         return (num_epochs,)
     if start < 1:
@@ -175,7 +175,7 @@ def by_step(policy: Policy, steps_per_epoch: int) -> optax.Schedule:
     `fractional` gets step / steps_per_epoch."""
     if getattr(policy, "fractional", False):
         return lambda step: policy(jnp.asarray(step).astype(jnp.float32) / steps_per_epoch)
-    return lambda step: policy((step // steps_per_epoch).astype(jnp.float32))
+    return lambda step: policy((jnp.asarray(step) // steps_per_epoch).astype(jnp.float32))
 
 
 def _half_cosine(fraction: jax.Array) -> jax.Array:

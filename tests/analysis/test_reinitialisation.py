@@ -1,5 +1,6 @@
 """Resets of layers as points of a stack: which leaves change, what they cost, and many in one pass."""
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,3 +101,11 @@ def test_many_resets_in_one_pass_score_as_one_by_one():
     for name, values in alone.items():
         assert values.shape == (5,)
         np.testing.assert_allclose(many.of(found[name]), values, rtol=1e-5, err_msg=name)
+
+
+def test_layers_of_a_frozen_dict_are_reset_too():
+    params = {"Dense_0": {"kernel": jnp.ones((2, 2))}, "Dense_1": {"kernel": jnp.ones((2, 2))}}
+    parts = {"a": ("Dense_0",), "b": ("Dense_1",)}
+    found = (reinitialisation.resets(of, parts, 2) for of in (params, flax.core.freeze(params)))
+    plain, frozen = ([np.asarray(leaf).tolist() for leaf in jax.tree.leaves(of)] for of in found)
+    assert plain == frozen == [[[1, 0], [0, 1], [1, 0]], [[1, 0], [1, 0], [0, 1]]]

@@ -140,3 +140,11 @@ def test_bad_input_is_named():
         by_name("arc", 3)
     with pytest.raises(ValueError, match="at least 1 principal component"):
         by_name("arc_pca", 0)
+
+
+def test_single_samples_and_such_as_do_not_vary_are_connected_by_finite_numbers():
+    """A bias is one sample, and has no variance to measure others by."""
+    one, other = np.float32([[1, 2, 3]]), np.float32([[2, 0, 5]])
+    np.testing.assert_allclose(methods.simultaneous_diagonalisation(one, other, 0.5), [[1.5, 1.0, 4.0]], rtol=1e-5)
+    varied = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+    assert np.isfinite(methods.simultaneous_diagonalisation(np.zeros((4, 3), np.float32), varied, 0.5)).all()

@@ -228,7 +228,7 @@ def test_variants_go_together_and_unknown_ones_are_named():
         ({"network": "cifar_resnet_8_0"}, "config.network is 'cifar_resnet_8_0', did you mean cifar_resnet"),
         ({"network": "mlp_8", "dropout": 0.1}, "which has no dropout"),
         ({"network": "outside_module:OutsideNet", "dropout": 0.1}, "which takes no dropout: it cannot be 0.1"),
-        ({"network": "outside_module:OutsideNet", "dtype": "bfloat16"}, "which takes no dtype"),
+        ({"network": "outside_module:OutsideNet", "dtype": "bfloat16"}, "which takes no dtype: it cannot be bfloat16"),
         (
             {"network": "vision_transformer_3_32_3_4"},
             "'vision_transformer_3_32_3_4' fails in .*patches of 3 do not divide",

@@ -12,7 +12,7 @@ from test_connectivity import by_hand, network, study
 from launch import app
 from subspaces_jax import checkpoints, connecting, geometry, records
 from subspaces_jax.data import sources
-from subspaces_jax.errors import ConfigError, RunDirectoryError
+from subspaces_jax.errors import CheckpointError, ConfigError, RunDirectoryError
 from subspaces_jax.experiments import analyze, connect, evaluate, plot, runs, train
 from subspaces_jax.experiments.studies import shared_trunk
 
@@ -235,3 +235,17 @@ def test_the_mean_of_matched_copies_of_a_network_is_the_network(num, trained, tm
 def test_what_cannot_be_put_together_is_named(name, names, fields, message, trained, tmp_path):
     with pytest.raises(ConfigError, match=message):
         study(name, tmp_path / "refused", *(trained / run for run in names), **fields)
+
+
+def test_paths_that_have_nothing_to_compare_are_refused(trained, tmp_path):
+    connected(trained, "ab", tmp_path / "ab", "linear", num_points=2)
+    for seed, name in enumerate("ab"):
+        train.run(
+            load("line_digits", **PLAIN | {"network": "mlp_5", "num_epochs": 1}, seed=seed), tmp_path / name / "5"
+        )
+    config = app.to_dict(module_of("connect").get_config("linear"))
+    connect.run(config | {"runs": f"{tmp_path}/a/5,{tmp_path}/b/5", "num_points": 2}, tmp_path / "other")
+    with pytest.raises(CheckpointError, match="other has network 'mlp_5' but .*ab has 'mlp_8'"):
+        study("connections", tmp_path / "x", tmp_path / "ab", tmp_path / "other")
+    with pytest.raises(ConfigError, match="names a path twice"):
+        study("connections", tmp_path / "x", tmp_path / "ab", f"{tmp_path}/./ab")

@@ -147,7 +147,12 @@ def test_ends_come_from_runs_from_their_steps_or_are_random(initial, fields, exp
         ({"fork": "a@11", **NONE, "num_epochs": 1}, ConfigError, "leaves nothing to train: .* after 11 steps"),
         ({"fork": "a@11", **NONE, "batch_size": 64}, ConfigError, "11 steps an epoch and this run 22"),
         ({"fork": "a@11", **NONE, "optimizer": "adam"}, CheckpointError, "or of another optimizer"),
-        ({"fork": "a@11"}, CheckpointError, "of another architecture than the config"),
+        ({"fork": "a@11", **NONE, "network": "mlp_9"}, CheckpointError, "of another architecture than the config"),
+        ({"fork": "a@11"}, ConfigError, "has 1 endpoints and this run 3: keep its subspace"),
+        (
+            {"fork": "a@11", **NONE, "num_epochs": 2, "capture": True, "swa_start": 0.5, "num_cycles": 2},
+            ConfigError, "a@11 is past step 11, which this run would capture: raise swa_start",
+        ),
     ],
 )  # fmt: skip
 def test_what_a_run_cannot_start_from_is_named(fields, error, message, trained, tmp_path):

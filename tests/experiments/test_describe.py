@@ -111,8 +111,12 @@ def test_studies_and_sweeps_are_described(tmp_path):
     shutil.copytree(STORED, tmp_path / "sweep" / "line_0")
     shutil.copytree(STORED, tmp_path / "sweep" / "line_1")
     shutil.rmtree(tmp_path / "sweep" / "line_1" / "results")
+    (tmp_path / "sweep" / "logs").mkdir()
+    for name in ("line_1", "line_2"):
+        (tmp_path / "sweep" / "logs" / f"{name}.txt").write_text("$ run\nerror: no such network\n")
     found = describe.run(None, tmp_path / "sweep")
-    assert found["runs"] == {"line_0": "finished", "line_1": "not finished"} and "family" in found["tables"]
+    states = {"line_0": "finished", "line_1": "not finished", "line_2": "no run: error: no such network"}
+    assert found["runs"] == states and "family" in found["tables"]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from flax import serialization
 from scipy.special import logsumexp
 from test_configs import SMALL, assert_drawn, load, module_of
 from test_runs import launch, rows
@@ -17,7 +18,7 @@ from launch import app
 from subspaces_jax import checkpoints, evaluation, records, rngs
 from subspaces_jax.data import catalogue, sources
 from subspaces_jax.errors import CheckpointError, ConfigError, DataError, RunDirectoryError
-from subspaces_jax.experiments import analyze, build, evaluate, plot, sweep, train
+from subspaces_jax.experiments import analyze, build, evaluate, export, plot, sweep, train
 from subspaces_jax.plots import families, tables
 
 PLAIN = dict(subspace="none", beta=0.0, network="mlp_16", batch_size=64, num_epochs=2)
@@ -349,6 +350,7 @@ def test_a_sweep_as_cluster_jobs(tmp_path):
     "fields, message",
     [
         ({"seeds": (0.5,)}, "config.seeds is"),
+        ({"seeds": ()}, r"config.seeds is \(\): .*at least one"),
         ({"fields": "a"}, "'a' in 'a' has no value"),
         ({"cluster": "moon"}, "config.cluster is 'moon'"),
         ({"fields": "a='b"}, "is not name=value"),
@@ -515,3 +517,50 @@ def rename(path, changes):
     for name, value in changes.items():
         content[name] = content[name] | value if isinstance(value, dict) else value
     path.write_text(json.dumps(content))
+
+
+def test_snapshots_of_members_are_networks_of_their_own(tmp_path):
+    """And their exports have the statistics of their own."""
+    config = load("line_digits") | PLAIN | {"network": SMALL, "num_members": 2, "keep_steps": "22,44"}
+    train.run(config, tmp_path / "members")
+    fields = {"analysis": "ensemble", "runs": str(tmp_path / "members"), "members": "snapshots"}
+    facts = analyze.run(fields, tmp_path / "x")
+    with pytest.raises(ConfigError, match="is of 2 members: fork a run of num_members=1"):
+        train.run(config | {"keep_steps": "", "fork": f"{tmp_path / 'members'}@22"}, tmp_path / "fork")
+    assert facts["members"] == [f"members step {step} endpoint {m}" for step in (22, 44) for m in (0, 1)]
+    last = evaluate.run(None, tmp_path / "members")["scores"]["nll"]
+    np.testing.assert_allclose(facts["scores"]["nll"][2:], last, rtol=1e-4)
+    stats = checkpoints.restore(tmp_path / "members").batch_stats
+    for m, path in enumerate(export.run(tmp_path / "members", tmp_path / "of.msgpack")):
+        own = serialization.msgpack_restore(path.read_bytes())["batch_stats"]
+        chex.assert_trees_all_equal(own, jax.tree.map(lambda leaf: np.asarray(leaf[m]), stats))
+
+
+def test_runs_of_one_variant_and_seed_are_not_one_another(trained, tmp_path):
+    evaluate.run(None, trained / "line_0")
+    for change in ({}, {"network": "mlp_8"}):
+        shutil.copytree(trained / "line_0", other := tmp_path / f"line_{len(change)}")
+        header = json.loads((other / "config.json").read_text())
+        header["config"] |= change
+        (other / "config.json").write_text(json.dumps(header))
+        facts = json.loads((other / "results" / "points.json").read_text())
+        facts["config"] |= change | {"seed": len(change)}
+        (other / "results" / "points.json").write_text(json.dumps(facts))
+    with pytest.raises(RunDirectoryError, match="line_0 and .*line_0 are both line with seed 0: name one of them"):
+        analyze.run({"analysis": "family", "runs": f"{trained / 'line_0'},{tmp_path / 'line_0'}"}, tmp_path / "x")
+    with pytest.raises(RunDirectoryError, match="line_1 has network 'mlp_8' but .*line_0 has 'mlp_16'"):
+        analyze.run({"analysis": "family", "runs": f"{trained / 'line_0'},{tmp_path / 'line_1'}"}, tmp_path / "x")
+
+
+def test_a_family_of_regressions_has_the_scores_of_its_task(tmp_path):
+    config = load("line_digits", network="mlp_8", task="regression", learning_rate=1e-3, num_epochs=1, num_points=3)
+    for seed in (0, 1):
+        train.run(config | {"seed": seed}, tmp_path / str(seed))
+    scores = [evaluate.run(None, tmp_path / str(seed))["scores"]["mae"] for seed in (0, 1)]
+    fields = {"analysis": "family", "runs": f"{tmp_path / '0'},{tmp_path / '1'}"}
+    analyze.run(fields, tmp_path / "family")
+    found = plot.run(None, tmp_path / "family")
+    head, _, row = ([cell.strip() for cell in line.strip("| ").split("|")] for line in found["table"].splitlines())
+    values = [score[1] for score in scores]
+    assert row[head.index("midpoint MAE")] == f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}"
+    assert {pathlib.Path(path).stem for path in found["figures"]} >= {"family", "dynamics"}

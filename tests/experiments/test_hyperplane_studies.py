@@ -1,6 +1,7 @@
 """The studies of orientation and of resets, on small networks of digits, against NumPy and plain evaluation."""
 
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -10,9 +11,9 @@ from test_configs import SMALL, assert_drawn, assert_made, load
 from subspaces_jax import analysis, checkpoints, geometry, records
 from subspaces_jax.data import sources
 from subspaces_jax.errors import CheckpointError, ConfigError, RunDirectoryError
-from subspaces_jax.experiments import analyze, plot, train
+from subspaces_jax.experiments import analyze, describe, plot, train
 from subspaces_jax.experiments.build import training as build_training
-from subspaces_jax.experiments.studies import reinit
+from subspaces_jax.experiments.studies import reinit, training_variation
 
 QUICK = dict(
     network="mlp_8_6", num_epochs=2, weight_decay=1e-3, augmentation="none", checkpoint_every=1, keep_steps="0,11"
@@ -201,3 +202,44 @@ def test_what_cannot_be_studied_is_named(name, fields, error, message, trained, 
     with pytest.raises(error, match=message) as caught:
         study(name, tmp_path / "out", [trained / "a"], **fields)
     assert "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_the_orientation_along_a_line_is_that_of_the_step(trained, tmp_path):
+    fields = dict(with_dense=True, num_points=2, members="endpoints", steps="11")
+    arrays, _ = study("orientation", tmp_path, [trained / "line"], **fields)
+    for end in (0, 1):
+        of_end = analysis.orientation(jax.tree.map(lambda leaf: leaf[end], at_step(trained / "line", 11)), True, True)
+        for found in (arrays["along/Dense_0/projections"][0, end], arrays["Dense_0/projections"][end, 0]):
+            np.testing.assert_allclose(found, of_end["Dense_0"]["projections"], atol=1e-6)
+
+
+def at_step(folder, step):
+    return jax.device_get(checkpoints.restore(folder, step).params)
+
+
+def test_runs_whose_folders_are_called_alike_are_told_apart(trained, tmp_path):
+    for name in "ab":
+        shutil.copytree(trained / name, tmp_path / name / "0")
+    folders = [tmp_path / name / "0" for name in "ab"]
+    _, facts = study("reinit", tmp_path / "reinit", folders, checkpoints="0", num_fresh=0, parts="dense")
+    assert facts["members"] == ["a/0", "b/0"]
+    results = {path.name for path in (tmp_path / "reinit" / "results").iterdir()}
+    assert results == {"reinit.json", "reinit.npz", "reinit_a_0.json", "reinit_b_0.json"}
+    arrays, facts = study("training_variation", tmp_path / "variation", folders)
+    assert [network["name"] for network in facts["networks"]] == ["a/0", "b/0"]
+    lines = training_variation.figures(arrays, facts)["training_variation"].axes[0].lines
+    assert len(lines) == 2
+    assert describe.run(None, tmp_path / "reinit")["tables"].keys() == {
+        "reinit"
+    }  # exports are no results of another version
+
+
+def test_columns_are_in_the_order_of_the_network_and_say_what_they_show(trained, tmp_path):
+    study("reinit", tmp_path, [trained / "conv"], checkpoints="0", num_fresh=0, parts="Dense_0,Conv_0,BatchNorm_0")
+    facts = records.load_facts(tmp_path, "reinit")
+    (figure,) = reinit.figures(*records.load_results(tmp_path, "reinit")[:2]).values()
+    shown = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert shown == list(facts["parts"]) == ["Dense_0", "Conv_0", "BatchNorm_0"]
+    assert "drop of the test" in figure.axes[1].get_ylabel().replace("\n", " ")
+    facts["columns"] = [["loss", "loss", "", 1.0]]
+    assert reinit._label(facts) == "relative rise of the test loss"

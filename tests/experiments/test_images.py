@@ -54,7 +54,7 @@ def test_a_size_reaches_the_network_and_what_it_costs():
 
 
 def run_of(folder, **fields):
-    return runs.Run(pathlib.Path(folder), "train", experiment(**fields), "", "", None, [])
+    return runs.Run(pathlib.Path(folder), "train", experiment(**fields), "", "", None, [], "run")
 
 
 def test_runs_of_different_sizes_are_not_analysed_together():

@@ -11,7 +11,7 @@ import pytest
 from subspaces_jax import checkpoints, geometry, records
 from subspaces_jax.data import corruption, images, sources, subsets
 from subspaces_jax.errors import ConfigError, RunDirectoryError
-from subspaces_jax.experiments import build, evaluate, runs, train
+from subspaces_jax.experiments import build, describe, evaluate, plot, runs, train
 from subspaces_jax.experiments.build import data as build_data
 from subspaces_jax.training.loop import Plateau
 
@@ -119,6 +119,8 @@ def test_pixels_in_orders_of_their_own_are_moved_after_augmentation(digits):
         ({"pixel_shuffle": True, "pixel_orders": "own", "stream": True}, "images in memory: choose 'shared'"),
         ({"dataset": "imagenet2012", "image_padding": 4}, "are crops: set it 0"),
         ({"dataset": "celeba", "classes": "first(2)", "task": "reconstruction"}, "config.classes .* celeba has none"),
+        ({"stop": "plateau", "test_every": 1, "capture": True}, "captures are of the whole training: set stop='never'"),
+        ({"task": "reconstruction", "label_smoothing": 0.1}, "label_smoothing is for classification, and the task is"),
         ({"override": "num_epochs,seed"}, "config.override is 'num_epochs,seed': it takes str, fields"),
     ],
 )
@@ -195,6 +197,36 @@ def test_a_run_goes_on_with_fields_that_override_allows(trained, caplog):
     assert "goes on with" not in caplog.text
     on_two = longer | {"num_epochs": 5, "num_devices": 2, "override": "num_epochs,num_devices"}
     assert train.run(on_two, folder)["step"] == 40 and records.read_header(folder).config["num_devices"] == 2
+
+
+def test_captures_that_are_past_are_not_waited_for(tmp_path):
+    config = PLAIN | dict(capture=True, swa_start=0.5, num_cycles=2, num_epochs=4)
+    train.run(config, tmp_path)
+    before = checkpoints.steps(tmp_path)
+    with pytest.raises(ConfigError, match="has done .* steps and captured none of .*, which this config captures"):
+        train.run(config | {"num_epochs": 6, "override": "num_epochs"}, tmp_path)
+    assert checkpoints.steps(tmp_path) == before and len(evaluate.run(None, tmp_path)["scores"]["nll"]) == 3
+
+
+def test_steps_to_profile_are_those_of_the_run(tmp_path):
+    with pytest.raises(ConfigError, match="config.profile_steps is '100,110', and the run has steps 0 to"):
+        train.run(PLAIN | {"num_epochs": 1, "profile_steps": "100,110"}, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_line_that_was_not_trained_is_drawn(tmp_path):
+    train.run(PLAIN | {"num_epochs": 0, "subspace": "line", "num_points": 3}, tmp_path)
+    evaluate.run(None, tmp_path)
+    assert {path.rsplit("/", 1)[1] for path in plot.run(None, tmp_path)["figures"]} == {"profile.pdf", "profile.png"}
+
+
+def test_results_of_a_step_on_another_split_are_described(trained):
+    config, folder, _ = trained
+    with pytest.raises(ConfigError, match="config.network is 'mlp_9' but .*: an evaluation may change only"):
+        evaluate.run({"network": "mlp_9"}, folder)
+    evaluate.run({"eval_split": "train"}, folder, step=8)
+    assert "points_train_8" in describe.run(None, folder)["tables"]
+    (folder / records.RESULTS / "points_train_8.json").unlink()
 
 
 def test_a_plateau_ends_training_once(trained, tmp_path, caplog):

@@ -1,6 +1,7 @@
 """The one idea: a point is a contraction of the leading axis."""
 
 import chex
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -94,3 +95,14 @@ def test_any_module_applies_to_a_point(getkey):
     variables = init_stack(_Normed(), getkey(), 2, jnp.ones((2, 5)))
     point = {**variables, "params": contract(variables["params"], Line().midpoint)}
     assert _Normed().apply(point, jnp.ones((2, 5))).shape == (2, 4)
+
+
+@pytest.mark.parametrize("num, coordinates", [(5, 1), (1, 3), (3, 2)])
+def test_coordinates_of_another_number_are_refused(num, coordinates):
+    with pytest.raises(ValueError, match=rf"expected \({num},\) coordinates of a stack, got \({coordinates},\)"):
+        contract({"a": jnp.ones((num, 3))}, jnp.ones(coordinates))
+
+
+def test_trees_of_several_kinds_of_mappings_are_stacked(small_stack):
+    a, b = unstack(small_stack(2))
+    chex.assert_trees_all_equal(stack([a, flax.core.freeze(b)]), stack([a, b]))

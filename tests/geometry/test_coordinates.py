@@ -172,3 +172,24 @@ def test_layerwise_evaluates_on_the_diagonal(small_stack):
 def test_wrong_arguments_are_refused_by_name(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("num_endpoints", [2, 3, 4])
+def test_at_the_knots_of_a_chain_the_derivative_is_that_of_a_piece(num_endpoints):
+    pieces, derivative = num_endpoints - 1, jax.jit(jax.jacfwd(Chain(num_endpoints).coordinates))
+    for knot in range(num_endpoints):
+        piece = min(knot, pieces - 1)
+        expected = pieces * (np.eye(num_endpoints)[piece + 1] - np.eye(num_endpoints)[piece])
+        np.testing.assert_array_equal(derivative(np.float32(knot / pieces)), expected)
+
+
+def test_a_draw_of_nothing_is_still_a_point(monkeypatch, getkey):
+    """Exponential draws are 0 once in 2^23 times."""
+    monkeypatch.setattr(jax.random, "exponential", lambda key, shape, dtype: jnp.zeros(shape, dtype))
+    np.testing.assert_array_equal(Simplex(1).sample(getkey(), (3,)), np.ones((3, 1)))
+
+
+@pytest.mark.parametrize("subspace", [Line(), Simplex(3)], ids=str)
+def test_samples_are_float32_whatever_is_enabled(subspace, getkey):
+    with jax.enable_x64(True):
+        assert subspace.sample(getkey()).dtype == jnp.float32

@@ -231,3 +231,8 @@ def test_scales_are_powers_of_two(largest):
     scale = float(metrics.power_of_two(jnp.float32(largest)))
     assert np.frexp(scale)[0] == 0.5 and 1 <= np.float32(largest) / scale < 4
     assert np.isfinite(metrics.power_of_two(jnp.float32(0)))
+
+
+def test_products_of_half_precision_are_in_float32():
+    products = pairwise_products({"kernel": jnp.full((2, 100, 100), 3.0, jnp.float16)})
+    np.testing.assert_array_equal(products, np.full((2, 2), 90_000.0))

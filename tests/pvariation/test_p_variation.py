@@ -297,3 +297,8 @@ def test_what_a_partition_cannot_be_of():
         jax.jit(lambda p: p_variation(SPRING, p))(2.0)
     with pytest.raises(ValueError, match="expected a path \\[L, D\\] and values \\[L\\]"):
         bellman_residual(SPRING, 2, np.zeros(3))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_single_point_has_no_variation(method):
+    assert float(p_variation(jnp.ones((1, 2)), 2.0, method=method)) == 0

@@ -135,3 +135,10 @@ def test_points_towards_each_network(stack):
     np.testing.assert_allclose(towards["a"], 0.75 * stack["a"][2] + 0.25 * others.mean(0), rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match="at least 2, got 1"):
         averages.endpoint_coordinates(1, 0.5)
+
+
+def test_with_double_precision_enabled_averages_stay_in_single(getkey):
+    with jax.enable_x64(True):
+        state = averages.of_stack(averages.swag(rank=2), {"w": jnp.arange(6.0).reshape(3, 2)})
+        assert state.mean["w"].dtype == averages.swag_sample(state, getkey())["w"].dtype == jnp.float32
+    np.testing.assert_allclose(state.mean["w"], [2.0, 3.0])

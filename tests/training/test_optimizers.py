@@ -169,3 +169,9 @@ def test_the_learning_rate_is_read_from_the_state(names):
         assert float(optimizers.learning_rate(state, rate)) == pytest.approx(expected)
     with pytest.raises(ValueError, match="neither a learning_rate nor a count"):
         optimizers.learning_rate(optax.EmptyState(), rate)
+
+
+def test_steps_may_be_plain_numbers_and_fractions_of_epochs_are_not_cut_short():
+    rate = schedules.by_step(schedules.cosine(0.1, 20), 10)
+    assert float(rate(37)) == float(rate(jnp.int32(37)))
+    assert schedules.swa_knots(100, 2, 0.29) == (29, 100)

@@ -345,7 +345,11 @@ class Experiment:
     @property
     def profile_steps(self) -> tuple[int, ...]:
         """The first and the last step of what is profiled, () for none."""
-        return tuple(map(int, choices.split(self.config["profile_steps"])))
+        return tuple(map(int, choices.split(self.profile_text)))
+
+    @property
+    def profile_text(self) -> str:
+        return self.config["profile_steps"]
 
     @property
     def test_every(self) -> int:

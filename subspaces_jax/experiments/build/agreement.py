@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from subspaces_jax import tasks
 from subspaces_jax.data import catalogue
 from subspaces_jax.errors import ConfigError, DataError
 from subspaces_jax.experiments import choices
@@ -37,6 +38,13 @@ def check(config: Config) -> dict[str, Any]:
     _check_data(config, known)
     if choices.parse(config["stop"])[0].name != "never" and not config["test_every"]:
         raise ConfigError(f"config.stop is {config['stop']!r}, and there are no tests: set test_every, or stop='never'")
+    if choices.parse(config["stop"])[0].name != "never" and config["capture"]:
+        raise ConfigError(
+            f"config.stop is {config['stop']!r}, and captures are of the whole training: set stop='never', or "
+            "capture=False"
+        )
+    if config["label_smoothing"] and not choices.takes("task", config["task"], tasks.TASKS, "label_smoothing"):
+        raise ConfigError(f"config.label_smoothing is for classification, and the task is {config['task']!r}: set it 0")
     several = build_training.subspace(
         config["subspace"], config["num_endpoints"], needs_several=config["beta"] > 0 or config["layerwise"]
     )

@@ -14,7 +14,7 @@ from subspaces_jax import records
 from subspaces_jax.errors import ConfigError, RunDirectoryError
 from subspaces_jax.experiments import choices
 from subspaces_jax.experiments.fields import Field
-from subspaces_jax.experiments.studies import profiles
+from subspaces_jax.experiments.studies import members, profiles
 from subspaces_jax.plots import curves, style
 
 PATH = "path"  # of experiments.connect, which comes after the studies
@@ -33,11 +33,15 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     folders = choices.split(settings.runs)
     if not folders:
         raise ConfigError("config.runs names no path: set config.runs=a,b")
-    arrays: dict[str, Any] = {}
-    facts: dict[str, Any] = {"connectors": {}, "columns": []}
     for folder in folders:
         if records.read_header(folder).kind != "connect":
             raise RunDirectoryError(f"{folder} is no path: name run directories of python -m launch.connect")
+    members.check_alike(opened := members.open_any(settings))
+    if len({run.folder for run in opened}) < len(opened):
+        raise ConfigError(f"config.runs names a path twice: {settings.runs}")
+    arrays: dict[str, Any] = {}
+    facts: dict[str, Any] = {"connectors": {}, "columns": []}
+    for folder in folders:
         of_path, found = records.load_results(folder, PATH)
         facts["columns"] = found["columns"]
         own = facts["connectors"].setdefault(

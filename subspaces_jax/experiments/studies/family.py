@@ -23,6 +23,7 @@ from subspaces_jax.plots import families, tables
 FIELDS: dict[str, Field] = {
     "runs": Field("", lambda value: True, "folders of sweeps, or run directories, separated by commas"),
 }
+ALIKE = ("task", "dataset", "network")  # of the runs of a variant
 STANDARD, CALIBRATED = "plain", ("plain", "swa_constant", "line", "curve")
 Runs = dict[str, list[pathlib.Path]]  # the finished runs of each variant, by seed
 Family = dict[str, list[dict[str, Any]]]  # their facts
@@ -51,8 +52,16 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
                 f"the runs of {variant} in {settings.runs} were evaluated at different numbers of points: evaluate "
                 "them alike"
             )
+        _check_alike(runs[variant])
+    columns = {
+        str(facts.get("columns")) for of_variant in family.values() for facts in of_variant if "columns" in facts
+    }
+    if len(columns) > 1:
+        raise RunDirectoryError(f"the runs in {settings.runs} are of different tasks: name those of one")
     standard = family.get(STANDARD, [])
-    of_plain = {num: _ensembles(runs[STANDARD], num) for num in range(2, len(standard) + 1)}
+    classified = "accuracy" in next(iter(family.values()))[0]["scores"]
+    sizes = range(2, len(standard) + 1 if classified else 2)
+    of_plain = {num: _ensembles(runs[STANDARD], num) for num in sizes}
     best = _best_epochs(runs, family)
     clean = {name: paths for name, paths in runs.items() if not family[name][0]["config"]["label_noise"]}
     facts = {
@@ -65,7 +74,7 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "pair": of_plain.get(2, []),
         "rows": {name: [records.read_metrics(path) for path in paths] for name, paths in clean.items()},
     }
-    bins = _bins(clean, family) if CALIBRATED[0] in clean else {}
+    bins = _bins(clean, family) if classified and CALIBRATED[0] in clean else {}
     arrays = {
         f"reliability/{variant}/{name}": np.asarray(values)
         for variant, of in bins.items()
@@ -76,7 +85,7 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 def summary(facts: dict[str, Any]) -> tables.Table:
     """The rows of the table: variants, and what is derived of them."""
-    return tables.Table(tables.summary(dict(sorted((facts["family"] | facts["derived"]).items()))))
+    return tables.of_family(dict(sorted((facts["family"] | facts["derived"]).items())))
 
 
 def table(facts: dict[str, Any]) -> str:
@@ -103,13 +112,31 @@ def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, F
 
 
 def finished(folders: Sequence[str | pathlib.Path]) -> Runs:
-    """The finished runs in folders of sweeps, or that are these folders, by variant and seed."""
+    """The finished runs in folders of sweeps, or that are these folders, by variant and seed.
+
+    Raises:
+        RunDirectoryError: two folders have the same variant and seed.
+    """
     found: dict[str, dict[int, pathlib.Path]] = {}
     for folder in map(records.resolve, folders):
         for path in [folder] if _is_run(folder) else sorted(folder.glob("*")):
             if path.is_dir() and _is_run(path) and is_finished(path):
-                found.setdefault(variant_of(path), {})[_facts(path)["config"]["seed"]] = path
+                seed = _facts(path)["config"]["seed"]
+                first = found.setdefault(variant := variant_of(path), {}).setdefault(seed, path)
+                if first != path:
+                    raise RunDirectoryError(f"{first} and {path} are both {variant} with seed {seed}: name one of them")
     return {variant: [path for _, path in sorted(by_seed.items())] for variant, by_seed in sorted(found.items())}
+
+
+def _check_alike(paths: Sequence[pathlib.Path]) -> None:
+    configs = [records.read_header(path).config for path in paths]
+    for path, config in zip(paths, configs):
+        for field in ALIKE:
+            if config.get(field) != configs[0].get(field):
+                raise RunDirectoryError(
+                    f"{path} has {field} {config.get(field)!r} but {paths[0]} has {configs[0].get(field)!r}, and both "
+                    "are called the same: give one another variant"
+                )
 
 
 def is_finished(workdir: str | pathlib.Path) -> bool:

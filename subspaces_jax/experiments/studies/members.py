@@ -62,7 +62,9 @@ def open_any(settings: Any) -> list[Run]:
     folders = choices.split(settings.runs)
     if not folders:
         raise ConfigError("config.runs names no run directory: set config.runs=a,b")
-    return [runs.open_run(folder) for folder in folders]
+    opened = [runs.open_run(folder) for folder in folders]
+    names = choices.told_apart([run.folder for run in opened])
+    return [run._replace(name=name) for run, name in zip(opened, names)]
 
 
 def open_all(settings: Any) -> list[Run]:
@@ -72,7 +74,7 @@ def open_all(settings: Any) -> list[Run]:
         ConfigError, RunDirectoryError, CheckpointError: none are named, one is no run, or two are unlike.
     """
     opened = open_any(settings)
-    _check_alike(opened, settings.test_dataset)
+    check_alike(opened, settings.test_dataset)
     return opened
 
 
@@ -234,7 +236,7 @@ class _Together(NamedTuple):
 
 def title(what: str, opened: Sequence[Run]) -> str:
     """Of a figure: "barriers of a, b: mlp_8 on digits"."""
-    names = ", ".join(run.folder.name for run in opened)
+    names = ", ".join(run.name for run in opened)
     return "{what} of {names}: {network} on {dataset}".format(what=what, names=names, **opened[0].config)
 
 
@@ -264,7 +266,12 @@ def progress(num: int, label: str) -> records.Progress:
     return records.Progress(num, unit="point", label=label)
 
 
-def _check_alike(opened: Sequence[Run], test_dataset: str) -> None:
+def check_alike(opened: Sequence[Run], test_dataset: str = "") -> None:
+    """That runs differ in nothing that evaluation shares.
+
+    Raises:
+        ConfigError, CheckpointError: they do; names the field.
+    """
     first = opened[0]
     own = first.experiment.info
     other = first.experiment.info_of(test_dataset) if test_dataset else own

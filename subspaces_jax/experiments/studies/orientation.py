@@ -6,7 +6,8 @@ stage ("stage_0") and of all filters ("net"), of M networks,
     <name>/projections [M, S, N]   <name>/mass, mean, std, z, p_value [M, S]   <name>/histogram [M, S, bins]
     <layer>/l2, linf [M, S]        distances from the initial checkpoint, where it was kept
 
-and along paths of R runs "t" [T], "along/<score>" [R, T] and "along/<name>/projections" [R, T, N], mass, mean [R, T].
+and along paths of R runs, of the last of these steps, "t" [T], "along/<score>" [R, T] and "along/<name>/projections"
+[R, T, N], mass, mean [R, T].
 Every network of every checkpoint has a file in the schema of Gamba et al. 2020 (arXiv:2003.07797) beside it.
 
 Reference: Gamba et al., Hyperplane Arrangements of Trained ConvNets Are Biased, 2020, arXiv:2003.07797.
@@ -68,7 +69,7 @@ def run(settings: Any) -> tuple[Statistics, dict[str, Any]]:
     for name, values in pooled.items():
         arrays |= {f"{name}/{of}": value for of, value in _statistics(values, arrays["edges"]).items()}
     arrays |= distances
-    arrays |= _along(settings, opened, measure, groups) if settings.num_points else {}
+    arrays |= _along(settings, opened, steps[-1], measure, groups) if settings.num_points else {}
     shown = ("mean", "std", "mass", "z", "p_value", "l2", "linf")
     facts = {
         "members": named,
@@ -106,7 +107,7 @@ def exports(arrays: Statistics, facts: dict[str, Any]) -> Iterator[tuple[str, di
                 found.setdefault(str(layer["stage"]), {})[str(layer["block"])] = row
             found |= {"net": of(NET), "arch": facts["network"], "dataset": facts["dataset"]}
             found |= {"seed": str(facts["seeds"][m]), "epoch": f"{facts['epochs'][s]:g}"}
-            yield f"orientation_{member.replace(' ', '_')}_{step}", found
+            yield f"orientation_{choices.file_name(member)}_{step}", found
 
 
 def table(facts: dict[str, Any]) -> str:
@@ -219,7 +220,7 @@ def _over_training(
             of_run.append(jax.device_get(statistics(networks.stack)))
             if from_start:
                 moved_of_run.append(jax.device_get(distance(networks.stack, initial)))
-            progress.update(number * len(steps) + s + 1, f"{run.folder.name} step {step}")
+            progress.update(number * len(steps) + s + 1, f"{run.name} step {step}")
         rows.append(_stacked(of_run))
         moved.append(_stacked([_flat(of_step) for of_step in moved_of_run]))
         names += [name.replace(f" step {steps[-1]}", "").removesuffix(" midpoint") for name in networks.names]
@@ -229,18 +230,20 @@ def _over_training(
     return names, projections, _joined(moved)
 
 
-def _along(settings: Any, opened: Sequence[Run], measure: Oriented, groups: Mapping[str, list[str]]) -> Statistics:
-    """Along the lines or curves of all runs: the task's scores and the orientation of each point."""
+def _along(
+    settings: Any, opened: Sequence[Run], step: int, measure: Oriented, groups: Mapping[str, list[str]]
+) -> Statistics:
+    """Along the lines or curves of all runs at a step: the task's scores and the orientation of each point."""
     space, rows = opened[0].experiment.space, []
     for run in opened:
         if not run.experiment.is_curve or run.experiment.space != space:
             raise ConfigError(
                 f"config.num_points is for lines and curves of one kind, {run.folder} has another subspace"
             )
-        networks, points = runs.networks(run, "endpoints"), space.grid(settings.num_points)
+        networks, points = runs.networks(run, "endpoints", step), space.grid(settings.num_points)
         found, _ = members.scored(
             settings, [run], networks, points, of_params={"orientation": measure}, with_pairs=False,
-            progress=members.progress(len(points), run.folder.name).over,
+            progress=members.progress(len(points), run.name).over,
         )  # fmt: skip
         rows.append({name: of[None] for name, of in found.items()})
     found = _joined(rows)

@@ -4,7 +4,6 @@ results/power_law.npz has "t", "values", "kept" (whether a point was fitted) and
 where a run is shorter.
 """
 
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -62,7 +61,7 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         for k in range(len(names))
     ]
     arrays = {"t": t, "values": values, "kept": kept, "law": np.stack([_law(fit, of) for fit, of in zip(fits, t)])}
-    names = _short(names)
+    names = choices.told_apart(names)
     facts = {"names": names, "fits": fits, "status": law.describe(), "series": settings.series}
     return arrays, facts | {"level": settings.level, "title": f"{settings.series} of {', '.join(names)}"}
 
@@ -80,12 +79,6 @@ def table(facts: dict[str, Any]) -> str:
 def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, Figure]:
     """Points and laws on logarithmic axes."""
     return {"power_law": drawn.laws(arrays, facts["fits"], facts["names"], facts["series"], facts["title"])}
-
-
-def _short(sources: list[str]) -> list[str]:
-    """The last parts of paths, where these tell them apart."""
-    last = [pathlib.PurePath(source).name for source in sources]
-    return last if len(set(last)) == len(last) else sources
 
 
 def _points(settings, name):

@@ -2,7 +2,8 @@
 
 results/reinit.npz has, of M networks, K rows (checkpoints, then fresh draws) and G parts that are reset,
 
-    trained_<score> [M]   <score> [M, K, G]   drop [M, K, G], relative: (trained - reset) / trained accuracy
+    trained_<score> [M]   <score> [M, K, G]   drop [M, K, G], relative: (trained - reset) / trained accuracy, and where
+                                              a loss is the score its rise: (reset - trained) / trained
 
 for every score of the task, "accuracy" as a fraction, and of classifications "top5". Networks are those of runs, or the
 points `at` of their lines or curves, whose checkpoints are contracted alike. Each has a file in the schema of the
@@ -11,6 +12,7 @@ reference's program (Gamba et al. 2020, arXiv:2003.07797) beside it, in percent.
 Reference: Zhang et al., Are All Layers Created Equal?, 2019, arXiv:1902.01996.
 """
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -141,7 +143,7 @@ def exports(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> Iterator[tu
         found["top1_test"] = 100.0 * arrays["trained_accuracy"][m]
         found["top5_test"] = 100.0 * arrays[f"trained_top{TOP}"][m] if f"trained_top{TOP}" in arrays else None
         found["epoch"] = f"{facts['trained_epoch'][m]:g}"
-        yield f"reinit_{member.replace(' ', '_')}", found
+        yield f"reinit_{choices.file_name(member)}", found
 
 
 def table(facts: dict[str, Any]) -> str:
@@ -151,10 +153,11 @@ def table(facts: dict[str, Any]) -> str:
     for where, chosen in _by_point(facts["members"]).items():
         trained = scale * np.array(facts["trained"][name], float)[chosen]
         lines.append(f"{where}: trained {title} {_spread(trained)} {unit}".rstrip())
-        lines.append(f"{'reset to':14}" + "".join(f"{part[-18:]:>20}" for part in facts["parts"]))
+        width = max(20, 2 + max(map(len, facts["parts"])))
+        lines.append(f"{'reset to':14}" + "".join(f"{part:>{width}}" for part in facts["parts"]))
         values = scale * np.array(facts["scores"][name], float)[chosen]
         for k, row in enumerate(facts["rows"]):
-            cells = "".join(f"{_spread(values[:, k, g]):>20}" for g in range(len(facts["parts"])))
+            cells = "".join(f"{_spread(values[:, k, g]):>{width}}" for g in range(len(facts["parts"])))
             lines.append(f"{_long(row):14}{cells}")
     return "\n".join(lines)
 
@@ -167,7 +170,7 @@ def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, F
         name = "reinit" if where == "all" else f"reinit_{where.replace(' ', '_').replace('=', '')}"
         drawn[name] = plots.matrix(
             drop, [_long(row) for row in facts["rows"]], list(facts["parts"]),
-            label=f"relative drop of the test {facts['columns'][0][1]}",
+            label=_label(facts),
             axes=("layers that are reset", "to their values at"),
             title=facts["title"] if where == "all" else f"{facts['title']}, {where}",
         )  # fmt: skip
@@ -179,7 +182,7 @@ def panel(axis: Axes, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> N
     chosen = next(iter(_by_point(facts["members"]).values()))
     plots.draw_matrix(
         axis, np.mean(arrays["drop"][chosen], axis=0), [_long(row) for row in facts["rows"]], list(facts["parts"]),
-        f"relative drop of the test {facts['columns'][0][1]}", size=0.0,
+        textwrap.fill(_label(facts), 18), size=0.0,
     )  # fmt: skip
     axis.tick_params(labelsize=6.5)
     axis.set_aspect("auto")
@@ -205,7 +208,7 @@ def _rows(settings: Any, run: Run, step: int | None, at: float | None, number: i
         raise CheckpointError(f"layers of {run.folder} cannot be reset to those of {names}: {error}") from None
     reached = [source.step for source in sources if source.step is not None]
     epochs = [step_of / other.plan.steps_per_epoch for other, step_of in zip(opened, reached)]
-    name = run.folder.name if at is None else f"{run.folder.name} t={at:g}"
+    name = run.name if at is None else f"{run.name} t={at:g}"
     return Rows(name, stack, [*epochs, *[None] * len(fresh)], stats)
 
 
@@ -308,6 +311,11 @@ def _row_names(epochs: Sequence[float | None]) -> list[str]:
 
 def _long(row: str) -> str:
     return row.replace("rand", "fresh") if row.startswith("rand") else f"epoch {row}"
+
+
+def _label(facts: dict[str, Any]) -> str:
+    name, title, *_ = facts["columns"][0]
+    return f"relative {'drop' if name == 'accuracy' else 'rise'} of the test {title}"
 
 
 def _by_point(names: Sequence[str]) -> dict[str, list[int]]:

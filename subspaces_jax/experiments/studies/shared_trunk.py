@@ -103,7 +103,7 @@ def table(facts: dict[str, Any]) -> str:
     lines = [f"{'member':8}" + "".join(f"{name:>10}{'ensemble':>10}" for name, *_ in pairs)]
     for m in range(len(facts["members"])):
         lines.append(f"{m + 1:<8d}" + "".join(f"{one[m]:10.2f}{ensemble[m]:10.2f}" for _, one, ensemble in pairs))
-    lines.append(f"{sum(facts['operations']) / 1e6:.2f} million operations a network and image; cost of the ensemble:")
+    lines.append(f"{sum(facts['operations']) / 1e6:.3g} million operations a network and image; cost of the ensemble:")
     return "\n".join([*lines, *(f"WA({n}) {ratio:.3f}" for n, ratio in zip(kept, facts["cost_ratio"]))])
 
 

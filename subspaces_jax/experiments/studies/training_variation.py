@@ -82,7 +82,7 @@ def _networks(one: Run, steps: list[int]) -> list[tuple[depth.Network, Any]]:
     """Each network of a run, of its last kept step, and its weights at all of them, leaves [S, ...]."""
     at_steps = zip(*(depth.networks(one, step) for step in steps))
     members = [(of[-1], geometry.stack([network.params for network in of])) for of in at_steps]
-    name = lambda m: f"{one.folder.name}, member {m}" if len(members) > 1 else one.folder.name
+    name = lambda m: f"{one.name}, member {m}" if len(members) > 1 else one.name
     return [(network._replace(name=name(m)), stacked) for m, (network, stacked) in enumerate(members)]
 
 
