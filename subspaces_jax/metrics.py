@@ -241,7 +241,7 @@ def _directions(features: Real[Array, "*shape D"]) -> Float[jax.Array, "*shape D
 
 def _single(probs: Array) -> Array:
     """In float32 at least, in which sums over examples are right."""
-    return jnp.asarray(probs).astype(jnp.promote_types(probs.dtype, jnp.float32))
+    return probs.astype(jnp.float32) if jnp.finfo(probs.dtype).bits < 32 else probs
 
 
 def _predictions(probs: Float[Array, "*shape C"]) -> Integer[jax.Array, "*shape"]:

@@ -108,9 +108,13 @@ def swag_sample(state: SwagState, key: jax.Array, low_rank: bool = True, scale: 
     rows = jnp.minimum(state.count, rank)
     kept = jnp.arange(rank) < rows
     factors = jnp.where(kept, jax.random.normal(jax.random.fold_in(key, 0), (rank,), jnp.float32), 0.0)
-    both, root = low_rank & (rows > 1), jnp.sqrt(scale)
-    factors *= root * jnp.where(both, lax.rsqrt(2.0 * jnp.maximum(rows - 1, 1)), 0.0)
-    diagonal = root * jnp.where(both, np.sqrt(0.5), 1.0) * lax.rsqrt(jnp.maximum(state.count, 1).astype(jnp.float32))
+    both, root = low_rank & (rows > 1), jnp.sqrt(jnp.asarray(scale, jnp.float32))
+    factors *= root * jnp.where(both, lax.rsqrt(2.0 * jnp.maximum(rows - 1, 1).astype(jnp.float32)), 0.0)
+    diagonal = (
+        root
+        * jnp.where(both, np.float32(np.sqrt(0.5)), 1.0)
+        * lax.rsqrt(jnp.maximum(state.count, 1).astype(jnp.float32))
+    )
 
     flat, unravel = ravel_pytree(state.mean)
     noises = unravel(

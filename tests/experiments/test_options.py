@@ -200,7 +200,7 @@ def test_a_run_goes_on_with_fields_that_override_allows(trained, caplog):
 
 
 def test_captures_that_are_past_are_not_waited_for(tmp_path):
-    config = PLAIN | dict(capture=True, swa_start=0.5, num_cycles=2, num_epochs=4)
+    config = PLAIN | dict(capture=True, swa_start=0.5, num_cycles=2, num_epochs=4, checkpoint_every=4)
     train.run(config, tmp_path)
     before = checkpoints.steps(tmp_path)
     with pytest.raises(ConfigError, match="has done .* steps and captured none of .*, which this config captures"):
