@@ -59,7 +59,7 @@ def orientation(
         {layer: {"projections": [N], "mean", "mass"}, "net": {...}}, in that order (`jax.vmap` sorts by name).
 
     Raises:
-        ValueError: no layer that counts, or `layers` that are not those of the tree.
+        ValueError: no layer that counts, one that is called "net", or `layers` that are not those of the tree.
 
     Example:
         >>> float(orientation({"Dense_0": {"kernel": jnp.ones((4, 2))}}, True, True)["net"]["mean"])
@@ -115,6 +115,8 @@ def counted(
             f"no layer counts; the tree's kernels are {shapes}: set with_dense or with_pointwise, and take a stack "
             "with jax.vmap"
         )
+    if NET in found:
+        raise ValueError(f"a layer is called {NET!r}, as are all filters together: rename it")
     return found
 
 

@@ -52,7 +52,9 @@ class Method(NamedTuple):
         """What is known of two sets of samples before t is: with "a" and "b" themselves."""
         a, b = (np.asarray(samples, np.float64) for samples in (samples_a, samples_b))
         prepared = {name: np.asarray(value, np.float32) for name, value in self.prepare(a, b, *self.options).items()}
-        return prepared | {"a": jnp.asarray(samples_a), "b": jnp.asarray(samples_b)}
+        between = lambda samples: None if jnp.issubdtype(jnp.result_type(samples), jnp.floating) else jnp.float32
+        own = {"a": samples_a, "b": samples_b}
+        return prepared | {name: jnp.asarray(samples, between(samples)) for name, samples in own.items()}
 
     def point(self, state: State, t: jax.Array) -> jax.Array:
         """The samples [n, d] at t in [0, 1], exact at the ends; jittable."""

@@ -55,8 +55,8 @@ def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         )
     if past := [step for step in plan.captured_steps if done and step <= done[-1] and step not in done]:
         raise ConfigError(
-            f"{folder} has done {done[-1]} steps and captured none of {', '.join(map(str, past))}, which this config "
-            "captures: leave num_epochs, swa_start and num_cycles as they were, or begin in another workdir"
+            f"{folder} has done {done[-1]} steps and has no checkpoint of {', '.join(map(str, past))}, which this "
+            "config captures: leave num_epochs, swa_start and num_cycles as they were, or begin in another workdir"
         )
     if made.profile_steps and made.profile_steps[0] >= plan.num_steps:
         raise ConfigError(f"config.profile_steps is {made.profile_text!r}, and the run has steps 0 to {plan.num_steps}")

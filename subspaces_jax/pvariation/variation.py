@@ -127,6 +127,8 @@ def bellman_residual(path: Array, p: float, values: Array, *, norm: str = "l2") 
     points = _checked(path, "auto", norm, None)
     if points.ndim != 2 or jnp.shape(values) != points.shape[:1]:
         raise ValueError(f"expected a path [L, D] and values [L], got shapes {points.shape} and {jnp.shape(values)}")
+    if np.ndim(p):
+        raise ValueError(f"expected one exponent, got {p}")
     return _residual(points, _exponents(p), jnp.asarray(values, points.dtype), norm)
 
 

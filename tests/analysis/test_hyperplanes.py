@@ -205,3 +205,8 @@ def test_stages_and_blocks(network, size, expected):
 def test_a_stage_cannot_begin_with_what_is_no_layer():
     with pytest.raises(ValueError, match="begin with Conv_9, which is no layer"):
         axes.stages(["Conv_0"], ["Conv_9"], ["Conv_0"])
+
+
+def test_a_layer_may_not_be_called_as_all_of_them():
+    with pytest.raises(ValueError, match="a layer is called 'net', as are all filters together"):
+        hyperplanes.orientation({"net": {"kernel": jnp.ones((4, 2))}}, with_dense=True)

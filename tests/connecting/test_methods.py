@@ -148,3 +148,8 @@ def test_single_samples_and_such_as_do_not_vary_are_connected_by_finite_numbers(
     np.testing.assert_allclose(methods.simultaneous_diagonalisation(one, other, 0.5), [[1.5, 1.0, 4.0]], rtol=1e-5)
     varied = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     assert np.isfinite(methods.simultaneous_diagonalisation(np.zeros((4, 3), np.float32), varied, 0.5)).all()
+
+
+def test_between_whole_numbers_are_others():
+    found = METHODS["linear"](np.array([[0, 3]]), np.array([[1, 4]]), 0.5)
+    np.testing.assert_array_equal(found, [[0.5, 3.5]])

@@ -1,5 +1,6 @@
 """p-variation against brute force, a NumPy recursion in float64, closed forms and laws."""
 
+import inspect
 import itertools
 
 import jax
@@ -286,6 +287,11 @@ def test_bad_input_is_refused_in_one_line(path, p, options, message):
     with pytest.raises(ValueError, match=message) as caught:
         p_variation(path, p, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_certificate_is_of_one_exponent():
+    with pytest.raises(ValueError, match="expected one exponent"):
+        inspect.unwrap(bellman_residual)(jnp.ones((3, 2)), (1.0, 2.0), jnp.zeros(3))  # without the tests' own checks
 
 
 def test_what_a_partition_cannot_be_of():
