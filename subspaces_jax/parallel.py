@@ -66,9 +66,10 @@ def pmapped(
 
 
 def settled(tree: PyTree) -> PyTree:
-    """The tree, waited for where several processes compute on CPUs: of two programs in flight there, each with
-    collectives, one device may begin with the first and another with the second, and both wait for ever."""
-    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+    """The tree, waited for where several devices are CPUs, virtual ones or of several processes: of two programs in
+    flight there, each with collectives, one device may begin with the first and another with the second, and both wait
+    for ever."""
+    if jax.device_count() > 1 and jax.default_backend() == "cpu":
         jax.block_until_ready(tree)
     return tree
 
