@@ -157,12 +157,17 @@ def test_nothing_readable_is_one_clear_error(config, tmp_path, damage):
 
 def test_a_checkpoint_of_another_architecture_is_refused_with_the_leaves_that_differ(config, tmp_path):
     train.run(config, tmp_path)
-    with pytest.raises(
-        CheckpointError, match=r"checkpoint 88 .* another architecture.*Dense_0/bias \(2, 16\) instead of \(2, 8\)"
-    ):
+    with pytest.raises(ConfigError, match="config.network is 'mlp_8' but .* was trained with 'mlp_16'"):
         evaluate.run(config | {"network": "mlp_8"}, tmp_path)
-    with pytest.raises(CheckpointError, match=r"- Conv_0/kernel"):
-        evaluate.run(config | {"network": "lenet"}, tmp_path)
+    header = json.loads((tmp_path / "config.json").read_text())
+    for network, message in (
+        ("mlp_8", r"checkpoint 88 .* another architecture.*Dense_0/bias \(2, 16\) instead of \(2, 8\)"),
+        ("lenet", r"- Conv_0/kernel"),
+    ):
+        header["config"]["network"] = network
+        (tmp_path / "config.json").write_text(json.dumps(header))
+        with pytest.raises(CheckpointError, match=message):
+            evaluate.run(None, tmp_path)
 
 
 def test_an_evaluation_is_of_the_run_and_its_config(config, tmp_path):
