@@ -59,10 +59,10 @@ def run_of(folder, **fields):
 
 def test_runs_of_different_sizes_are_not_analysed_together():
     with pytest.raises(CheckpointError, match="b has image_size 0 but a has 16"):
-        members._check_alike([run_of("a", image_size=16), run_of("b")], "")
+        members.check_alike([run_of("a", image_size=16), run_of("b")], "")
     with pytest.raises(ConfigError, match=r"images of shape \(28, 28, 1\), the runs' digits 10 and \(8, 8, 1\)"):
-        members._check_alike([run_of("a")], "mnist")
-    members._check_alike([run_of("a", image_size=16)] * 2, "mnist")  # which is read in that size, too
+        members.check_alike([run_of("a")], "mnist")
+    members.check_alike([run_of("a", image_size=16)] * 2, "mnist")  # which is read in that size, too
 
 
 @pytest.mark.parametrize("size", [0, 12])
