@@ -74,7 +74,7 @@ def refresh_batch_stats(
         batch = parallel.spread(batch, mesh)
         if averaged is None:
             averaged = _averaged(apply_train, variables, batch, key)
-        found = _statsof_batch(apply_train, variables, stats, batch, key, number)
+        found = parallel.settled(_statsof_batch(apply_train, variables, stats, batch, key, number))
         stats = _added(averaged, stats, found, number)
     return _divided(averaged, stats, number)
 

@@ -43,7 +43,7 @@ def negative_log_likelihood(probs: Float[Array, "..."], labels: Integer[Array, "
         [...], nats, at least 0.
     """
     _check(probs, labels)
-    of_label = jnp.take_along_axis(_single(probs), _align(labels, probs.ndim - 1)[..., None], axis=-1)[..., 0]
+    of_label = jnp.take_along_axis(single(probs), _align(labels, probs.ndim - 1)[..., None], axis=-1)[..., 0]
     return jnp.mean(-jnp.log(jnp.maximum(of_label, SMALLEST)), axis=-1)
 
 
@@ -53,7 +53,7 @@ def brier_score(probs: Float[Array, "..."], labels: Integer[Array, "..."]) -> Fl
     Reference: Brier, Verification of Forecasts Expressed in Terms of Probability, 1950.
     """
     _check(probs, labels)
-    probs = _single(probs)
+    probs = single(probs)
     one_hot = jax.nn.one_hot(labels, probs.shape[-1], dtype=probs.dtype)
     return jnp.mean(jnp.sum((probs - _align(one_hot, probs.ndim)) ** 2, axis=-1), axis=-1)
 
@@ -85,7 +85,7 @@ def expected_calibration_error(
 def total_variation(probs_a: Float[Array, "..."], probs_b: Float[Array, "..."]) -> Float[jax.Array, "..."]:
     """Mean over examples of half the L1 distance between two predictions. Both [..., N, C] -> [...], in [0, 1]."""
     _check_pair(probs_a, probs_b)
-    return jnp.mean(0.5 * jnp.sum(jnp.abs(_single(probs_a) - _single(probs_b)), axis=-1), axis=-1)
+    return jnp.mean(0.5 * jnp.sum(jnp.abs(single(probs_a) - single(probs_b)), axis=-1), axis=-1)
 
 
 def disagreement(probs_a: Float[Array, "..."], probs_b: Float[Array, "..."]) -> Float[jax.Array, "..."]:
@@ -239,9 +239,9 @@ def _directions(features: Real[Array, "*shape D"]) -> Float[jax.Array, "*shape D
     return jnp.where(is_zero, 0.0, features / jnp.sqrt(jnp.where(is_zero, 1.0, squares)))
 
 
-def _single(probs: Array) -> Array:
-    """In float32 at least, in which sums over examples are right."""
-    return probs.astype(jnp.float32) if jnp.finfo(probs.dtype).bits < 32 else probs
+def single(values: Array) -> Array:
+    """Floating numbers in float32 at least, in which sums, and squares of what is near 1, are safe."""
+    return values.astype(jnp.float32) if jnp.finfo(values.dtype).bits < 32 else values
 
 
 def _predictions(probs: Float[Array, "*shape C"]) -> Integer[jax.Array, "*shape"]:
@@ -252,7 +252,7 @@ def _binned(
     probs: Float[Array, "*batch N C"], labels: Integer[Array, " N"], num_bins: int
 ) -> tuple[Float[jax.Array, "*batch N"], Float[jax.Array, "*batch N"], Integer[jax.Array, "*batch N"]]:
     """Confidence, whether it was right, and the bin of every prediction, each [..., N]."""
-    confidence = jnp.max(_single(probs), axis=-1)
+    confidence = jnp.max(single(probs), axis=-1)
     correct = (_predictions(probs) == _align(labels, probs.ndim - 1)).astype(confidence.dtype)
     return confidence, correct, jnp.clip(jnp.floor(num_bins * confidence).astype(jnp.int32), 0, num_bins - 1)
 

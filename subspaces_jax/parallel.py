@@ -51,7 +51,7 @@ def pmapped(
     out_specs: Any = PartitionSpec(),
     donate_argnums: Sequence[int] = (),
 ) -> Callable[..., Any]:
-    """`step` mapped over the devices of `mesh`, compiled once.
+    """`step` mapped over the devices of `mesh`, compiled once; what calls it again and again has it `settled`.
 
     Args:
         step: a function of one device's share of its arguments; it may use `lax.pmean(x, AXIS)`.
@@ -61,8 +61,7 @@ def pmapped(
         donate_argnums: arguments whose buffers the results may reuse.
     """
     mapped = jax.shard_map(step, mesh=mesh, in_specs=tuple(in_specs), out_specs=out_specs, check_vma=False)
-    compiled = jax.jit(mapped, donate_argnums=tuple(donate_argnums))
-    return compiled if jax.process_count() == 1 else lambda *args: settled(compiled(*args))
+    return jax.jit(mapped, donate_argnums=tuple(donate_argnums))
 
 
 def settled(tree: PyTree) -> PyTree:

@@ -10,9 +10,8 @@ variants of a config and the fields of a sweep all use it.
 import ast
 import difflib
 import inspect
-import pathlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from subspaces_jax.errors import ConfigError
@@ -231,20 +230,3 @@ def _literal(node: ast.expr) -> Any:
 def _text(call: Call) -> str:
     arguments = [*map(repr, call.args), *(f"{name}={value!r}" for name, value in call.options)]
     return f"{call.name}({', '.join(arguments)})" if arguments else call.name
-
-
-def told_apart(paths: Sequence[str | pathlib.Path]) -> list[str]:
-    """The last parts of paths, as many as tell different ones apart.
-
-    >>> told_apart(["runs/one/0", "runs/two/0"])
-    ['one/0', 'two/0']
-    """
-    parts = [pathlib.PurePath(path).parts for path in paths]
-    enough = lambda num: len({of[-num:] for of in parts}) == len(set(parts))
-    num = next(num for num in range(1, max(map(len, parts), default=1) + 1) if enough(num))
-    return [str(pathlib.PurePath(*of[-num:])) for of in parts]
-
-
-def file_name(name: str) -> str:
-    """The name of a network in that of a file."""
-    return name.strip("/").replace("/", "_").replace(" ", "_")

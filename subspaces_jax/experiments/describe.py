@@ -7,7 +7,6 @@ import base64
 import html
 import json
 import pathlib
-import re
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -104,11 +103,9 @@ def _of_metrics(folder: pathlib.Path, header: records.Header) -> dict[str, Any]:
 def _of_results(folder: pathlib.Path, header: records.Header) -> dict[str, Any]:
     """The table of every results file that a table is known for."""
     tables: dict[str, Callable[[dict[str, Any]], str]] = {name: study.table for name, study in STUDIES.items()}
-    tables |= {evaluate.RESULTS: evaluate.table, connect.RESULTS: connect.table}
+    tables[connect.RESULTS] = connect.table
     names = sorted(path.stem for path in (folder / records.RESULTS).glob("*.json"))
-    parts = rf"{evaluate.RESULTS}(_({'|'.join(fields.SPLITS)}))?(_\d+)?"  # as evaluate.run names them
-    of_step = lambda name: evaluate.RESULTS if re.fullmatch(parts, name) else name
-    known = {name: tables.get(of_step(name)) for name in names}
+    known = {name: evaluate.table if evaluate.is_result(name) else tables.get(name) for name in names}
     texts = {name: _text(records.load_facts(folder, name), table) for name, table in known.items() if table}
     return {
         "tables": {name: text or "of another version of the package: make them again" for name, text in texts.items()}

@@ -1,6 +1,7 @@
 """Evaluation of a trained subspace: its points and two-point ensembles on the test split -> results/points."""
 
 import pathlib
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import build, runs
 from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.build.model import flat
+from subspaces_jax.experiments.fields import SPLITS
 from subspaces_jax.experiments.runs import Run
 
 if TYPE_CHECKING:
@@ -131,6 +133,11 @@ def passes(made: Experiment) -> dict[str, Any]:
         "mesh": made.mesh,
         "keep_outputs": made.task.keeps_outputs,
     }
+
+
+def is_result(name: str) -> bool:
+    """Whether `run` writes results of this name."""
+    return re.fullmatch(rf"{RESULTS}(_({'|'.join(SPLITS)}))?(_\d+)?", name) is not None
 
 
 def _check_own(made: Experiment, own: Run, step: int | None) -> None:

@@ -215,3 +215,20 @@ def _of_one_network(experiment: Experiment, batch_stats: PyTree) -> PyTree:
 
 def _one_row(params: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf[None], params)
+
+
+def told_apart(paths: Sequence[str | pathlib.Path]) -> list[str]:
+    """The last parts of paths, as many as tell different ones apart.
+
+    >>> told_apart(["runs/one/0", "runs/two/0"])
+    ['one/0', 'two/0']
+    """
+    parts = [pathlib.PurePath(path).parts for path in paths]
+    enough = lambda num: len({of[-num:] for of in parts}) == len(set(parts))
+    num = next(num for num in range(1, max(map(len, parts), default=1) + 1) if enough(num))
+    return [str(pathlib.PurePath(*of[-num:])) for of in parts]
+
+
+def file_name(name: str) -> str:
+    """The name of a network in that of a file."""
+    return name.strip("/").replace("/", "_").replace(" ", "_")

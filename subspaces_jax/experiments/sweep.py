@@ -42,6 +42,11 @@ class Job(NamedTuple):
     fields: dict[str, str]
     workdir: pathlib.Path
 
+    @property
+    def log(self) -> pathlib.Path:
+        """What it printed."""
+        return self.workdir.parent / LOGS / f"{self.name}.txt"
+
 
 def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     """Runs what is not finished, in the order of the seeds, so that every variant has its first seed first.
@@ -74,7 +79,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     if len(failed) < len(all_jobs):
         gather(folder)
     if failed:
-        reasons = "; ".join(f"{job.name}: {last_line(folder / LOGS / f'{job.name}.txt')}" for job in failed[:3])
+        reasons = "; ".join(f"{job.name}: {last_line(job.log)}" for job in failed[:3])
         raise RunDirectoryError(
             f"{len(failed)} of {len(left)} runs failed ({reasons}); the same command does them again"
         )
@@ -159,7 +164,7 @@ def run_job(job: Job) -> int:
     if is_finished(job.workdir):
         return 0
     job.workdir.parent.mkdir(parents=True, exist_ok=True)
-    with open(job.workdir.parent / LOGS / f"{job.name}.txt", "a") as log:
+    with open(job.log, "a") as log:
         handler = logging.StreamHandler(log)
         logging.getLogger("subspaces_jax").addHandler(handler)
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):

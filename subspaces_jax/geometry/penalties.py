@@ -46,7 +46,9 @@ def cosine_penalty(
 def squared_cosine(leaves: list[Float[Array, "K ..."]], i: int | Array, j: int | Array) -> Float[jax.Array, ""]:
     """Squared cosine of rows i and j of all leaves together: a scalar in [0, 1], 0 where one of them is zero."""
     known = isinstance(i, int) and isinstance(j, int)
-    return _squared_cosine((i, j) if known else None, _floats(leaves), () if known else (i, j))
+    return _squared_cosine(
+        (i, j) if known else None, [metrics.single(leaf) for leaf in leaves], () if known else (i, j)
+    )
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -137,14 +139,14 @@ def random_pair(key: PRNGKeyArray, num_endpoints: int) -> tuple[int | jax.Array,
 
 def pairwise_products(stacked: PyTree, select: Callable[[str], bool] | None = None) -> Float[jax.Array, "K K"]:
     """Inner products <w_i, w_j> over all selected leaves, [K, K]: cosines and distances follow from it."""
-    return _products([leaf.reshape(leaf.shape[0], -1) for leaf in _floats(_selected(stacked, select))])
+    return _products(_rows_of(stacked, select))
 
 
 def endpoint_statistics(
     stacked: PyTree, select: Callable[[str], bool] | None = None
 ) -> dict[str, Float[jax.Array, ""]]:
     """Means over all pairs of endpoints: "cosine_squared" in [0, 1] and "distance" (L2). Needs K >= 2."""
-    leaves = [leaf.reshape(leaf.shape[0], -1) for leaf in _floats(_selected(stacked, select))]
+    leaves = _rows_of(stacked, select)
     largest = _largest(leaves)
     overall = metrics.power_of_two(jnp.max(largest))
     own = jnp.minimum(metrics.power_of_two(largest), overall)  # that of zeros may be anything
@@ -184,9 +186,9 @@ def _row(leaf: Float[Array, "K ..."], k: int | Array) -> Float[Array, "..."]:
     return jnp.sum(jnp.where(_over(jnp.arange(leaf.shape[0]) == k, leaf), leaf, jnp.zeros_like(leaf)), axis=0)
 
 
-def _floats(parts: list[Any]) -> list[Any]:
-    """In float32 at least, where sums of squares of what is near 1 are safe."""
-    return [part.astype(jnp.float32) if jnp.finfo(part.dtype).bits < 32 else part for part in parts]
+def _rows_of(stacked: PyTree, select: Callable[[str], bool] | None) -> list[Any]:
+    """The selected leaves as [K, N], see `metrics.single`."""
+    return [metrics.single(leaf).reshape(leaf.shape[0], -1) for leaf in _selected(stacked, select)]
 
 
 def _ratio(

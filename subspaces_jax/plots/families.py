@@ -86,8 +86,6 @@ def simplex_sizes(family: Family, standard: Sequence[Facts] = (), title: str = "
     kinds = {False: ("simplex midpoint", "#0072B2", "o"), True: ("layerwise simplex midpoint", "#D55E00", "d")}
     found: dict[bool, dict[int, list[Facts]]] = {False: {}, True: {}}
     for name, runs in family.items():
-        if not _classifies(runs):
-            continue
         if match := re.fullmatch(r"(?:line|simplex_(\d+))(_layerwise)?", name):
             found[match.group(2) is not None][int(match.group(1) or 2)] = runs
     if max(map(len, found.values())) < 2:
@@ -135,8 +133,6 @@ def label_noise(family: Family, best_epochs: Family | None = None, title: str = 
     methods: dict[str, dict[float, list[float]]] = {}
     best = {name.replace("early_stopping", BEST_EPOCH): runs for name, runs in (best_epochs or {}).items()}
     for name, runs in (family | best).items():
-        if not _classifies(runs):
-            continue
         method = (
             ",".join(part for part in name.split(",") if not part.startswith(("noise_", "label_noise="))) or "usual"
         )
@@ -199,10 +195,6 @@ def dynamics(rows: dict[str, list[list[dict[str, float]]]], title: str = "") -> 
                 _band(axis, epochs, values, scale=1.0, color=colour, label=text)
             axis.set(xlabel="epoch", ylabel=label, yscale=scale)
         return style.finished(figure, axes[0], title)
-
-
-def _classifies(runs: Sequence[Facts]) -> bool:
-    return all("accuracy" in run["scores"] for run in runs)
 
 
 def at_midpoint(facts: Facts, score: str) -> float:

@@ -71,7 +71,7 @@ def swag(rank: int) -> Average:
         if difference := trees.describe_mismatch(params, state.mean):
             raise ValueError(f"weights of another architecture cannot join an average: {difference}")
         count = state.count + 1
-        params = jax.tree.map(lambda w: jnp.asarray(w).astype(jnp.float32), params)
+        params = jax.tree.map(lambda w: jnp.asarray(w, jnp.float32), params)
         mean = jax.tree.map(lambda mean, w: mean + (w - mean) / count, state.mean, params)
         squares = jax.tree.map(
             lambda total, w, before, after: total + (w - before) * (w - after), state.squares, params, state.mean, mean
@@ -110,16 +110,12 @@ def swag_sample(state: SwagState, key: jax.Array, low_rank: bool = True, scale: 
     factors = jnp.where(kept, jax.random.normal(jax.random.fold_in(key, 0), (rank,), jnp.float32), 0.0)
     both, root = low_rank & (rows > 1), jnp.sqrt(jnp.asarray(scale, jnp.float32))
     factors *= root * jnp.where(both, lax.rsqrt(2.0 * jnp.maximum(rows - 1, 1).astype(jnp.float32)), 0.0)
-    diagonal = (
-        root
-        * jnp.where(both, np.float32(np.sqrt(0.5)), 1.0)
-        * lax.rsqrt(jnp.maximum(state.count, 1).astype(jnp.float32))
-    )
+    share, seen = jnp.where(both, np.float32(np.sqrt(0.5)), 1.0), jnp.maximum(state.count, 1).astype(jnp.float32)
+    diagonal = root * share * lax.rsqrt(seen)
 
     flat, unravel = ravel_pytree(state.mean)
-    noises = unravel(
-        jax.random.normal(jax.random.fold_in(key, 1), flat.shape, jnp.float32)
-    )  # a draw a leaf compiles for a minute
+    # all at once: a draw a leaf compiles for a minute
+    noises = unravel(jax.random.normal(jax.random.fold_in(key, 1), flat.shape, jnp.float32))
 
     def draw(noise, mean, squares, latest):
         deviations = jnp.tensordot(factors, latest - mean[None], axes=1, precision="highest")

@@ -127,19 +127,3 @@ def test_what_a_constructor_refuses_is_named():
 
     with pytest.raises(ConfigError, match=r"config.x 'picky\(size=3\)': size 3 is odd"):
         choices.make("x", "picky(size=3)", {"picky": picky})
-
-
-@pytest.mark.parametrize(
-    "paths, names",
-    [
-        (["runs/a", "runs/b"], ["a", "b"]),
-        (["runs/a/0", "runs/b/0"], ["a/0", "b/0"]),
-        (["/x/a/0", "/x/a/1", "/y/a/0"], ["x/a/0", "x/a/1", "y/a/0"]),
-        (["runs/a", "runs/a"], ["a", "a"]),
-        (["a", "b/a"], ["a", "b/a"]),
-        ([], []),
-    ],
-)
-def test_paths_are_told_apart_by_as_little_as_it_takes(paths, names):
-    assert choices.told_apart(paths) == names
-    assert choices.file_name("a/0 t=0.5") == "a_0_t=0.5"

@@ -166,3 +166,19 @@ def test_a_checkpoint_of_another_run_is_not_taken(trained, tmp_path):
     config = runs.open_run(tmp_path / "line").config
     assert train.run(config, tmp_path / "line")["resumed_from"] == 11
     assert rows(tmp_path / "line") == rows(trained / "line")
+
+
+@pytest.mark.parametrize(
+    "paths, names",
+    [
+        (["runs/a", "runs/b"], ["a", "b"]),
+        (["runs/a/0", "runs/b/0"], ["a/0", "b/0"]),
+        (["/x/a/0", "/x/a/1", "/y/a/0"], ["x/a/0", "x/a/1", "y/a/0"]),
+        (["runs/a", "runs/a"], ["a", "a"]),
+        (["a", "b/a"], ["a", "b/a"]),
+        ([], []),
+    ],
+)
+def test_paths_are_told_apart_by_as_little_as_it_takes(paths, names):
+    assert runs.told_apart(paths) == names
+    assert runs.file_name("a/0 t=0.5") == "a_0_t=0.5"

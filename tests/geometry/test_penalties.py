@@ -188,9 +188,8 @@ def test_gradients_are_those_of_finite_differences(small_stack):
         stacked = jax.tree.map(lambda leaf: np.float32(scale) * leaf, small_stack(2))
         check_grads(of_pair, (stacked,), 1, ["rev"], atol=1e-2, rtol=1e-2, eps=1e-2)
         check_grads(of_stack, (stacked,), 1, ["rev"], atol=1e-2, rtol=1e-2, eps=1e-2)
-    known = jax.jit(
-        lambda tree: cosine_penalty(tree, 0, 1)
-    )  # rows that are no arguments; and derivatives of derivatives
+    # rows that are no arguments; and derivatives of derivatives
+    known = jax.jit(lambda tree: cosine_penalty(tree, 0, 1))
     for of_known in (known, of_pair):
         check_grads(of_known, (small_stack(2),), 2, ["fwd", "rev"], atol=1e-2, rtol=1e-2, eps=1e-2)
 

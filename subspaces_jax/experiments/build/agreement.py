@@ -36,9 +36,10 @@ def check(config: Config) -> dict[str, Any]:
     if config["label_noise"] and known.label != "class":
         raise ConfigError(f"config.label_noise is for classes, and {config['dataset']} has none: set it to 0")
     _check_data(config, known)
-    if choices.parse(config["stop"])[0].name != "never" and not config["test_every"]:
+    stops = choices.parse(config["stop"])[0].name != "never"
+    if stops and not config["test_every"]:
         raise ConfigError(f"config.stop is {config['stop']!r}, and there are no tests: set test_every, or stop='never'")
-    if choices.parse(config["stop"])[0].name != "never" and config["capture"]:
+    if stops and config["capture"]:
         raise ConfigError(
             f"config.stop is {config['stop']!r}, and captures are of the whole training: set stop='never', or "
             "capture=False"

@@ -52,16 +52,13 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
                 f"the runs of {variant} in {settings.runs} were evaluated at different numbers of points: evaluate "
                 "them alike"
             )
-        _check_alike(runs[variant])
-    columns = {
-        str(facts.get("columns")) for of_variant in family.values() for facts in of_variant if "columns" in facts
-    }
+        _check_alike(runs[variant], of_variant)
+    columns = {str(facts["columns"]) for of_variant in family.values() for facts in of_variant if "columns" in facts}
     if len(columns) > 1:
         raise RunDirectoryError(f"the runs in {settings.runs} are of different tasks: name those of one")
     standard = family.get(STANDARD, [])
-    classified = "accuracy" in next(iter(family.values()))[0]["scores"]
-    sizes = range(2, len(standard) + 1 if classified else 2)
-    of_plain = {num: _ensembles(runs[STANDARD], num) for num in sizes}
+    classified = _classifies(family)
+    of_plain = {num: _ensembles(runs[STANDARD], num) for num in range(2, len(standard) + 1)} if classified else {}
     best = _best_epochs(runs, family)
     clean = {name: paths for name, paths in runs.items() if not family[name][0]["config"]["label_noise"]}
     facts = {
@@ -101,13 +98,15 @@ def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, F
     for name, values in arrays.items():
         _, variant, column = name.split("/")
         bins.setdefault(variant, {})[column] = values
-    drawn = {
-        "profiles": families.profiles(clean, standard, facts["pair"], title),
-        "simplexes": families.simplex_sizes(clean, standard, title),
-        "label_noise": families.label_noise(family, facts["best"], title),
-        "reliability": families.reliability(bins, title) if bins else None,
-        "dynamics": families.dynamics(facts["rows"], title),
-    }
+    drawn = {}
+    if _classifies(family):
+        drawn = {
+            "profiles": families.profiles(clean, standard, facts["pair"], title),
+            "simplexes": families.simplex_sizes(clean, standard, title),
+            "label_noise": families.label_noise(family, facts["best"], title),
+            "reliability": families.reliability(bins, title) if bins else None,
+        }
+    drawn["dynamics"] = families.dynamics(facts["rows"], title)
     return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
@@ -128,8 +127,13 @@ def finished(folders: Sequence[str | pathlib.Path]) -> Runs:
     return {variant: [path for _, path in sorted(by_seed.items())] for variant, by_seed in sorted(found.items())}
 
 
-def _check_alike(paths: Sequence[pathlib.Path]) -> None:
-    configs = [records.read_header(path).config for path in paths]
+def _classifies(family: Family) -> bool:
+    """Whether the one task that its runs have is a classification."""
+    return "accuracy" in next(iter(family.values()))[0]["scores"]
+
+
+def _check_alike(paths: Sequence[pathlib.Path], of_variant: Sequence[dict[str, Any]]) -> None:
+    configs = [facts["config"] for facts in of_variant]
     for path, config in zip(paths, configs):
         for field in ALIKE:
             if config.get(field) != configs[0].get(field):

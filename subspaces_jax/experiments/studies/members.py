@@ -63,7 +63,7 @@ def open_any(settings: Any) -> list[Run]:
     if not folders:
         raise ConfigError("config.runs names no run directory: set config.runs=a,b")
     opened = [runs.open_run(folder) for folder in folders]
-    names = choices.told_apart([run.folder for run in opened])
+    names = runs.told_apart([run.folder for run in opened])
     return [run._replace(name=name) for run, name in zip(opened, names)]
 
 

@@ -107,7 +107,7 @@ def exports(arrays: Statistics, facts: dict[str, Any]) -> Iterator[tuple[str, di
                 found.setdefault(str(layer["stage"]), {})[str(layer["block"])] = row
             found |= {"net": of(NET), "arch": facts["network"], "dataset": facts["dataset"]}
             found |= {"seed": str(facts["seeds"][m]), "epoch": f"{facts['epochs'][s]:g}"}
-            yield f"orientation_{choices.file_name(member)}_{step}", found
+            yield f"orientation_{runs.file_name(member)}_{step}", found
 
 
 def table(facts: dict[str, Any]) -> str:

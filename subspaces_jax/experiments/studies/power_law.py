@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from subspaces_jax import records
 from subspaces_jax.analysis import power_laws
 from subspaces_jax.errors import ConfigError
-from subspaces_jax.experiments import choices
+from subspaces_jax.experiments import choices, runs
 from subspaces_jax.experiments.fields import LARGEST, Field
 from subspaces_jax.plots import power_laws as drawn
 
@@ -61,7 +61,7 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         for k in range(len(names))
     ]
     arrays = {"t": t, "values": values, "kept": kept, "law": np.stack([_law(fit, of) for fit, of in zip(fits, t)])}
-    names = choices.told_apart(names)
+    names = runs.told_apart(names)
     facts = {"names": names, "fits": fits, "status": law.describe(), "series": settings.series}
     return arrays, facts | {"level": settings.level, "title": f"{settings.series} of {', '.join(names)}"}
 

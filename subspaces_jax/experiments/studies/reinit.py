@@ -143,7 +143,7 @@ def exports(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> Iterator[tu
         found["top1_test"] = 100.0 * arrays["trained_accuracy"][m]
         found["top5_test"] = 100.0 * arrays[f"trained_top{TOP}"][m] if f"trained_top{TOP}" in arrays else None
         found["epoch"] = f"{facts['trained_epoch'][m]:g}"
-        yield f"reinit_{choices.file_name(member)}", found
+        yield f"reinit_{runs.file_name(member)}", found
 
 
 def table(facts: dict[str, Any]) -> str:
