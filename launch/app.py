@@ -33,7 +33,7 @@ from ml_collections import ConfigDict, config_flags
 from launch import cache
 from subspaces_jax import parallel, records
 from subspaces_jax.errors import ConfigError, SubspacesError
-from subspaces_jax.experiments import fields
+from subspaces_jax.experiments import fields, schema
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 GRACE = 5.0  # seconds that an interrupted run has to close its files
@@ -159,7 +159,7 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
             to_dict(_CONFIG.value)  # a file that cannot be loaded says so only when it is used
         return rest
     except (AttributeError, KeyError) as error:
-        _fail(fields.unknown_field(re.findall(r"\w+", str(error))[0], _known_fields()))
+        _fail(schema.unknown_field(re.findall(r"\w+", str(error))[0], _known_fields()))
     except OSError as error:
         _fail(f"the config cannot be loaded: {str(error).splitlines()[-1].strip()}")
     except (flags.Error, ValueError) as error:
@@ -169,7 +169,7 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
         _fail(text.strip().splitlines()[-1].partition(": ")[2] if "Traceback" in text else text)
 
 
-def _known_fields() -> dict[str, fields.Field]:
+def _known_fields() -> dict[str, schema.Field]:
     """Fields of all configs."""
     from subspaces_jax.experiments import analyze, connect  # with SciPy and Matplotlib, a second
 

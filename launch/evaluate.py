@@ -7,13 +7,16 @@ training.
 from absl import flags
 
 from launch import app
+from subspaces_jax import parallel
 from subspaces_jax.experiments import evaluate
 
 _STEP = flags.DEFINE_integer("step", None, "of the checkpoint, default the last", lower_bound=0)
 
 
 def run(config, workdir):
-    print(evaluate.table(evaluate.run(config, workdir, _STEP.value)))
+    facts = evaluate.run(config, workdir, _STEP.value)
+    if parallel.is_main():
+        print(evaluate.table(facts))
 
 
 if __name__ == "__main__":

@@ -105,6 +105,18 @@ def disagreement_correct(
     return jnp.mean(((a != b) & ((a == label) | (b == label))).astype(jnp.float32), axis=-1)
 
 
+def among_top(logits: Float[Array, "..."], labels: Integer[Array, "..."], k: int) -> Bool[jax.Array, "..."]:
+    """Whether the class is among those of the k largest logits, of all where there are fewer.
+
+    Args:
+        logits: [..., C].
+        labels: [...] integer classes, or what broadcasts to that.
+        k: at least 1.
+    """
+    best = jax.lax.top_k(single(logits), min(k, logits.shape[-1]))[1]
+    return jnp.any(best == labels[..., None], axis=-1)
+
+
 def feature_cosine(features_a: Array, features_b: Array, squared: bool = False) -> jax.Array:
     """Mean over examples of the cosine of two feature vectors, or of its square.
 

@@ -88,8 +88,7 @@ def classification(label_smoothing: float = 0.0, detailed: bool = False, top: in
         probs = jax.nn.softmax(logits.astype(jnp.float32))
         sums = metrics.summary_sums(probs, labels, mask)
         if top:
-            best = jax.lax.top_k(logits.astype(jnp.float32), min(top, logits.shape[-1]))[1]
-            sums |= _summed({f"top_{top}": jnp.any(best == labels[:, None], axis=-1)}, mask)
+            sums |= _summed({f"top_{top}": metrics.among_top(logits, labels, top)}, mask)
         if not detailed:
             return sums
         num_classes = logits.shape[-1]

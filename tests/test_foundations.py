@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -10,44 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import subspaces_jax
 from subspaces_jax import rngs, trees
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "subspaces_jax"
-ROOMS = [  # in their order: a module imports only from rooms before its own, and within its own
-    *("errors", "logs", "arrays", "rngs", "trees", "writing", "losses", "metrics", "tasks"),
-    *("pvariation", "geometry", "networks", "data"),
-    *(
-        "events",
-        "records",
-        "remote",
-        "processes",
-        "parallel",
-        "checkpoints",
-        "state_dicts",
-        "batch_stats",
-        "evaluation",
-    ),
-    *("training", "connecting", "analysis", "plots"),
-    *(
-        "experiments.choices",
-        "experiments.fields",
-        "experiments.build",
-        "experiments.runs",
-        "experiments.starts",
-        "experiments.train",
-    ),
-    *(
-        "experiments.compile",
-        "experiments.levers",
-        "experiments.evaluate",
-        "experiments.studies",
-        "experiments.connect",
-        "experiments.export",
-        "experiments.analyze",
-        "experiments.plot",
-    ),
-    *("experiments.sweep", "experiments.references", "experiments.describe", "experiments.benchmarks"),
-]
+
+
+def rooms():
+    """The rooms in their order, as the package's docstring has them: a module imports only from rooms before its own,
+    and within its own."""
+    floors = re.search(r"before its own:\n\n(.*)", subspaces_jax.__doc__, re.DOTALL)[1]
+    names = re.sub(r"^ *\d ", "", floors, flags=re.MULTILINE).split()
+    above = names.index("experiments:")
+    return [*names[:above], *(f"experiments.{name}" for name in names[above + 1 :])]
+
+
+ROOMS = rooms()
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE or path.stem != "__init__")
 
 
@@ -101,11 +80,17 @@ def test_the_test_of_imports_sees_relative_ones(tmp_path, monkeypatch):
 def test_a_config_is_read_in_build_alone():
     """Below `build` there are named arguments only: no other module of experiments subscripts a config."""
     for path in (PACKAGE / "experiments").rglob("*.py"):
-        if path.parent.name == "build" or path.stem in ("fields", "choices"):
+        if path.parent.name == "build" or path.stem in ("schema", "fields", "choices"):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):
-                assert node.value.id != "config" or not isinstance(node.slice, ast.Constant), (path, node.lineno)
+            if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name | ast.Attribute):
+                name = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
+                assert name != "config" or not isinstance(node.slice, ast.Constant), (path, node.lineno)
+
+
+def test_every_folder_with_modules_is_a_package():
+    """Else the reference that pdoc makes leaves it out."""
+    assert all((path.parent / "__init__.py").exists() for path in FILES)
 
 
 def test_importing_everything_has_no_side_effect_and_needs_no_tensorflow():

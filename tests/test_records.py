@@ -271,6 +271,26 @@ def test_missing_results_name_the_command(tmp_path):
         assert not isinstance(caught.value, records.DamagedError)
 
 
+@pytest.mark.parametrize(
+    "kind, name, command",
+    [
+        ("train", "points", "launch.evaluate"),
+        ("study", "plane", "launch.analyze .* with its config"),
+        ("connect", "path", "launch.connect .* with its config"),
+        ("connect", "points", "launch.evaluate"),
+        ("sweep", "family", "launch.plot"),
+    ],
+)
+def test_results_that_are_missing_or_damaged_name_the_command_of_their_folder(kind, name, command, tmp_path):
+    records.write_header(tmp_path, kind, {})
+    with pytest.raises(RunDirectoryError, match=f"no results '{name}' in .*: run python -m {command}"):
+        records.load_facts(tmp_path, name)
+    records.save_json(tmp_path, name, {})
+    (tmp_path / "results" / f"{name}.json").write_text("{")
+    with pytest.raises(records.DamagedError, match=f"make them again, python -m {command}"):
+        records.load_facts(tmp_path, name)
+
+
 def npy(array):
     import io
 
@@ -286,7 +306,7 @@ def test_damaged_facts_are_one_line_and_told_apart_from_missing_ones(content, tm
     path.unlink()
     path.mkdir() if content is None else path.write_bytes(content)
     for reader in (records.load_results, records.load_facts):
-        with pytest.raises(records.DamagedError, match=r"points.json.*run the evaluation again") as caught:
+        with pytest.raises(records.DamagedError, match=r"points.json.*make them again, python -m launch.evaluate") as caught:
             reader(tmp_path, "points")
         assert str(tmp_path) in one_line(caught)
 
@@ -312,7 +332,7 @@ def test_damaged_arrays_are_one_line(kind, tmp_path):
     else:
         path.unlink()
         path.mkdir()
-    with pytest.raises(records.DamagedError, match=r"points.npz.*run the evaluation again") as caught:
+    with pytest.raises(records.DamagedError, match=r"points.npz.*make them again, python -m launch.evaluate") as caught:
         records.load_results(tmp_path, "points")
     one_line(caught)
     assert records.load_facts(tmp_path, "points") == {}

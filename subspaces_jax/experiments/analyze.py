@@ -7,12 +7,12 @@ from typing import Any
 
 from subspaces_jax import parallel, records
 from subspaces_jax.errors import ConfigError
-from subspaces_jax.experiments import fields
-from subspaces_jax.experiments.fields import Config, Field
+from subspaces_jax.experiments import schema
+from subspaces_jax.experiments.schema import Config, Field
 from subspaces_jax.experiments.studies import STUDIES
 
 ANALYSIS = Field("ensemble", lambda value: value in STUDIES, f"one of {', '.join(STUDIES)}")
-FIELDS: dict[str, Field] = {"analysis": ANALYSIS}  # of all studies together
+FIELDS: dict[str, Field] = {"analysis": ANALYSIS}  # names of the fields of all studies; defaults are each study's own
 for _study in STUDIES.values():
     FIELDS |= _study.FIELDS
 
@@ -54,12 +54,21 @@ def complete(config: Config) -> dict[str, Any]:
     Raises:
         ConfigError: an unknown study or field, or a value out of range.
     """
-    config = fields.upgrade(config)
+    config = schema.upgrade(config)
+    own = fields_of(config)
+    return schema.checked({key: value for key, value in config.items() if key in own or key not in FIELDS}, own)
+
+
+def fields_of(config: Config) -> dict[str, Field]:
+    """The fields of the study that a config names.
+
+    Raises:
+        ConfigError: an unknown study.
+    """
     name = config.get("analysis", ANALYSIS.default)
     if name not in STUDIES:
         raise ConfigError(f"config.analysis is {name!r}: it takes str, {ANALYSIS.meaning}")
-    own = {"analysis": ANALYSIS} | STUDIES[name].FIELDS
-    return fields.checked({key: value for key, value in config.items() if key in own or key not in FIELDS}, own)
+    return {"analysis": ANALYSIS} | STUDIES[name].FIELDS
 
 
 def table(facts: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ from subspaces_jax.experiments import build
 from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.build import steps as build_steps
 from subspaces_jax.experiments.build.steps import of_members, split_indices
+from subspaces_jax.experiments.fields import FIELDS, ONE_NETWORK, STEP
 from subspaces_jax.training import flat
 from subspaces_jax.training.dispatch import Form, in_form
 
@@ -44,22 +45,8 @@ LIBTPU = {  # so that it asks no metadata server, and several processes may use 
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-PLAIN = {  # one network trained on whole batches: what a subspace is compared with
-    "subspace": "none",
-    "num_endpoints": 0,
-    "layerwise": False,
-    "beta": 0.0,
-    "num_samples": 1,
-    "feature_diversity": 0.0,
-    "own_coordinates": False,
-    "num_parts": 1,
-    "rematerialise": "none",
-    "matmul_precision": "default",
-    "num_members": 1,
-    "initial": "",
-    "fork": "",
-    "frozen_endpoints": "",
-}
+# one network trained on whole batches: what a subspace is compared with
+PLAIN = ONE_NETWORK | {name: FIELDS[name].default for name in (*STEP, "matmul_precision")}
 COLLECTIVES = (
     "all-reduce",
     "all-gather",

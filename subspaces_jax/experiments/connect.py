@@ -21,10 +21,11 @@ from subspaces_jax.analysis import paths
 from subspaces_jax.checkpoints import Resumable
 from subspaces_jax.connecting import CONNECTORS, Path, Sampled
 from subspaces_jax.errors import ConfigError, RunDirectoryError
-from subspaces_jax.experiments import choices, fields, runs
+from subspaces_jax.experiments import build, choices, runs, schema
 from subspaces_jax.experiments.build import Experiment
-from subspaces_jax.experiments.fields import LARGEST, Config, Field
+from subspaces_jax.experiments.fields import ONE_NETWORK
 from subspaces_jax.experiments.runs import Networks, Run
+from subspaces_jax.experiments.schema import LARGEST, Config, Field
 from subspaces_jax.experiments.studies import members, profiles
 from subspaces_jax.plots import curves
 
@@ -38,10 +39,8 @@ FIELDS: dict[str, Field] = profiles.FIELDS | {
     ),
     "patches": members.PATCHES,
 }
-ALONE = {  # what the chain of knots is not, of what the networks' runs may have been
-    **{"num_endpoints": 0, "layerwise": False, "beta": 0.0, "num_members": 1, "capture": False, "num_samples": 1},
-    **{"initial": "", "fork": "", "frozen_endpoints": "", "feature_diversity": 0.0, "keep_every": 0, "keep_steps": ""},
-}
+# what the chain of knots is not, of what the networks' runs may have been
+ALONE = ONE_NETWORK | {"capture": False, "keep_every": 0, "keep_first": 0, "keep_steps": "", "profile_steps": ""}
 
 
 def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -60,7 +59,7 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     Raises:
         ConfigError, RunDirectoryError, CheckpointError, DataError: see `errors`.
     """
-    clock, config = time.perf_counter(), fields.checked(config, FIELDS)
+    clock, config = time.perf_counter(), schema.checked(config, FIELDS)
     settings, folder = SimpleNamespace(**config), records.resolve(workdir)
     choices.check("connector", settings.connector, CONNECTORS, GIVEN)
     if (folder / records.CONFIG).exists() and (kind := records.read_header(folder).kind) != "connect":
@@ -157,7 +156,7 @@ def _of(settings: Any, opened: list[Run], networks: Networks, sampled: Sampled, 
 def _keep(folder: pathlib.Path, made: Experiment, path: Path, networks: Networks, connector: str) -> None:
     """The run directory of the chain of knots, and its checkpoint."""
     knots = geometry.stack([path.params(k) for k in range(path.num_pieces + 1)])
-    config = made.config | ALONE | {"subspace": f"chain({path.num_pieces + 1})", "variant": connector}
+    config = build.check(made.config | ALONE | {"subspace": f"chain({path.num_pieces + 1})", "variant": connector})
     plan = {"steps_per_epoch": 1, "num_steps": 0, "captured_steps": [], "kept_steps": []}
     header = records.write_header(folder, "connect", config, plan, connector, runs.complete)
     state = Resumable(knots, networks.batch_stats, {}, jax.random.key_data(jax.random.key(0)))

@@ -22,7 +22,7 @@ from subspaces_jax.experiments.studies import STUDIES, family
 REPORT = "report.html"
 IMAGES = {".png": "image/png", ".gif": "image/gif"}
 KINDS = {"train": "training run", "connect": "path between networks", "study": "analysis", "sweep": "sweep"}
-FIELDS_OF = {"train": fields.FIELDS, "connect": fields.FIELDS, "study": analyze.FIELDS, "sweep": fields.SWEEP_FIELDS}
+FIELDS_OF = {"train": fields.FIELDS, "connect": fields.FIELDS, "sweep": fields.SWEEP_FIELDS}
 
 
 def run(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def run(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
         RunDirectoryError: no run directory.
     """
     header, folder = records.read_header(workdir), records.resolve(workdir)
-    defaults = FIELDS_OF[header.kind]
+    defaults = analyze.fields_of(header.config) if header.kind == "study" else FIELDS_OF[header.kind]
     found: dict[str, Any] = {
         "folder": str(folder),
         "kind": header.kind,

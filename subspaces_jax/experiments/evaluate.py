@@ -15,7 +15,8 @@ from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import build, runs
 from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.build.model import flat
-from subspaces_jax.experiments.fields import SPLITS
+from subspaces_jax.experiments.calls import SPLITS
+from subspaces_jax.experiments.fields import FREE, LABELS
 from subspaces_jax.experiments.runs import Run
 
 if TYPE_CHECKING:
@@ -23,20 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RESULTS = "points"
-FREE = (
-    "variant",
-    "override",
-    "eval_split",
-    "num_points",
-    "num_refresh_batches",
-    "eval_batch_size",
-    "num_workers",
-    "num_devices",
-    "data_dir",
-    "idx_dir",
-    "archive",
-    "stream",
-)
 COLUMNS = [list(column) for column in tasks.classification().columns]  # of results from before they were stored
 
 
@@ -51,7 +38,7 @@ def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | No
     get the scores of their ensembles by size.
 
     Args:
-        config: fields that differ from the run's own, which only those of FREE may; None for none.
+        config: fields that differ from the run's own, which only those of fields.FREE may; None for none.
         workdir: the run directory.
         step: of the checkpoint, whose results go to results/points_<step>; None for the latest, and results/points.
 
@@ -146,7 +133,7 @@ def _check_own(made: Experiment, own: Run, step: int | None) -> None:
         if name not in FREE and value != own.config[name]:
             raise ConfigError(
                 f"config.{name} is {value!r} but {own.folder} was trained with {own.config[name]!r}: an evaluation may "
-                f"change only {', '.join(FREE[2:])}"
+                f"change only {', '.join(name for name in FREE if name not in LABELS)}"
             )
     if step is not None and made.captures:
         raise ConfigError(f"{own.folder} captured checkpoints, which are evaluated together: leave step out")

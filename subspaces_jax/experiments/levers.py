@@ -16,10 +16,9 @@ from jax.sharding import Mesh, PartitionSpec
 from subspaces_jax import parallel
 from subspaces_jax.experiments import build, compile
 from subspaces_jax.experiments.build import Experiment
-from subspaces_jax.experiments.build import steps as build_steps
 from subspaces_jax.experiments.build.steps import of_members, split_indices
+from subspaces_jax.experiments.calls import DTYPES, PRECISIONS, REMATERIALISED
 from subspaces_jax.experiments.compile import Program
-from subspaces_jax.experiments.fields import DTYPES, PRECISIONS, REMATERIALISED
 from subspaces_jax.training.step import FORMS
 
 AS_IT_IS = "as it is"
@@ -70,7 +69,7 @@ def changes(made: Experiment, mesh: Mesh) -> dict[str, dict[str, Any]]:
     """The fields that each lever changes, by "field=value": values of LEVERS that are not the config's own, and that
     do something to its step on these devices."""
     shares = mesh.shape[parallel.AXIS] * made.num_samples
-    form = build_steps.form(made.config["over_samples"], parallel.platform(mesh))
+    form = made.over_samples(parallel.platform(mesh))
     in_flat_leaves = made.in_flat_leaves(parallel.platform(mesh), many_steps=not made.streams)
     own = {name: made.config[name] for name in LEVERS} | {"over_samples": form}
     own["leaves"] = "flat" if in_flat_leaves else "shaped"
@@ -123,8 +122,8 @@ def streamed(made: Experiment, mesh: Mesh) -> Program:
 
 def loops(made: Experiment, platform: str) -> int:
     """Passes through the loops of a step's parts, samples and members, of which the compiler counts one."""
-    form = build_steps.form(made.config["over_samples"], platform)
-    return made.config["num_parts"] * (made.num_samples * made.num_members if form == "scan" else 1)
+    form = made.over_samples(platform)
+    return made.num_parts * (made.num_samples * made.num_members if form == "scan" else 1)
 
 
 def table(facts: dict[str, Any]) -> str:

@@ -15,7 +15,8 @@ from subspaces_jax.connecting import CONNECTORS
 from subspaces_jax.data import corruption
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import choices
-from subspaces_jax.experiments.fields import CALLS, Config
+from subspaces_jax.experiments.calls import CALLS
+from subspaces_jax.experiments.schema import Config
 from subspaces_jax.experiments.studies import STUDIES
 from subspaces_jax.networks import families
 from subspaces_jax.training import step

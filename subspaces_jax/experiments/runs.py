@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from subspaces_jax import checkpoints, geometry, records
 from subspaces_jax.errors import CheckpointError, ConfigError, RunDirectoryError
-from subspaces_jax.experiments import build, fields
+from subspaces_jax.experiments import build, schema
 from subspaces_jax.experiments.build import Experiment, Plan
 
 PyTree = Any
@@ -76,9 +76,9 @@ def rows_of(folder: pathlib.Path) -> list[dict[str, float]]:
     return records.read_metrics(folder) if (folder / records.METRICS).exists() else []
 
 
-def complete(config: fields.Config) -> dict[str, Any]:
+def complete(config: schema.Config) -> dict[str, Any]:
     """A stored config as of today: renamed fields read, those that were added since at their defaults, checked."""
-    return build.check(fields.upgrade(config))
+    return build.check(schema.upgrade(config))
 
 
 def open_run(workdir: str | pathlib.Path) -> Run:

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 from subspaces_jax import records
 from subspaces_jax.errors import ConfigError, RunDirectoryError, SubspacesError
 from subspaces_jax.experiments import build, choices, evaluate, plot, train
-from subspaces_jax.experiments.fields import FIELDS, SWEEP_FIELDS, Config, checked, from_text, key_values
+from subspaces_jax.experiments.fields import FIELDS, SWEEP_FIELDS
+from subspaces_jax.experiments.schema import Config, checked, from_text, key_values
 from subspaces_jax.experiments.studies import family
 from subspaces_jax.experiments.studies.family import is_finished
 

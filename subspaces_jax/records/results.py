@@ -18,8 +18,16 @@ from subspaces_jax.records.files import (
     read_json,
     resolve,
 )
+from subspaces_jax.records.header import read_header
 from subspaces_jax.records.names import RESULTS
 from subspaces_jax.writing import replacing, write_text
+
+MAKERS = {  # of each kind of folder, the command that makes its results, and what more it is to be told
+    "train": ("evaluate", ""),
+    "connect": ("connect", " with its config"),
+    "study": ("analyze", " with its config"),
+    "sweep": ("plot", ""),
+}
 
 
 def save_results(workdir: str | os.PathLike, name: str, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
@@ -79,11 +87,18 @@ def _of_results(workdir: str | os.PathLike, name: str) -> Iterator[pathlib.Path]
     try:
         yield path
     except FileNotFoundError:
-        raise RunDirectoryError(
-            f"no results '{name}' in {path.parent}: run python -m launch.evaluate --workdir={workdir} first"
-        ) from None
+        raise RunDirectoryError(f"no results '{name}' in {path.parent}: run {_maker(workdir, name)} first") from None
     except NotWhatWasWritten as error:
         raise DamagedError(
-            f"results '{name}' in {path.parent} are damaged ({error}): run the evaluation again, "
-            f"python -m launch.evaluate --workdir={workdir}"
+            f"results '{name}' in {path.parent} are damaged ({error}): make them again, {_maker(workdir, name)}"
         ) from None
+
+
+def _maker(workdir: str | os.PathLike, name: str) -> str:
+    """The command that makes the results `name` of a folder."""
+    try:
+        kind = "train" if name.startswith("points") else read_header(workdir).kind  # a path is evaluated as a run is
+    except RunDirectoryError:
+        kind = "train"
+    command, more = MAKERS[kind]
+    return f"python -m launch.{command} --workdir={workdir}{more}"

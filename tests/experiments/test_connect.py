@@ -13,7 +13,7 @@ from launch import app
 from subspaces_jax import checkpoints, connecting, geometry, records
 from subspaces_jax.data import sources
 from subspaces_jax.errors import CheckpointError, ConfigError, RunDirectoryError
-from subspaces_jax.experiments import analyze, connect, evaluate, plot, runs, train
+from subspaces_jax.experiments import analyze, build, compile, connect, evaluate, plot, runs, train
 from subspaces_jax.experiments.studies import shared_trunk
 
 PLAIN = dict(network="mlp_8", num_epochs=2, weight_decay=1e-3, augmentation="none", subspace="none", beta=0.0)
@@ -117,6 +117,28 @@ def test_what_cannot_be_connected_is_named(names, fields, error, message, traine
     with pytest.raises(error, match=message):
         connected(trained, names, tmp_path / "refused", fields.pop("connector", "linear"), **fields)
     assert not (tmp_path / "refused").exists()
+
+
+def test_a_path_between_members_that_differ_in_options_is_a_run_as_any_other(tmp_path):
+    fields = PLAIN | dict(num_epochs=1, num_members=2, member_options="learning_rate=0.1; learning_rate=0.2")
+    train.run(load("line_digits", **fields), tmp_path / "run")
+    connected(tmp_path, ["run"], tmp_path / "path", "linear", members="endpoints", num_points=3, num_refined=0)
+    assert evaluate.run({"num_points": 2}, tmp_path / "path")["scores"]["accuracy"][0] > 0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        dict(subspace="simplex(4)", layerwise=True, num_samples=2, feature_diversity=1.0, frozen_endpoints="0"),
+        dict(subspace="none", beta=0.0, num_members=2, member_options="seed=1; seed=5"),
+        dict(subspace="none", beta=0.0, capture=True, schedule="swa_constant", keep_steps="0", keep_first=1),
+        dict(initial="a,b", inner_endpoints="fresh", subspace="bezier", stop="plateau", test_every=1),
+    ],
+)
+def test_of_every_set_of_networks_there_is_the_config_of_one_of_them(fields):
+    config = build.check({"dataset": "digits", "network": "mlp_8"} | fields)
+    for one in (config | connect.ALONE | {"subspace": "chain(3)"}, config | compile.PLAIN):
+        assert build.check(one)["num_members"] == 1 and not one["member_options"]
 
 
 def test_a_path_takes_no_other_runs_folder(trained):

@@ -107,6 +107,9 @@ def test_studies_and_sweeps_are_described(tmp_path):
     records.write_header(tmp_path / "study", "study", config)
     found = describe.run(None, tmp_path / "study")
     assert found["changed"] == {"analysis": "family", "runs": "nowhere"} and found["kind"] == "study"
+    (tmp_path / "other").mkdir()  # fields that several studies have are compared with this one's defaults
+    records.write_header(tmp_path / "other", "study", analyze.complete({"analysis": "barriers", "runs": "nowhere"}))
+    assert describe.run(None, tmp_path / "other")["changed"] == {"analysis": "barriers", "runs": "nowhere"}
     records.write_header(tmp_path / "sweep", "sweep", {"config": "configs/line_digits.py", "fields": ""})
     shutil.copytree(STORED, tmp_path / "sweep" / "line_0")
     shutil.copytree(STORED, tmp_path / "sweep" / "line_1")

@@ -127,7 +127,7 @@ def test_resets_are_those_networks(trained, tmp_path):
         for g, layers in enumerate((["Dense_0"], ["Dense_1"], ["Dense_2"], ["Dense_0", "Dense_2"])):
             expected = accuracy(last | {layer: other[layer] for layer in layers})
             assert arrays["accuracy"][0, k, g] == pytest.approx(expected[0], abs=1e-6), (step, layers)
-            assert arrays["top5"][0, k, g] == pytest.approx(expected[1], abs=1e-6)
+            assert arrays["top_5"][0, k, g] == pytest.approx(expected[1], abs=1e-6)
     np.testing.assert_array_equal(arrays["drop"][0, 2], 0)
     assert np.all(arrays["nll"][0, 2] == arrays["trained_nll"][0])
     drop = (arrays["trained_accuracy"][0] - arrays["accuracy"][0, 0, 3]) / arrays["trained_accuracy"][0]
@@ -170,7 +170,7 @@ def test_resets_with_batch_norm_keep_the_trained_network(statistics, trained, tm
     assert list(facts["parts"]) == ["Conv_0", "Dense_0", "BatchNorm_0"]
     np.testing.assert_allclose(arrays["nll"][0, 1], arrays["trained_nll"][0], rtol=1e-6)
     assert np.all(arrays["nll"][0, 0, :2] != arrays["trained_nll"][0])
-    assert np.all(arrays["top5"] >= arrays["accuracy"]) and np.all(arrays["top5"][0, 1] == arrays["trained_top5"][0])
+    assert np.all(arrays["top_5"] >= arrays["accuracy"]) and np.all(arrays["top_5"][0, 1] == arrays["trained_top_5"][0])
     _, alone = study("ensemble", tmp_path / "alone", [trained / "conv"])
     assert arrays["trained_nll"][0] == pytest.approx(alone["scores"]["nll"][0], rel=1e-4)
 

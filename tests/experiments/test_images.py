@@ -60,6 +60,9 @@ def run_of(folder, **fields):
 def test_runs_of_different_sizes_are_not_analysed_together():
     with pytest.raises(CheckpointError, match="b has image_size 0 but a has 16"):
         members.check_alike([run_of("a", image_size=16), run_of("b")], "")
+    with pytest.raises(CheckpointError, match="b has train_fraction 1.0 but a has 0.5"):  # which statistics are of
+        members.check_alike([run_of("a", train_fraction=0.5), run_of("b")])
+    members.check_alike([run_of("a", label_noise=0.2, corruption_seed=1), run_of("b")])
     with pytest.raises(ConfigError, match=r"images of shape \(28, 28, 1\), the runs' digits 10 and \(8, 8, 1\)"):
         members.check_alike([run_of("a")], "mnist")
     members.check_alike([run_of("a", image_size=16)] * 2, "mnist")  # which is read in that size, too

@@ -13,7 +13,7 @@ from test_runs import rows
 
 from subspaces_jax import checkpoints, geometry, records
 from subspaces_jax.errors import CheckpointError, ConfigError, RunDirectoryError
-from subspaces_jax.experiments import analyze, build, evaluate, fields, plot, runs, train
+from subspaces_jax.experiments import analyze, build, evaluate, fields, plot, runs, schema, train
 
 STORED = pathlib.Path(__file__).parent / "stored_run"  # of the first version: a line of mlp_8 on digits, two epochs
 
@@ -72,7 +72,7 @@ def test_a_renamed_field_is_read_by_its_old_name(stored, monkeypatch):
     (stored / "config.json").write_text(json.dumps(content))
     with pytest.raises(ConfigError, match="config field 'old_name', which is unknown"):
         runs.open_run(stored)
-    monkeypatch.setitem(fields.RENAMED, "old_name", "momentum")
+    monkeypatch.setitem(schema.RENAMED, "old_name", "momentum")
     assert runs.open_run(stored).config["momentum"] == 0.9
 
 

@@ -10,8 +10,8 @@ from test_configs import assert_drawn, load
 
 from subspaces_jax import checkpoints, records
 from subspaces_jax.errors import ConfigError
-from subspaces_jax.experiments import analyze, plot, train
-from subspaces_jax.experiments.studies import profiles
+from subspaces_jax.experiments import analyze, build, plot, train
+from subspaces_jax.experiments.studies import profiles, regularity
 from subspaces_jax.plots import style
 
 PLAIN = dict(subspace="none", beta=0.0, weight_decay=1e-3, num_epochs=2, batch_size=0, learning_rate=3.0)
@@ -75,6 +75,12 @@ def test_regularity_of_several_depths_with_repetitions(trained, tmp_path, monkey
     line = "L = 5 & 2 & {:.3f} $\\pm$ {:.3f} & {:.3f}".format(*expected)
     assert line in (tmp_path / "figures" / "regularity.tex").read_text()
     assert "| L = 3 | 2 | " in analyze.table(facts) and "beta = 0.25" in analyze.table(facts)
+
+
+def test_runs_that_differ_in_bookkeeping_alone_are_repetitions():
+    told = lambda **fields: regularity._told(build.experiment(load("line_digits", **PLAIN | fields)))
+    same = dict(seed=3, keep_first=1, test_every=1, profile_steps="1,2", leaves="shaped", rematerialise="all")
+    assert told() == told(**same) and told() != told(dtype="bfloat16")
 
 
 def test_variation_over_training_of_every_member(trained, tmp_path, monkeypatch):

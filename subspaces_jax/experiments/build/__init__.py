@@ -28,7 +28,9 @@ from subspaces_jax.experiments.build import steps as build_steps
 from subspaces_jax.experiments.build import training as build_training
 from subspaces_jax.experiments.build.agreement import check
 from subspaces_jax.experiments.build.model import Model
-from subspaces_jax.experiments.fields import ENDS, STOPS, Config
+from subspaces_jax.experiments.calls import STOPS
+from subspaces_jax.experiments.fields import ENDS
+from subspaces_jax.experiments.schema import Config
 from subspaces_jax.tasks import Task
 from subspaces_jax.training.dispatch import Form
 from subspaces_jax.training.loop import Plateau
@@ -199,6 +201,11 @@ class Experiment:
         return self.given.info if self.given else self.data_settings.info
 
     @property
+    def network_text(self) -> str:
+        """The call that the network is, for records."""
+        return self.config["network"]
+
+    @property
     def model(self) -> Model:
         config = self.config
         settings = build_model.Settings(
@@ -269,7 +276,7 @@ class Experiment:
 
     @property
     def eval_split(self) -> str:
-        """What is scored, of fields.SPLITS."""
+        """What is scored, of calls.SPLITS."""
         return self.config["eval_split"]
 
     @cached_property
@@ -470,6 +477,15 @@ class Experiment:
         return build_steps.step(
             self.model.objective, self.drawn_space(params), optimizer, settings, self.num_members, platform, still
         )  # fmt: skip
+
+    def over_samples(self, platform: str) -> str:
+        """How a platform takes samples and members, of calls.OVER_SAMPLES but "auto"."""
+        return build_steps.form(self.config["over_samples"], platform)
+
+    @property
+    def num_parts(self) -> int:
+        """Of a batch, whose gradients are added up."""
+        return self.config["num_parts"]
 
     def form(self, platform: str, many_steps: bool = True) -> Form:
         """In which a dispatch takes the state."""

@@ -8,7 +8,9 @@ from subspaces_jax.errors import ConfigError, DataError
 from subspaces_jax.experiments import choices
 from subspaces_jax.experiments.build import members as build_members
 from subspaces_jax.experiments.build import training as build_training
-from subspaces_jax.experiments.fields import CALLS, FIELDS, SEEDS, Config, checked
+from subspaces_jax.experiments.calls import CALLS
+from subspaces_jax.experiments.fields import FIELDS
+from subspaces_jax.experiments.schema import SEEDS, Config, checked
 
 
 def check(config: Config) -> dict[str, Any]:

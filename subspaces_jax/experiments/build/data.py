@@ -11,7 +11,7 @@ import numpy as np
 from subspaces_jax.data import catalogue, corruption, images, sources, subsets
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import choices
-from subspaces_jax.experiments.fields import CLASSES, HOLDOUTS
+from subspaces_jax.experiments.calls import CLASSES, HOLDOUTS
 
 
 class Settings(NamedTuple):

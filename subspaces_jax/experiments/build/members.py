@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from subspaces_jax.errors import ConfigError
-from subspaces_jax.experiments import choices, fields
+from subspaces_jax.experiments import choices, fields, schema
 from subspaces_jax.networks import families
 
 OPTIONS = ("learning_rate", "seed")  # fields of the config that members may differ in
@@ -16,12 +16,12 @@ OPTIONS = ("learning_rate", "seed")  # fields of the config that members may dif
 def parts(text: str) -> list[dict[str, str]]:
     """ "alpha=0.5 seed=3; alpha=1" as a dictionary for each part."""
     try:
-        return [fields.key_values(part) for part in choices.split(text, ";")]
+        return [schema.key_values(part) for part in choices.split(text, ";")]
     except ConfigError as error:
         raise ConfigError(f"config.member_options: {error}") from None
 
 
-def check(config: fields.Config) -> None:
+def check(config: schema.Config) -> None:
     """Refuses members that are not as many for each part, or that start from elsewhere."""
     if not config["member_options"]:
         return
@@ -35,7 +35,7 @@ def check(config: fields.Config) -> None:
         raise ConfigError("config.member_options is of members at random weights: set initial='' and fork=''")
 
 
-def alone(config: fields.Config, m: int, initial_options: Sequence[str]) -> dict[str, Any]:
+def alone(config: schema.Config, m: int, initial_options: Sequence[str]) -> dict[str, Any]:
     """The config of member m as a run of its own.
 
     Args:
@@ -52,7 +52,7 @@ def alone(config: fields.Config, m: int, initial_options: Sequence[str]) -> dict
     of_network = {}
     for name, text in named[part].items():
         if name in OPTIONS:
-            found[name] = fields.from_text(name, text)
+            found[name] = schema.from_text(name, text, fields.FIELDS)
         elif name in initial_options:
             of_network[name] = dict(choices.parse(f"options({name}={text})")[0].options)[name]
         else:

@@ -18,7 +18,7 @@ from subspaces_jax.data import augmentation, corruption
 from subspaces_jax.data.catalogue import DatasetInfo
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import choices
-from subspaces_jax.experiments.fields import AUGMENTATIONS, DTYPES, NORMALISATIONS
+from subspaces_jax.experiments.calls import AUGMENTATIONS, DTYPES, NORMALISATIONS
 from subspaces_jax.networks import checks, families
 from subspaces_jax.tasks import Task
 from subspaces_jax.training import objective

@@ -14,7 +14,7 @@ from subspaces_jax import tasks
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import choices
 from subspaces_jax.experiments.build.model import KEPT
-from subspaces_jax.experiments.fields import STATISTICS, SUBSPACES
+from subspaces_jax.experiments.calls import STATISTICS, SUBSPACES
 from subspaces_jax.tasks import Task
 from subspaces_jax.training import optimizers, schedules
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from subspaces_jax import geometry
 from subspaces_jax.errors import ConfigError
-from subspaces_jax.experiments.fields import Field
+from subspaces_jax.experiments.schema import Field
 from subspaces_jax.experiments.studies import ensemble, members
 from subspaces_jax.training import averages
 

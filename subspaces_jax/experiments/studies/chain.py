@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from subspaces_jax import geometry
 from subspaces_jax.analysis import paths
 from subspaces_jax.errors import ConfigError
-from subspaces_jax.experiments.fields import LARGEST, Field
+from subspaces_jax.experiments.schema import LARGEST, Field
 from subspaces_jax.experiments.studies import members, profiles
 from subspaces_jax.plots import curves
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from subspaces_jax import records
 from subspaces_jax.errors import ConfigError, RunDirectoryError
 from subspaces_jax.experiments import choices
-from subspaces_jax.experiments.fields import Field
+from subspaces_jax.experiments.schema import Field
 from subspaces_jax.experiments.studies import members, profiles
 from subspaces_jax.plots import curves, style
 

@@ -22,8 +22,8 @@ from subspaces_jax.experiments import choices, runs
 from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.build.model import flat, floats
 from subspaces_jax.experiments.evaluate import title
-from subspaces_jax.experiments.fields import LARGEST, Field
 from subspaces_jax.experiments.runs import Run
+from subspaces_jax.experiments.schema import LARGEST, Field
 from subspaces_jax.experiments.studies import members, profiles
 from subspaces_jax.plots import curves, reconstructions
 

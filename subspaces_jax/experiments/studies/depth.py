@@ -10,8 +10,8 @@ from subspaces_jax import geometry
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import choices, runs
 from subspaces_jax.experiments.build import Experiment
-from subspaces_jax.experiments.fields import Field
 from subspaces_jax.experiments.runs import Run
+from subspaces_jax.experiments.schema import Field
 
 
 def _numbers(text: str) -> list[float] | None:

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from subspaces_jax.analysis import ensembles
-from subspaces_jax.experiments.fields import Field
+from subspaces_jax.experiments.schema import Field
 from subspaces_jax.experiments.studies import members
 from subspaces_jax.plots import families
 

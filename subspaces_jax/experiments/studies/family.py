@@ -17,7 +17,7 @@ from subspaces_jax import metrics, records
 from subspaces_jax.analysis import ensembles
 from subspaces_jax.errors import ConfigError, RunDirectoryError
 from subspaces_jax.experiments import choices, evaluate
-from subspaces_jax.experiments.fields import Field
+from subspaces_jax.experiments.schema import Field
 from subspaces_jax.plots import families, tables
 
 FIELDS: dict[str, Field] = {

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from subspaces_jax.analysis import paths
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import runs
-from subspaces_jax.experiments.fields import Field
+from subspaces_jax.experiments.schema import Field
 from subspaces_jax.experiments.studies import barriers, members, profiles
 from subspaces_jax.plots import barriers as plots
 from subspaces_jax.plots import style

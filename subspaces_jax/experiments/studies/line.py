@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from subspaces_jax import geometry
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments.evaluate import COLUMNS
-from subspaces_jax.experiments.fields import LARGEST, Field
+from subspaces_jax.experiments.schema import LARGEST, Field
 from subspaces_jax.experiments.studies import members
 from subspaces_jax.experiments.studies.ensemble import title_of
 from subspaces_jax.plots import paths

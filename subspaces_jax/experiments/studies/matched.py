@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from subspaces_jax import geometry
 from subspaces_jax.connecting import Permutations, identity, match_networks, match_universe, permute
 from subspaces_jax.errors import ConfigError
-from subspaces_jax.experiments.fields import Field
+from subspaces_jax.experiments.schema import Field
 from subspaces_jax.experiments.studies import members
 from subspaces_jax.networks.axes import AxisTable
 from subspaces_jax.plots import together

@@ -16,12 +16,12 @@ from subspaces_jax.analysis import ensembles, hyperplanes, reinitialisation
 from subspaces_jax.connecting import Criterion, Features, layer_inputs
 from subspaces_jax.data import sources
 from subspaces_jax.errors import CheckpointError, ConfigError
-from subspaces_jax.experiments import choices, runs
+from subspaces_jax.experiments import choices, fields, runs
 from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.build.model import flat
 from subspaces_jax.experiments.evaluate import COLUMNS, passes
-from subspaces_jax.experiments.fields import LARGEST, SEEDS, Field
 from subspaces_jax.experiments.runs import Networks, Run
+from subspaces_jax.experiments.schema import LARGEST, SEEDS, Field
 from subspaces_jax.networks import axes
 from subspaces_jax.networks.axes import AxisTable
 
@@ -49,8 +49,8 @@ FIELDS: dict[str, Field] = {
     "eval_batch_size": Field(500, lambda value: 1 <= value <= LARGEST, "at least 1"),
 }
 PATCHES = Field("coarse", lambda value: value in ("coarse", "all"), "of maps, that weights are adjusted on")
-ALIKE = ("network", "task", "dataset", "pixel_shuffle", "augmentation", "normalisation", "num_train_examples",
-         "image_size", "image_padding", "classes", "validation", "eval_split", "dropout", "dtype")  # fmt: skip
+OF_TRAINING = ("label_noise", "label_noise_kind", "corruption_seed", "shuffle", "batch_norm", "matmul_precision")
+ALIKE = (*(name for name in fields.NETWORK | fields.DATA if name not in OF_TRAINING), "eval_split")
 
 
 def open_any(settings: Any) -> list[Run]:

@@ -27,8 +27,8 @@ from subspaces_jax.analysis.hyperplanes import NET, Oriented
 from subspaces_jax.errors import CheckpointError, ConfigError
 from subspaces_jax.experiments import choices, runs
 from subspaces_jax.experiments.build import Experiment
-from subspaces_jax.experiments.fields import LARGEST, Field
 from subspaces_jax.experiments.runs import Run
+from subspaces_jax.experiments.schema import LARGEST, Field
 from subspaces_jax.experiments.studies import members
 from subspaces_jax.networks import axes
 from subspaces_jax.plots import hyperplanes as plots
@@ -87,7 +87,7 @@ def run(settings: Any) -> tuple[Statistics, dict[str, Any]]:
                  for name in groups},
         "training": {of: arrays[f"{NET}/{of}"].tolist() for of in ("mean", "mass")},
         "title": members.title("orientation", opened),
-        "network": opened[0].config["network"],
+        "network": opened[0].experiment.network_text,
         "dataset": made.dataset,
     }  # fmt: skip
     return arrays, records.plain(facts)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from subspaces_jax import records
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import choices, evaluate
-from subspaces_jax.experiments.fields import Field
+from subspaces_jax.experiments.schema import Field
 from subspaces_jax.experiments.studies import connections, orientation, plane, regularity, reinit
 from subspaces_jax.plots import overview as plots
 

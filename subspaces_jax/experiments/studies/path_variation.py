@@ -16,8 +16,8 @@ from subspaces_jax import geometry
 from subspaces_jax.analysis import paths, variation
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import runs
-from subspaces_jax.experiments.fields import Field
 from subspaces_jax.experiments.runs import Networks, Run
+from subspaces_jax.experiments.schema import Field
 from subspaces_jax.experiments.studies import depth, members, profiles
 from subspaces_jax.networks import axes
 from subspaces_jax.plots import regularity as plots

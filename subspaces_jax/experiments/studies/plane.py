@@ -19,8 +19,8 @@ from subspaces_jax.analysis import surfaces
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import runs
 from subspaces_jax.experiments.build import Experiment
-from subspaces_jax.experiments.fields import LARGEST, Field
 from subspaces_jax.experiments.runs import Networks, Run
+from subspaces_jax.experiments.schema import LARGEST, Field
 from subspaces_jax.experiments.studies import members, profiles
 from subspaces_jax.networks import axes as axis_tables
 from subspaces_jax.plots import surfaces as plots

@@ -13,7 +13,7 @@ from subspaces_jax import records
 from subspaces_jax.analysis import power_laws
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import choices, runs
-from subspaces_jax.experiments.fields import LARGEST, Field
+from subspaces_jax.experiments.schema import LARGEST, Field
 from subspaces_jax.plots import power_laws as drawn
 
 FIELDS: dict[str, Field] = {

@@ -23,8 +23,8 @@ from subspaces_jax.evaluation import Measure
 from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.build.model import flat
 from subspaces_jax.experiments.evaluate import passes
-from subspaces_jax.experiments.fields import LARGEST, Field
 from subspaces_jax.experiments.runs import Networks, Run
+from subspaces_jax.experiments.schema import LARGEST, Field
 from subspaces_jax.experiments.studies import members
 
 FIELDS: dict[str, Field] = members.FIELDS | {

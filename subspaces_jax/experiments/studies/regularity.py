@@ -22,8 +22,8 @@ from subspaces_jax import records
 from subspaces_jax.analysis import variation
 from subspaces_jax.experiments import choices
 from subspaces_jax.experiments.build import Experiment
-from subspaces_jax.experiments.evaluate import FREE
-from subspaces_jax.experiments.fields import Field
+from subspaces_jax.experiments.fields import UNTOLD
+from subspaces_jax.experiments.schema import Field
 from subspaces_jax.experiments.studies import depth, members
 from subspaces_jax.networks import axes, families
 from subspaces_jax.plots import regularity as plots
@@ -37,8 +37,6 @@ FIELDS: dict[str, Field] = {name: members.FIELDS[name] for name in ("runs", "ste
     ),
     "band": Field("sd", lambda value: value in plots.BANDS, "around means of repetitions: sd, or sem, sd / sqrt(n)"),
 }  # fmt: skip
-UNTOLD = {*FREE, "seed", "num_members", "member_options", "log_every", "checkpoint_every", "keep_every", "keep_steps",
-          "test_every", "statistics"}  # fmt: skip  # what does not make networks different
 
 
 def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

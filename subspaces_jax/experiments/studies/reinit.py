@@ -5,8 +5,8 @@ results/reinit.npz has, of M networks, K rows (checkpoints, then fresh draws) an
     trained_<score> [M]   <score> [M, K, G]   drop [M, K, G], relative: (trained - reset) / trained accuracy, and where
                                               a loss is the score its rise: (reset - trained) / trained
 
-for every score of the task, "accuracy" as a fraction, and of classifications "top5". Networks are those of runs, or the
-points `at` of their lines or curves, whose checkpoints are contracted alike. Each has a file in the schema of the
+for every score of the task, "accuracy" as a fraction, and of classifications "top_5". Networks are those of runs, or
+the points `at` of their lines or curves, whose checkpoints are contracted alike. Each has a file in the schema of the
 reference's program (Gamba et al. 2020, arXiv:2003.07797) beside it, in percent.
 
 Reference: Zhang et al., Are All Layers Created Equal?, 2019, arXiv:1902.01996.
@@ -22,21 +22,22 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from subspaces_jax import evaluation, geometry, records
+from subspaces_jax import evaluation, geometry, metrics, records
 from subspaces_jax.analysis import reinitialisation
 from subspaces_jax.errors import CheckpointError, ConfigError
 from subspaces_jax.evaluation import Measure
 from subspaces_jax.experiments import choices, runs
 from subspaces_jax.experiments.build.model import flat
 from subspaces_jax.experiments.evaluate import passes
-from subspaces_jax.experiments.fields import LARGEST, Field
 from subspaces_jax.experiments.runs import Run
+from subspaces_jax.experiments.schema import LARGEST, Field
 from subspaces_jax.experiments.studies import members
 from subspaces_jax.networks import axes
 from subspaces_jax.plots import barriers as plots
 
 PyTree = Any
 TOP = 5
+TOP_K = f"top_{TOP}"
 MANY = 16  # points a pass on accelerators
 _shared = ("runs", "steps", "test_dataset", "test_archive", "seed", "eval_batch_size")
 
@@ -126,7 +127,7 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         "scores": {name: arrays[name].tolist() for name in names},
         "drop": arrays["drop"].tolist(),
         "title": members.title("resets", opened),
-        "network": opened[0].config["network"],
+        "network": opened[0].experiment.network_text,
         "dataset": made.dataset,
     }
     return arrays, records.plain(facts)
@@ -141,7 +142,7 @@ def exports(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> Iterator[tu
         found: dict[str, Any] = {"init_from_epoch": dict(zip(facts["rows"], rows)), "layers": list(facts["parts"])}
         found |= {"arch": facts["network"], "dataset": facts["dataset"], "seed": str(facts["seeds"][m])}
         found["top1_test"] = 100.0 * arrays["trained_accuracy"][m]
-        found["top5_test"] = 100.0 * arrays[f"trained_top{TOP}"][m] if f"trained_top{TOP}" in arrays else None
+        found["top5_test"] = 100.0 * arrays[f"trained_{TOP_K}"][m] if f"trained_{TOP_K}" in arrays else None
         found["epoch"] = f"{facts['trained_epoch'][m]:g}"
         yield f"reinit_{runs.file_name(member)}", found
 
@@ -252,7 +253,8 @@ def _scores(settings: Any, run: Run, rows: Rows, parts: dict[str, tuple[str, ...
             apply_train, network, images, shared["key"], settings.eval_batch_size, made.mesh
         )
     points = reinitialisation.resets(geometry.unstack(rows.stack)[0], parts, len(rows.epochs) + 1)
-    top = _top() if made.task.name == "classification" and made.info.num_classes >= TOP else None
+    more = [_TOP] if made.task.name == "classification" and made.info.num_classes >= TOP else []
+    more = [] if any(column.name == TOP_K for column in made.task.columns) else more
     together = None
     if size > 1:
         together = reinitialisation.together(points, size, shared["apply"], shared.get("apply_train"), made.task)
@@ -264,26 +266,24 @@ def _scores(settings: Any, run: Run, rows: Rows, parts: dict[str, tuple[str, ...
     num = jax.tree.leaves(points)[0].shape[0]
     found = evaluation.along(
         rows.stack, points, together.params_at if together else geometry.contract,
-        [] if top is None else [top], batch_stats=stats, with_pairs=False,
+        more, batch_stats=stats, with_pairs=False,
         progress=members.progress(num, rows.network).over, **shared,
     )  # fmt: skip
     return {name: np.asarray(together.of(values) if together else values, np.float64) for name, values in found.items()}
 
 
-def _top() -> Measure:
-    """The fraction of examples whose class is among the TOP largest logits; of logits [B, C] and [B, V, C]."""
-    return Measure(_top_sums, _top_read)
-
-
 def _top_sums(logits, labels, mask):
-    best = jax.lax.top_k(logits.astype(jnp.float32), TOP)[1]
-    among = jnp.any(best == labels.reshape(-1, *[1] * (best.ndim - 1)), axis=-1)
+    """Of logits [B, C] and of several networks' [B, V, C]."""
+    among = metrics.among_top(logits, labels.reshape(-1, *[1] * (logits.ndim - 2)), TOP)
     weights = mask.astype(jnp.float32).reshape(-1, *[1] * (among.ndim - 1))
     return {"hits": jnp.sum(among * weights, axis=0), "count": jnp.sum(mask.astype(jnp.float32))}
 
 
 def _top_read(sums):
-    return {f"top{TOP}": sums["hits"] / sums["count"]}
+    return {TOP_K: sums["hits"] / sums["count"]}
+
+
+_TOP = Measure(_top_sums, _top_read)  # the fraction of examples whose class is among those of the TOP largest logits
 
 
 def _check_epochs(found: Sequence[Rows]) -> None:

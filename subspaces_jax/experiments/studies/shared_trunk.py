@@ -24,8 +24,8 @@ from subspaces_jax.analysis import ensembles
 from subspaces_jax.connecting import cost_ratio, operations, with_trunk
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments.build import Experiment
-from subspaces_jax.experiments.fields import LARGEST, Field
 from subspaces_jax.experiments.runs import Networks, Run
+from subspaces_jax.experiments.schema import LARGEST, Field
 from subspaces_jax.experiments.studies import members
 from subspaces_jax.plots import together
 
