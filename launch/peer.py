@@ -58,11 +58,11 @@ def compare_curve(folder: str, rounds: int = 5) -> str:
     made = run.experiment
     recipe, network = recipe_of(made), made.model.network
     first, _, last = geometry.unstack(jax.device_get(starts.start(made).params))
-    bend, in_training = residual.train_curve((first, last), made.train.images, made.train.labels, recipe)
+    bend, in_training = residual.train_curve((first, last), made.data.train.images, made.data.train.labels, recipe)
     own = runs.networks(run, "knots")
     both = own, own._replace(stack=geometry.stack([first, bend, last]))
     highest = [_highest(run, networks) for networks in both]
-    size, _, channels = made.info.image_shape
+    size, _, channels = made.data.info.image_shape
     problem = Problem(f"cifar_resnet_{network.depth}_{network.width}", size, channels, made.batch_size)
     row = curves.compare_steps(problem, rounds, residual.curve_stepper)
     lines = [f"{run.folder.name}, step {own.step}, {made.num_points} points", _line("highest", "ours", "peer")]
@@ -91,8 +91,8 @@ def recipe_of(made: Experiment) -> residual.Recipe:
     return residual.Recipe(
         np.asarray(jax.vmap(made.schedule)(jnp.arange(made.plan.num_steps))),
         made.batch_size,
-        made.info.mean,
-        made.info.std,
+        made.data.info.mean,
+        made.data.info.std,
         config["momentum"],
         made.weight_decay,
         config["augmentation"] == "flip",

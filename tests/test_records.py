@@ -306,7 +306,9 @@ def test_damaged_facts_are_one_line_and_told_apart_from_missing_ones(content, tm
     path.unlink()
     path.mkdir() if content is None else path.write_bytes(content)
     for reader in (records.load_results, records.load_facts):
-        with pytest.raises(records.DamagedError, match=r"points.json.*make them again, python -m launch.evaluate") as caught:
+        with pytest.raises(
+            records.DamagedError, match=r"points.json.*make them again, python -m launch.evalu"
+        ) as caught:
             reader(tmp_path, "points")
         assert str(tmp_path) in one_line(caught)
 

@@ -142,13 +142,16 @@ def topology_devices(topology: str) -> Sequence[Any]:
 def programs(made: Experiment, mesh: Mesh) -> dict[str, Program]:
     """All programs of an experiment for the devices of a mesh, by name."""
     found = {"step": training_step(made, mesh)} | evaluation_passes(made, mesh)
-    return found if made.streams else found | {"data set": reading(made, mesh)}
+    return found if made.data.streams else found | {"data set": reading(made, mesh)}
 
 
 def training_step(made: Experiment, mesh: Mesh) -> Program:
     """One step of an experiment, on a batch that lies on the devices, in the form in which training takes it."""
-    state, platform, num_members = made.state_shapes, parallel.platform(mesh), made.num_members
-    step, form = made.step(state.params, platform), made.form(platform, many_steps=not made.streams)
+    state, platform, num_members = made.programs.state_shapes, parallel.platform(mesh), made.num_members
+    step, form = (
+        made.programs.step(state.params, platform),
+        made.programs.form(platform, many_steps=not made.data.streams),
+    )
     shapes, whole_state = flat.shapes_of(state) if form.flat else None, state
     state, stack = jax.eval_shape(lambda state: in_form(state, form)[::2], state)
     whole, members = PartitionSpec(), of_members(num_members)
@@ -199,7 +202,7 @@ def evaluation_passes(made: Experiment, mesh: Mesh) -> dict[str, Program]:
 
 def reading(made: Experiment, mesh: Mesh) -> Program:
     """A batch taken from a data set that each device holds whole, as training holds it: each image flat."""
-    images, split = flat_data(made, made.num_examples)["images"], PartitionSpec(parallel.AXIS)
+    images, split = flat_data(made, made.data.num_examples)["images"], PartitionSpec(parallel.AXIS)
     indices = jax.ShapeDtypeStruct((made.batch_size,), jnp.int32)
     taken = parallel.pmapped(lambda images, rows: jnp.take(images, rows, axis=0), mesh, (PartitionSpec(), split), split)
     placed = laid_out(mesh)
@@ -325,12 +328,12 @@ def _memory_of_training(facts: dict[str, Any]) -> str:
 
 def _passes(made: Experiment) -> dict[str, int]:
     """Batches of each pass over data for one point."""
-    size, num = made.eval_batch_size, made.num_examples
+    size, num = made.eval_batch_size, made.data.num_examples
     refresh = -(-num // size)
-    if made.streams:
+    if made.data.streams:
         refresh = min(made.num_refresh_batches or refresh, num // size)
-    return {"refresh": refresh, "predict": -(-made.info.num_test // size)}
+    return {"refresh": refresh, "predict": -(-made.data.info.num_test // size)}
 
 
 def _images(made: Experiment, num: int) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((num, *made.info.image_shape), jnp.dtype(made.info.input_dtype))
+    return jax.ShapeDtypeStruct((num, *made.data.info.image_shape), jnp.dtype(made.data.info.input_dtype))

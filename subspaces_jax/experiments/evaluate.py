@@ -73,22 +73,22 @@ def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | No
         "variant": own.variant,
         "columns": [list(column) for column in made.task.columns],
         "midpoint": midpoint,
-        "split": made.eval_split,
+        "split": made.data.eval_split,
         "regularisation": _regularisation(made, networks),
         "scores": {name: values.tolist() for name, values in arrays.items() if values.ndim == 1},
     }
     if (made.num_members > 1 or made.captures) and "logits" in arrays:
         members = arrays["logits"][1 if made.captures else 0 :]
-        by_size = ensembles.by_size(members, made.scored.labels)
+        by_size = ensembles.by_size(members, made.data.scored.labels)
         facts["ensembles"] = {name: values.tolist() for name, values in by_size.items()}
     if made.space.num_endpoints > 1:
         statistics = jax.jit(geometry.endpoint_statistics)(networks.stack)
         facts |= {name: float(value) for name, value in statistics.items()}
     facts["seconds"] = time.perf_counter() - clock
     if parallel.is_main():
-        arrays |= {"points": np.asarray(points), "labels": np.asarray(made.scored.labels)}
-        is_own = made.eval_split == own.experiment.eval_split
-        parts = [RESULTS, *[made.eval_split] * (not is_own), *[str(step)] * (step is not None)]
+        arrays |= {"points": np.asarray(points), "labels": np.asarray(made.data.scored.labels)}
+        is_own = made.data.eval_split == own.experiment.data.eval_split
+        parts = [RESULTS, *[made.data.eval_split] * (not is_own), *[str(step)] * (step is not None)]
         records.save_results(own.folder, "_".join(parts), arrays, facts)
     return facts
 
@@ -112,9 +112,9 @@ def passes(made: Experiment) -> dict[str, Any]:
         "apply_train": made.model.apply_train,
         "task": made.task,
         "targets": made.model.targets,
-        "images": flat(made.scored.images),
-        "labels": made.scored.labels,
-        "train_images": flat(made.train.images),
+        "images": flat(made.data.scored.images),
+        "labels": made.data.scored.labels,
+        "train_images": flat(made.data.train.images),
         "key": made.refresh_key,
         "batch_size": made.eval_batch_size,
         "mesh": made.mesh,

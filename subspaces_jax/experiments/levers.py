@@ -69,14 +69,14 @@ def changes(made: Experiment, mesh: Mesh) -> dict[str, dict[str, Any]]:
     """The fields that each lever changes, by "field=value": values of LEVERS that are not the config's own, and that
     do something to its step on these devices."""
     shares = mesh.shape[parallel.AXIS] * made.num_samples
-    form = made.over_samples(parallel.platform(mesh))
-    in_flat_leaves = made.in_flat_leaves(parallel.platform(mesh), many_steps=not made.streams)
+    form = made.programs.over_samples(parallel.platform(mesh))
+    in_flat_leaves = made.programs.in_flat_leaves(parallel.platform(mesh), many_steps=not made.data.streams)
     own = {name: made.config[name] for name in LEVERS} | {"over_samples": form}
     own["leaves"] = "flat" if in_flat_leaves else "shaped"
     has_effect = {
         "matmul_precision": lambda value: own["dtype"] == "float32",
         "over_samples": lambda value: made.num_samples > 1 or made.num_members > 1,
-        "leaves": lambda value: made.takes_flat_leaves,
+        "leaves": lambda value: made.programs.takes_flat_leaves,
         "num_parts": lambda value: made.batch_size % (shares * value) == 0,
     }
     return {
@@ -93,37 +93,37 @@ def programs(made: Experiment, mesh: Mesh) -> Iterator[tuple[str, Experiment, Pr
     for name, fields in changes(made, mesh).items():
         changed = build.experiment(made.config | fields, without_data=True)
         yield name, changed, compile.training_step(changed, mesh)
-    if not made.streams:
+    if not made.data.streams:
         yield IN_MEMORY, made, in_memory(made, mesh)
     yield STREAMED, made, streamed(made, mesh)
 
 
 def in_memory(made: Experiment, mesh: Mesh) -> Program:
     """What training dispatches where each device holds the data set: a loop over steps, which take their batches."""
-    state, whole, members = made.state_shapes, PartitionSpec(), of_members(made.num_members)
+    state, whole, members = made.programs.state_shapes, PartitionSpec(), of_members(made.num_members)
     steps, size = made.plan.steps_per_epoch, made.batch_size // made.num_samples
     shape = (steps, *[made.num_members] * len(members), made.num_samples, size)
-    data = compile.flat_data(made, made.num_examples)
+    data = compile.flat_data(made, made.data.num_examples)
     args = (state, data, jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct((), jnp.int32))
     specs = (members, whole, split_indices(made.num_members), whole)
-    return Program(made.advance(state.params, mesh), tuple(map(compile.laid_out(mesh), args, specs)))
+    return Program(made.programs.advance(state.params, mesh), tuple(map(compile.laid_out(mesh), args, specs)))
 
 
 def streamed(made: Experiment, mesh: Mesh) -> Program:
     """What training dispatches where data stream: a step on the batch that it is given."""
-    state, members = made.state_shapes, of_members(made.num_members)
+    state, members = made.programs.state_shapes, of_members(made.num_members)
     rows = (*[made.num_members] * len(members), made.batch_size)
     batch = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((*rows, *leaf.shape[1:]), leaf.dtype), compile.data(made, made.batch_size)
     )
     args, specs = (state, batch), (members, PartitionSpec(*members, parallel.AXIS))
-    return Program(made.advance_on_batch(state.params, mesh), tuple(map(compile.laid_out(mesh), args, specs)))
+    return Program(made.programs.advance_on_batch(state.params, mesh), tuple(map(compile.laid_out(mesh), args, specs)))
 
 
 def loops(made: Experiment, platform: str) -> int:
     """Passes through the loops of a step's parts, samples and members, of which the compiler counts one."""
-    form = made.over_samples(platform)
-    return made.num_parts * (made.num_samples * made.num_members if form == "scan" else 1)
+    form = made.programs.over_samples(platform)
+    return made.programs.num_parts * (made.num_samples * made.num_members if form == "scan" else 1)
 
 
 def table(facts: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ def start(made: Experiment, new: bool = True) -> State:
         CheckpointError, RunDirectoryError: what it starts from is missing, damaged or of another architecture.
     """
     given = _networks(made) if made.initial and new else None  # refused before a state of random weights is computed
-    state = made.initial_state()
+    state = made.programs.initial_state()
     if given is not None:
         state = _of_networks(made, state, given)
     if made.fork is not None and new:
@@ -116,7 +116,10 @@ def _of_flax(made: Experiment, source: choices.Source) -> runs.Networks:
         found = checkpoints.restore_flax(source.folder, source.step, like=made.model.shapes)
     except CheckpointError as error:
         raise CheckpointError(f"config.initial: {error}") from None
-    own = {"params": made.model.shapes, "batch_stats": made.state_shapes.batch_stats if found["batch_stats"] else {}}
+    own = {
+        "params": made.model.shapes,
+        "batch_stats": made.programs.state_shapes.batch_stats if found["batch_stats"] else {},
+    }
     if difference := trees.describe_mismatch(found["batch_stats"], own["batch_stats"]):
         raise CheckpointError(
             f"config.initial: {source.folder} has statistics of another architecture than the config: {difference}"
@@ -173,7 +176,7 @@ def _of_fork(made: Experiment, state: State) -> State:
         )
     whole = NamedSharding(made.mesh, PartitionSpec())
     placed = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole)
-    like = jax.tree.map(placed, jax.eval_shape(resumable, made.alone.state_shapes))
+    like = jax.tree.map(placed, jax.eval_shape(resumable, made.alone.programs.state_shapes))
     found = checkpoints.restore_state(run.folder, source.step, like)
     forked = (jnp.int32(source.step), found.params, found.batch_stats, found.opt_state)
     if made.num_members > 1:

@@ -87,7 +87,7 @@ def run(config: build.Config, workdir: str | pathlib.Path) -> dict[str, Any]:
                 speed = f"{row['images_per_second']:,.0f} images/s"
                 progress.update(step, f"loss {row['loss']:.4f}  lr {row['learning_rate']:.4g}  {speed}")
 
-        begin = _on_stream if made.streams else _in_memory
+        begin = _on_stream if made.data.streams else _in_memory
         advance = stack.enter_context(begin(made, state))
         if made.profile_steps and resumed_from > made.profile_steps[0]:
             log.warning("step %d, from which profile_steps traces, is done: nothing is traced", made.profile_steps[0])
@@ -137,8 +137,8 @@ def _held(made: Experiment, folder: pathlib.Path) -> Iterator[str]:
 @contextlib.contextmanager
 def _in_memory(made: Experiment, state: State) -> Iterator[Advance]:
     """(state, step, n) -> (state, report), with the data on the devices and each epoch's order made when it begins."""
-    compiled, order, epoch = made.advance(state.params), made.epoch_order(), made.plan.steps_per_epoch
-    data = parallel.replicate({"images": flat(made.train.images), "labels": made.train.labels}, made.mesh)
+    compiled, order, epoch = made.programs.advance(state.params), made.programs.epoch_order(), made.plan.steps_per_epoch
+    data = parallel.replicate({"images": flat(made.data.train.images), "labels": made.data.train.labels}, made.mesh)
     order_keys = parallel.replicate(jnp.stack([rngs.stream(key, "order") for key in made.keys]), made.mesh)
     current: dict[int, jax.Array] = {}
 
@@ -163,12 +163,12 @@ def _on_stream(made: Experiment, state: State) -> Iterator[Advance]:
             f"config.num_members is {made.num_members} and {made.dataset} streams: train members in one process, or "
             "each as a run of its own"
         )
-    compiled, streams = made.advance_on_batch(state.params), []
+    compiled, streams = made.programs.advance_on_batch(state.params), []
     split = PartitionSpec(*of_members(made.num_members), parallel.AXIS)
 
     def advance(state, step, num_steps):
         if not streams:
-            streams.extend(made.train_streams(step))
+            streams.extend(made.data.train_streams(made.batch_size, made.num_members, step))
         total = None
         for _ in range(num_steps):
             parts = [dict(zip(("images", "labels"), next(stream)[:2])) for stream in streams]
@@ -208,8 +208,8 @@ def _midpoint_test(made: Experiment) -> Callable[[State], dict[str, float]]:
     On what is held out where something is; and on the training split where the config says so.
     """
     model, mesh, size = made.model, made.mesh, made.eval_batch_size
-    train = evaluation.on_device(flat(made.train.images), mesh)
-    scored = {name: made.scored_split(name) for name in (made.tested, *["train"] * made.scores_train)}
+    train = evaluation.on_device(flat(made.data.train.images), mesh)
+    scored = {name: made.data.scored_split(name) for name in (made.data.tested, *["train"] * made.scores_train)}
     splits = {name: (evaluation.on_device(flat(split.images), mesh), split.labels) for name, split in scored.items()}
     coordinates = made.space.midpoint
 
@@ -232,7 +232,7 @@ def _midpoint_test(made: Experiment) -> Callable[[State], dict[str, float]]:
             return score(params, stats, made.keys[0])
         member = lambda m: jax.tree.map(lambda leaf: leaf[m], (params, stats))
         scores = [score(*member(m), key) for m, key in enumerate(made.keys)]
-        first = f"{made.tested}_{made.task.columns[0].name}"
+        first = f"{made.data.tested}_{made.task.columns[0].name}"
         of_each = {f"{first}_{m}": of_member[first] for m, of_member in enumerate(scores)}
         return {name: sum(row[name] for row in scores) / len(scores) for name in scores[0]} | of_each
 

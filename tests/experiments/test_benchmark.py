@@ -18,6 +18,7 @@ from subspaces_jax.experiments.benchmarks import (
     regularity,
     subspaces,
 )
+from subspaces_jax.experiments.build.programs import Programs
 
 TINY = benchmarks.Problem("mlp_8", 8, 3, 16, num_units=12, num_examples=60, path_units=12, num_layers=20)
 
@@ -91,10 +92,8 @@ def test_a_plane_lies_around_a_curve_of_two_ends_and_a_bend_between_them():
 
 
 def test_curve_rows_train_the_bend_alone(monkeypatch):
-    made, advance = [], benchmarks.build.Experiment.advance
-    monkeypatch.setattr(
-        benchmarks.build.Experiment, "advance", lambda self, params: made.append(self) or advance(self, params)
-    )
+    made, advance = [], Programs.advance
+    monkeypatch.setattr(Programs, "advance", lambda self, params: made.append(self.made) or advance(self, params))
     curves.curve_steps(TINY)
     assert made[0].frozen_endpoints == (0, 2) and made[0].space.num_endpoints == 3
     assert made[0].optimizer_settings.weight_decay == 0.0 < made[0].weight_decay

@@ -343,5 +343,5 @@ def test_pixels_are_shuffled_after_augmentation():
     augmented, shuffled = (np.asarray(of.model.augment(keys, images)) for of in both)
     np.testing.assert_array_equal(shuffled, corruption.pixel_shuffle(augmented, 3))
     assert (shuffled != augmented).any()
-    tests = [of.test.images for of in both]
+    tests = [of.data.test.images for of in both]
     np.testing.assert_array_equal(tests[1], corruption.pixel_shuffle(tests[0], 3))

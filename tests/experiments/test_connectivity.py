@@ -16,7 +16,7 @@ from subspaces_jax.data import sources
 from subspaces_jax.errors import CheckpointError, ConfigError, DataError
 from subspaces_jax.evaluation import Measure
 from subspaces_jax.experiments import analyze, plot, runs, train
-from subspaces_jax.experiments.build import Experiment
+from subspaces_jax.experiments.build.splits import Splits
 
 QUICK = dict(network="mlp_8", num_epochs=2, num_points=3, weight_decay=1e-3, augmentation="none", checkpoint_every=1)
 PLAIN = QUICK | dict(subspace="none", beta=0.0)
@@ -251,7 +251,7 @@ def test_a_chain_goes_through_its_networks(trained, tmp_path):
 
 def test_a_study_of_paths_scores_the_test_split_that_it_names(trained, tmp_path, monkeypatch):
     """Here one of 50 examples; the training split stays the runs' own."""
-    monkeypatch.setattr(Experiment, "test_of", lambda made, *of: sources.Arrays(*(part[:50] for part in made.test)))
+    monkeypatch.setattr(Splits, "test_of", lambda own, *of: sources.Arrays(*(part[:50] for part in own.test)))
     named = dict(num_points=2, test_dataset="digits")
     other, _ = study("chain", tmp_path / "other", trained / "a", trained / "b", **named)
     own, _ = study("chain", tmp_path / "own", trained / "a", trained / "b", num_points=2)
@@ -409,7 +409,7 @@ def test_reconstructions_along_a_curve_with_lpips(reconstructing, tmp_path, monk
             patch.setattr(lpips, name, function)
         arrays, _ = study("curve", tmp_path, reconstructing / "curve", num_points=3, lpips="alex", num_images=2)
     info = runs.open_run(reconstructing / "curve").experiment
-    images = info.test.images.astype(np.float32) / 255
+    images = info.data.test.images.astype(np.float32) / 255
     assert images.shape[1:] == (32, 32, 1)
     np.testing.assert_allclose(arrays["originals"], images[:2])
     knots = geometry.unstack(checkpoints.restore(reconstructing / "curve").params)
@@ -434,7 +434,7 @@ def test_reconstructions_along_a_curve_with_lpips(reconstructing, tmp_path, monk
 
 def test_an_ensemble_of_autoencoders_is_the_mean_of_their_reconstructions(reconstructing, tmp_path):
     arrays, facts = study("ensemble", tmp_path, reconstructing / "0", reconstructing / "1")
-    images = runs.open_run(reconstructing / "0").experiment.test.images.astype(np.float32) / 255
+    images = runs.open_run(reconstructing / "0").experiment.data.test.images.astype(np.float32) / 255
     outputs = []
     for name in "01":
         outputs.append(reconstructed(network(reconstructing, name), images))

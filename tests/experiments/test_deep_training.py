@@ -88,11 +88,11 @@ def test_members_have_the_options_and_seeds_of_their_part(members):
 def test_all_of_the_training_split_is_one_batch_in_which_every_example_counts(members):
     _, config, rows = members
     made = build.experiment(config)
-    assert made.plan.steps_per_epoch == 1 and made.batch_size == 54 == len(made.train.images)
+    assert made.plan.steps_per_epoch == 1 and made.batch_size == 54 == len(made.data.train.images)
     assert rows[0]["gradient_norm"] / rows[0]["gradient_norm_of_mean"] == pytest.approx(54**2)
     fewer = build.experiment(CONFIG | {"train_fraction": 0.25})
-    assert fewer.num_examples == fewer.batch_size == 13
-    np.testing.assert_array_equal(fewer.train.images, made.train.images[:13])
+    assert fewer.data.num_examples == fewer.batch_size == 13
+    np.testing.assert_array_equal(fewer.data.train.images, made.data.train.images[:13])
 
 
 def test_networks_of_a_run_become_files_and_networks_again(members, tmp_path):

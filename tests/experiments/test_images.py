@@ -33,17 +33,17 @@ def enlarged(images, size):
 def test_a_size_changes_what_is_known_and_what_is_read():
     images, labels = sources.load("digits", "test")
     made = experiment(image_size=20)
-    assert made.info == dataclasses.replace(catalogue.info("digits"), image_shape=(20, 20, 1))
-    for split, data in (("test", made.test), ("other", made.test_of("digits", ""))):
+    assert made.data.info == dataclasses.replace(catalogue.info("digits"), image_shape=(20, 20, 1))
+    for split, data in (("test", made.data.test), ("other", made.data.test_of("digits", ""))):
         assert data.images.shape == (360, 20, 20, 1) and data.images.dtype == np.uint8, split
         assert np.abs(data.images[:40] - enlarged(images[:40], 20)).max() <= 1.0
         np.testing.assert_array_equal(data.labels, labels)
-    assert experiment(image_size=20, num_train_examples=7).train.images.shape == (7, 20, 20, 1)
-    smaller = experiment(image_size=4).test.images[:40]
+    assert experiment(image_size=20, num_train_examples=7).data.train.images.shape == (7, 20, 20, 1)
+    smaller = experiment(image_size=4).data.test.images[:40]
     expected = jax.image.resize(images[:40].astype(np.float32), (40, 4, 4, 1), "linear", antialias=True)
     assert np.abs(smaller - expected).max() <= 1.0
-    shuffled = experiment(image_size=20, pixel_shuffle=True, corruption_seed=3).test.images
-    np.testing.assert_array_equal(shuffled, corruption.pixel_shuffle(made.test.images, 3))
+    shuffled = experiment(image_size=20, pixel_shuffle=True, corruption_seed=3).data.test.images
+    np.testing.assert_array_equal(shuffled, corruption.pixel_shuffle(made.data.test.images, 3))
 
 
 def test_a_size_reaches_the_network_and_what_it_costs():
@@ -71,17 +71,17 @@ def test_runs_of_different_sizes_are_not_analysed_together():
 @pytest.mark.parametrize("size", [0, 12])
 def test_a_stream_by_choice_gives_the_images_of_memory(size):
     both = [experiment(image_size=size, stream=stream, batch_size=100) for stream in (False, True)]
-    assert [made.streams for made in both] == [False, True]
-    assert both[1].num_examples == 1437
-    batches = list(both[1].test.images())
+    assert [made.data.streams for made in both] == [False, True]
+    assert both[1].data.num_examples == 1437
+    batches = list(both[1].data.test.images())
     streamed = np.concatenate([batch.images[batch.mask] for batch in batches])
-    np.testing.assert_array_equal(streamed, both[0].test.images)
-    np.testing.assert_array_equal(both[1].test.labels, both[0].test.labels)
-    (stream,) = both[1].train_streams(0)
+    np.testing.assert_array_equal(streamed, both[0].data.test.images)
+    np.testing.assert_array_equal(both[1].data.test.labels, both[0].data.test.labels)
+    (stream,) = both[1].data.train_streams(100, 1, 0)
     epoch = [next(stream) for _ in range(14)]
     stream.close()
     given = {(image.tobytes(), label) for batch in epoch for image, label in zip(batch.images, batch.labels)}
-    known = {(image.tobytes(), label) for image, label in zip(*both[0].train)}
+    known = {(image.tobytes(), label) for image, label in zip(*both[0].data.train)}
     assert given <= known and len(given) > 1300  # neither cropped nor mirrored; few of the digits are equal
 
 
@@ -95,7 +95,7 @@ def test_faces_without_labels_are_trained_on_and_evaluated(tmp_path, stream):
     last = train.run(load("line_digits", **PLAIN | fields), tmp_path / "run")
     scores = evaluate.run(None, tmp_path / "run")["scores"]
     assert last["step"] == 2 and last["test_mae"] == pytest.approx(scores["mae"][0], rel=1e-5)
-    images = experiment(**fields | {"stream": False}).test.images.reshape(3, -1) / 255.0
+    images = experiment(**fields | {"stream": False}).data.test.images.reshape(3, -1) / 255.0
     params = jax.tree.map(lambda leaf: np.asarray(leaf[0], np.float64), checkpoints.restore(tmp_path / "run").params)
     hidden = np.maximum(images @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"], 0)
     outputs = hidden @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"]

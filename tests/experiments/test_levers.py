@@ -52,8 +52,8 @@ def test_every_product_has_the_precision_of_the_config(precision, usual):
 
 def test_flat_leaves_are_those_of_a_tpu_with_many_steps_a_dispatch_and_train_alike(tmp_path):
     made = build.experiment(load("line_digits", **FIELDS))
-    assert made.in_flat_leaves("tpu") and not made.in_flat_leaves("tpu", many_steps=False)
-    assert not made.in_flat_leaves("cpu") and not made.in_flat_leaves("cuda")
+    assert made.programs.in_flat_leaves("tpu") and not made.programs.in_flat_leaves("tpu", many_steps=False)
+    assert not made.programs.in_flat_leaves("cpu") and not made.programs.in_flat_leaves("cuda")
     config = load("line_digits", **FIELDS, checkpoint_every=0)
     for leaves in ("shaped", "flat"):
         train.run(config | {"leaves": leaves}, tmp_path / leaves)
@@ -63,7 +63,7 @@ def test_flat_leaves_are_those_of_a_tpu_with_many_steps_a_dispatch_and_train_ali
     by_layers = load("line_digits", **deep, leaves="flat")
     with pytest.raises(ConfigError, match="leaves is flat, and the optimizer .* set shaped"):
         train.run(by_layers, tmp_path / "by_layers")
-    assert not build.experiment(by_layers | {"leaves": "auto"}).in_flat_leaves("tpu")
+    assert not build.experiment(by_layers | {"leaves": "auto"}).programs.in_flat_leaves("tpu")
 
 
 def test_chosen_steps_are_profiled_and_the_run_is_the_same(tmp_path):

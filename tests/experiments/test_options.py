@@ -28,36 +28,40 @@ def digits(data_dir):
 def test_what_is_used_of_a_data_set(digits):
     made, clean = build.experiment(NOISY), build.experiment(CHOSEN)
     classes = subsets.drawn_classes(10, 4, seed=42).tolist()
-    assert made.info.num_classes == 4 and made.info.image_shape == (28, 28, 1)
+    assert made.data.info.num_classes == 4 and made.data.info.image_shape == (28, 28, 1)
     whole = digits["train"]
     rows = [i for i, label in enumerate(whole.labels) if label in classes]
     kept, held = subsets.last(len(rows), 0.25, seed=1)
-    for split, chosen in ((clean.train, sorted(kept)), (clean.validation, sorted(held))):
+    for split, chosen in ((clean.data.train, sorted(kept)), (clean.data.validation, sorted(held))):
         chosen = [rows[i] for i in chosen]
         assert split.labels.tolist() == [classes.index(whole.labels[i]) for i in chosen]
         np.testing.assert_array_equal(split.images[3], images.all_resized(whole.images[chosen[3:4]], (28, 28, 1), 4)[0])
-    assert clean.test.labels.tolist() == [classes.index(label) for label in digits["test"].labels if label in classes]
-    expected = corruption.wrong_labels(clean.train.labels, 0.5, 4, seed=9)
-    np.testing.assert_array_equal(made.train.labels, expected)
-    assert 0.4 < np.mean(expected != clean.train.labels) < 0.6
+    assert clean.data.test.labels.tolist() == [
+        classes.index(label) for label in digits["test"].labels if label in classes
+    ]
+    expected = corruption.wrong_labels(clean.data.train.labels, 0.5, 4, seed=9)
+    np.testing.assert_array_equal(made.data.train.labels, expected)
+    assert 0.4 < np.mean(expected != clean.data.train.labels) < 0.6
     for split in ("validation", "test"):
-        np.testing.assert_array_equal(getattr(made, split).labels, getattr(clean, split).labels)
+        np.testing.assert_array_equal(getattr(made.data, split).labels, getattr(clean.data, split).labels)
     assert made.plan.steps_per_epoch == len(kept) // 128
-    assert abs(build.Experiment(made.config, without_data=True).num_examples - len(kept)) < 25  # as if all were as many
+    assert (
+        abs(build.Experiment(made.config, without_data=True).data.num_examples - len(kept)) < 25
+    )  # as if all were as many
 
 
 def test_a_stream_uses_the_same_examples_in_their_order():
     fixed = NOISY | dict(stream=True, shuffle=False, eval_batch_size=50)
     made, in_memory = build.experiment(fixed), build.experiment(NOISY)
-    stream = build_data.train_stream(made.data_settings, 64, seed=3)
+    stream = build_data.train_stream(made.data.settings, 64, seed=3)
     for _ in range(2):
-        for start in range(0, made.num_examples // 64 * 64, 64):
+        for start in range(0, made.data.num_examples // 64 * 64, 64):
             pixels, labels, _ = next(stream)
-            np.testing.assert_array_equal(pixels, in_memory.train.images[start : start + 64])
-            np.testing.assert_array_equal(labels, in_memory.train.labels[start : start + 64])
+            np.testing.assert_array_equal(pixels, in_memory.data.train.images[start : start + 64])
+            np.testing.assert_array_equal(labels, in_memory.data.train.labels[start : start + 64])
     stream.close()
     for split in ("train", "validation"):
-        found, expected = made.scored_split(split), in_memory.scored_split(split)
+        found, expected = made.data.scored_split(split), in_memory.data.scored_split(split)
         pixels = np.concatenate([batch.images[batch.mask] for batch in found.images()])
         np.testing.assert_array_equal(pixels, expected.images)
         np.testing.assert_array_equal(found.labels, expected.labels)
@@ -84,7 +88,7 @@ def test_without_shuffling_every_epoch_has_the_order_of_the_data(digits):
     made = build.experiment(PLAIN | {"shuffle": False})
     keys = jnp.stack([jax.random.key(0)])
     for epoch in (0, 3):
-        found = np.asarray(made.epoch_order()(keys, epoch))
+        found = np.asarray(made.programs.epoch_order()(keys, epoch))
         assert found.ravel().tolist() == list(range(1437 // 128 * 128))
 
 
@@ -98,13 +102,13 @@ def test_pixels_in_orders_of_their_own_are_moved_after_augmentation(digits):
     moved = lambda pixels: np.stack([image.reshape(64)[order] for image, order in zip(np.asarray(pixels), orders)])
     flipped = jax.jit(plain.model.augment)(keys, digits["train"].images[:5])
     assert np.any(np.asarray(flipped) != digits["train"].images[:5])
-    carrying = made.train.images[:5]
+    carrying = made.data.train.images[:5]
     found = jax.jit(made.model.augment)(keys, carrying)
     np.testing.assert_array_equal(np.asarray(found).reshape(5, 64), moved(flipped))
     inputs = jax.jit(lambda pixels: made.model.inputs(pixels))
     expected = plain.model.inputs(moved(digits["train"].images[:5]))
     np.testing.assert_array_equal(inputs(carrying.reshape(5, -1)), expected)
-    np.testing.assert_array_equal(made.test.images, digits["test"].images)
+    np.testing.assert_array_equal(made.data.test.images, digits["test"].images)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +130,7 @@ def test_pixels_in_orders_of_their_own_are_moved_after_augmentation(digits):
 )
 def test_options_that_cannot_be(fields, message):
     with pytest.raises(ConfigError, match=message):
-        build.experiment(PLAIN | fields).info  # noqa: B018
+        build.experiment(PLAIN | fields).data.info  # noqa: B018
 
 
 def test_the_value_of_regularisation_is_that_of_the_paper():

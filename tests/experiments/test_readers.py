@@ -124,7 +124,7 @@ def test_the_beginning_of_a_run_is_its_random_weights(trained):
     run = runs.open_run(trained / "line")
     assert run.steps == [0, 11, 22] and run.plan.kept_steps == (0, 11)
     beginning = checkpoints.restore(run.folder, 0)
-    chex.assert_trees_all_equal(beginning.params, jax.device_get(run.experiment.initial_state().params))
+    chex.assert_trees_all_equal(beginning.params, jax.device_get(run.experiment.programs.initial_state().params))
 
 
 @pytest.mark.parametrize(

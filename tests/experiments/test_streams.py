@@ -90,7 +90,7 @@ def test_devices_share_a_batch_of_a_stream(config, tmp_path):
 
 def test_streamed_evaluation_is_that_of_the_arrays(config):
     made = build.experiment(config)
-    model, data = made.model, made.test
+    model, data = made.model, made.data.test
     images = np.concatenate([batch[mask] for batch, _, mask in data.images()])
     assert images.shape == (22, SIZE, SIZE, 3) and sorted(data.labels) == [0] * 11 + [1] * 11
     stacked = jax.jit(model.init, static_argnums=1)(jax.random.key(0), 2)
@@ -112,7 +112,9 @@ def test_streamed_evaluation_is_that_of_the_arrays(config):
 
 
 def test_label_noise_reaches_a_stream_and_other_corruptions_are_refused(config):
-    batches = lambda **fields: next(build.experiment(config | {"batch_size": 32} | fields).train_streams(0)[0])
+    batches = lambda **fields: next(
+        build.experiment(config | {"batch_size": 32} | fields).data.train_streams(32, 1, 0)[0]
+    )
     clean, noisy = batches(), batches(label_noise=1.0)
     np.testing.assert_array_equal(clean.images, noisy.images)
     assert set(clean.labels) == {0, 1} and len(set(noisy.labels)) > 10
@@ -123,7 +125,7 @@ def test_label_noise_reaches_a_stream_and_other_corruptions_are_refused(config):
 def test_pixels_of_a_stream_are_shuffled_as_those_of_arrays(config):
     """Training crops and test images, in the order of `corruption.pixel_shuffle`."""
     config |= {"corruption_seed": 5}
-    for begin in (lambda of: of.train_streams(0)[0], lambda of: of.test.images()):
+    for begin in (lambda of: of.data.train_streams(of.batch_size, 1, 0)[0], lambda of: of.data.test.images()):
         made = [build.experiment(config | {"pixel_shuffle": on}) for on in (False, True)]
         plain, shuffled = (next(iter(begin(of))).images for of in made)
         np.testing.assert_array_equal(shuffled, corruption.pixel_shuffle(plain, 5))

@@ -17,7 +17,7 @@ from numpy_layers import drawn
 from subspaces_jax import state_dicts
 from subspaces_jax.errors import CheckpointError, ConfigError
 from subspaces_jax.experiments import export, runs, train
-from subspaces_jax.experiments.build import Experiment
+from subspaces_jax.experiments.build.programs import Programs
 from subspaces_jax.networks import MLP, AlexNet, ImageNetResNet, ImageNetVGG, torch_names
 
 # Written by torch.save of PyTorch 2.13, compressed: {"epoch": 3, "model": STATE} in today's form, STATE in that of
@@ -200,6 +200,6 @@ def test_a_run_that_starts_from_weights_and_trains_nothing_reads_no_data(tmp_pat
         export.run(tmp_path / "run", tmp_path / "back.npz")
     with pytest.raises(ConfigError, match="has no steps"):
         train.run(config | {"initial": "a.pth@3"}, tmp_path / "other")
-    monkeypatch.setattr(Experiment, "initial_state", lambda made: pytest.fail("computed what is not to be used"))
+    monkeypatch.setattr(Programs, "initial_state", lambda made: pytest.fail("computed what is not to be used"))
     with pytest.raises(CheckpointError, match="config.initial: a.pth has weights of another network"):
         train.run(config | {"initial": "a.pth", "network": "imagenet_vgg_11"}, tmp_path / "other")

@@ -97,7 +97,7 @@ def looper(problem: Problem, num_points: int, num_images: int) -> Run:
     made = experiment(problem, num_images, subspace=CURVE)
     variables = made.model.init(jax.random.key(0), made.space.num_endpoints)
     stack, stats = variables["params"], variables.get("batch_stats", {})
-    images, labels = made.test.images, made.test.labels
+    images, labels = made.data.test.images, made.data.test.labels
     contracted, of_batch = jax.jit(geometry.contract), partial(batch_stats.of_batch, made.model.apply_train)
 
     @jax.jit

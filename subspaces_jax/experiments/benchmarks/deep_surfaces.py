@@ -34,7 +34,7 @@ def compare_surfaces(problem: Problem, rounds: int) -> Row:
     axes = surfaces.grid([(-plane.length, -plane.height), (plane.length, plane.height)], SIDE, 0.0)
     every = surfaces.grid_points(plane, *axes)
     some = every[jnp.linspace(0, len(every) - 1, min(SOME, len(every))).astype(int)]
-    images, labels, at_points = made.test.images, made.test.labels, made.model.at_points
+    images, labels, at_points = made.data.test.images, made.data.test.labels, made.model.at_points
     assert at_points is not None, "deep residual networks offer it"
 
     def at_once() -> None:

@@ -83,7 +83,7 @@ def resets(text: str, problem: Problem, num_checkpoints: int) -> Run:
 
     def run() -> np.ndarray:
         found = evaluation.along(
-            stack, points, params_at, images=made.test.images, labels=made.test.labels, with_pairs=False,
+            stack, points, params_at, images=made.data.test.images, labels=made.data.test.labels, with_pairs=False,
             keep_outputs=False, batch_size=problem.batch_size, mesh=made.mesh, **options,
         )["accuracy"]  # fmt: skip
         return chunk.of(found) if chunk else found
@@ -96,13 +96,12 @@ def one_by_one(text: str, problem: Problem, num_checkpoints: int) -> Run:
     made = _experiment(text, problem)
     stack = made.model.init(jax.random.key(0), 1 + num_checkpoints)["params"]
     trained, *others = jax.device_get(geometry.unstack(stack))
-    layers = [layer for (layer,) in parts(text, problem).values()]
+    layers, test = [layer for (layer,) in parts(text, problem).values()], made.data.test
 
     def score(params: Any) -> float:
         variables = {"params": jax.tree.map(jnp.asarray, params), "batch_stats": {}}
         found = evaluation.score(
-            made.model.apply, variables, made.test.images, made.test.labels, problem.batch_size, task=made.task,
-            mesh=made.mesh,
+            made.model.apply, variables, test.images, test.labels, problem.batch_size, task=made.task, mesh=made.mesh,
         )  # fmt: skip
         return found["accuracy"]
 

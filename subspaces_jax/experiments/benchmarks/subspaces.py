@@ -75,10 +75,13 @@ def stepper(
         "num_members": num_members,
     }
     made = experiment(problem, STEPS * problem.batch_size, **usual | fields)
-    state = parallel.replicate(made.initial_state(), made.mesh, of_members(num_members))
-    advance, data = made.advance(state.params), {"images": made.train.images, "labels": made.train.labels}
+    state = parallel.replicate(made.programs.initial_state(), made.mesh, of_members(num_members))
+    advance, data = (
+        made.programs.advance(state.params),
+        {"images": made.data.train.images, "labels": made.data.train.labels},
+    )
     data = parallel.replicate(data, made.mesh)
-    indices = made.epoch_order()(jnp.stack([rngs.stream(key, "order") for key in made.keys]), 0)
+    indices = made.programs.epoch_order()(jnp.stack([rngs.stream(key, "order") for key in made.keys]), 0)
     held = [state]
 
     def run() -> None:
@@ -110,7 +113,7 @@ def profiler(
     variables = made.model.init(jax.random.key(0), made.space.num_endpoints)
     stack, stats = variables["params"], variables.get("batch_stats", {})
     points = made.space.grid(points) if isinstance(points, int) else points
-    images, labels = evaluation.on_device((made.test.images, made.test.labels), made.mesh)
+    images, labels = evaluation.on_device((made.data.test.images, made.data.test.labels), made.mesh)
     of_passes = evaluate.passes(made) | {"images": images, "labels": labels, "train_images": images}
     size, mesh, apply = problem.batch_size, made.mesh, made.model.apply
     contracted = jax.jit(lambda stack, point: geometry.contract(stack, point))

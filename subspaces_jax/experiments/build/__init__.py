@@ -1,51 +1,43 @@
 """From a config to objects, once a command: `experiment(config)`. This package alone reads a config.
 
 agreement.py  whether fields agree with one another
-data.py       splits, in memory or as streams
+data.py       data sets, in memory or as streams; splits.py, those of an experiment
 members.py    members that differ in options
 model.py      the network as the functions that training and evaluation take
-training.py   subspace, optimizer, mesh and the compiled steps
+plan.py       a training in steps
+steps.py      the mesh and the compiled steps; programs.py, those of an experiment
+training.py   subspace, optimizer, schedule
 """
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from subspaces_jax import geometry, parallel, rngs
-from subspaces_jax.data import batches, catalogue, sources
+from subspaces_jax import geometry, rngs
 from subspaces_jax.experiments import choices
 from subspaces_jax.experiments.build import data as build_data
 from subspaces_jax.experiments.build import members as build_members
 from subspaces_jax.experiments.build import model as build_model
+from subspaces_jax.experiments.build import plan as build_plan
 from subspaces_jax.experiments.build import steps as build_steps
 from subspaces_jax.experiments.build import training as build_training
 from subspaces_jax.experiments.build.agreement import check
 from subspaces_jax.experiments.build.model import Model
+from subspaces_jax.experiments.build.plan import Plan
+from subspaces_jax.experiments.build.programs import Programs
+from subspaces_jax.experiments.build.splits import Given, Splits
 from subspaces_jax.experiments.calls import STOPS
 from subspaces_jax.experiments.fields import ENDS
 from subspaces_jax.experiments.schema import Config
 from subspaces_jax.tasks import Task
-from subspaces_jax.training.dispatch import Form
 from subspaces_jax.training.loop import Plateau
-from subspaces_jax.training.state import State
-from subspaces_jax.training.step import Step
 
 __all__ = ["Config", "Experiment", "Given", "Model", "Plan", "check", "experiment"]
-
-
-class Given(NamedTuple):
-    """Data that stand in for the data set of a config: what is known of them, and their splits."""
-
-    info: catalogue.DatasetInfo
-    train: sources.Arrays
-    test: sources.Arrays
 
 
 def experiment(config: Config, given: Given | None = None, without_data: bool = False) -> "Experiment":
@@ -62,16 +54,6 @@ def experiment(config: Config, given: Given | None = None, without_data: bool = 
     made = Experiment(check(config), given, without_data)
     made.model, made.optimizer_settings.of_schedule, made.weight_statistics, made.members  # noqa: B018  refused now
     return made
-
-
-class Plan(NamedTuple):
-    """A run in steps: of an epoch, of the whole, those after which checkpoints are captured for averages and snapshots,
-    and those whose checkpoints stay for good."""
-
-    steps_per_epoch: int
-    num_steps: int
-    captured_steps: tuple[int, ...]
-    kept_steps: tuple[int, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -109,7 +91,7 @@ class Experiment:
     @property
     def batch_size(self) -> int:
         """Examples a step; the whole training split is read for their number where it is the batch."""
-        return self.config["batch_size"] or self.num_examples
+        return self.config["batch_size"] or self.data.num_examples
 
     @property
     def dataset(self) -> str:
@@ -197,10 +179,6 @@ class Experiment:
         return build_training.task(self.config["task"], self.config["label_smoothing"])
 
     @property
-    def info(self) -> catalogue.DatasetInfo:
-        return self.given.info if self.given else self.data_settings.info
-
-    @property
     def network_text(self) -> str:
         """The call that the network is, for records."""
         return self.config["network"]
@@ -209,12 +187,12 @@ class Experiment:
     def model(self) -> Model:
         config = self.config
         settings = build_model.Settings(
-            pixel_seed=self.data_settings.pixel_seed,
-            own_orders=self.data_settings.own_orders,
+            pixel_seed=self.data.settings.pixel_seed,
+            own_orders=self.data.settings.own_orders,
             with_features=config["feature_diversity"] > 0,
             **{name: config[name] for name in build_model.Settings._fields if name in config},
         )
-        return build_model.model(settings, self.info, self.task)
+        return build_model.model(settings, self.data.info, self.task)
 
     @cached_property
     def space(self) -> Any:
@@ -246,96 +224,30 @@ class Experiment:
         """Whether points have mirror images: a line or a curve."""
         return self.space.num_endpoints > 1 and not isinstance(self.space, geometry.Simplex)
 
-    # data
+    # what it is made of
 
     @cached_property
-    def data_settings(self) -> build_data.Settings:
-        return build_data.Settings(**{name: self.config[name] for name in build_data.Settings._fields})
-
-    @property
-    def streams(self) -> bool:
-        """Whether data are read image by image."""
-        return self.info.streams
+    def data(self) -> Splits:
+        """The splits."""
+        settings = build_data.Settings(**{name: self.config[name] for name in build_data.Settings._fields})
+        unread = self.without_data or not self.num_epochs
+        return Splits(settings, self.seed, self.config["eval_split"], self.given, unread)
 
     @cached_property
-    def train(self) -> sources.Arrays:
-        """The training split, see `build.data.load`."""
-        return self.given.train if self.given else build_data.load(self.data_settings, "train", self.seed, _part())
-
-    @cached_property
-    def test(self) -> sources.Arrays:
-        """The test split."""
-        return self.given.test if self.given else build_data.load(self.data_settings, "test", self.seed, _part())
-
-    @cached_property
-    def validation(self) -> sources.Arrays | None:
-        """What is held out of the training split, None where nothing is."""
-        if self.given or self.data_settings.held_out is None:
-            return None
-        return build_data.load(self.data_settings, "validation", self.seed, _part())
-
-    @property
-    def eval_split(self) -> str:
-        """What is scored, of calls.SPLITS."""
-        return self.config["eval_split"]
-
-    @cached_property
-    def scored(self) -> sources.Arrays:
-        """The split that evaluation scores; training images without augmentation."""
-        return self.scored_split(self.eval_split)
-
-    def scored_split(self, split: str) -> sources.Arrays:
-        """A split as evaluation reads it, see `build.data.scored`."""
-        if split == "train" and self.streams and not self.given:
-            return build_data.scored(self.data_settings, split, _part())
-        found = {"train": lambda: self.train, "validation": lambda: self.validation, "test": lambda: self.test}[split]()
-        assert found is not None, f"nothing is held out for {split}, which `check` refuses"
-        return found
-
-    @property
-    def shuffles_pixels(self) -> bool:
-        return self.config["pixel_shuffle"]
-
-    def info_of(self, dataset: str) -> catalogue.DatasetInfo:
-        """What is known of another data set, read as this one is."""
-        return self.data_settings._replace(dataset=dataset).info
-
-    def test_of(self, dataset: str, archive: str) -> sources.Arrays:
-        """Another data set's test split, read as this one's is."""
-        other = self.data_settings._replace(dataset=dataset, archive=archive, idx_dir="")
-        return build_data.load(other, "test", self.seed, _part())
-
-    def train_streams(self, start_step: int) -> list[Any]:
-        """A stream of training batches for each member, this process' share of each."""
-        return [
-            build_data.train_stream(self.data_settings, self.batch_size, self.seed + m, start_step, _part())
-            for m in range(self.num_members)
-        ]
-
-    @property
-    def num_examples(self) -> int:
-        """Of the training split; where no data are read, as the catalogue says."""
-        if self.without_data or not self.config["num_epochs"]:
-            return self.data_settings.num_train
-        return len(self.train.labels) if self.streams else len(self.train.images)
+    def programs(self) -> Programs:
+        """What is compiled."""
+        return Programs(self)
 
     # the plan, in steps
 
     @cached_property
-    def plan(self) -> "Plan":
+    def plan(self) -> Plan:
         """The run in steps; reads the data for their number."""
-        return self.plan_for(self.num_examples)
+        return self.plan_for(self.data.num_examples)
 
-    def plan_for(self, num_examples: int) -> "Plan":
+    def plan_for(self, num_examples: int) -> Plan:
         """The run in steps, for that many training examples."""
-        config, settings = self.config, self.optimizer_settings
-        epoch = batches.steps_per_epoch(num_examples, config["batch_size"] or num_examples)
-        captured = build_training.capture_steps(settings, epoch) if self.captures else ()
-        named = build_training.kept_steps(
-            config["keep_steps"], config["keep_every"], config["num_epochs"], epoch, config["keep_first"]
-        )
-        kept = tuple(sorted({*captured, *named} or ({0} if not config["num_epochs"] else set())))
-        return Plan(epoch, config["num_epochs"] * epoch, captured, kept)
+        return build_plan.plan(self.config, self.optimizer_settings, num_examples)
 
     @property
     def num_epochs(self) -> int:
@@ -368,11 +280,6 @@ class Experiment:
         return self.config["test_train"]
 
     @property
-    def tested(self) -> str:
-        """The split that tests during training score: what is held out, or the test split."""
-        return "test" if self.data_settings.held_out is None else "validation"
-
-    @property
     def stops_early(self) -> bool:
         """Whether a plateau of its tests may end training."""
         return choices.make("stop", self.config["stop"], STOPS) is not None
@@ -380,7 +287,7 @@ class Experiment:
     def plateau(self, rows: Sequence[dict[str, float]]) -> Plateau:
         """What ends training where it `stops_early`, after rows of metrics of an earlier part."""
         within = choices.make("stop", self.config["stop"], STOPS)
-        return Plateau(f"{self.tested}_{self.task.columns[0].name}", within, rows)
+        return Plateau(f"{self.data.tested}_{self.task.columns[0].name}", within, rows)
 
     @property
     def overridden(self) -> tuple[str, ...]:
@@ -422,11 +329,12 @@ class Experiment:
     @property
     def optimizer(self) -> optax.GradientTransformation:
         """The optimizer of the stack."""
-        return self._optimizer(self.optimizer_settings)
+        return self.optimizer_of(self.optimizer_settings)
 
-    def _optimizer(
+    def optimizer_of(
         self, settings: build_training.OptimizerSettings, of_free: bool = False
     ) -> optax.GradientTransformation:
+        """The optimizer of other settings, or `of_free` endpoints alone, see `build.training.optimizer`."""
         network = build_training.traits(self.model.network)
         return build_training.optimizer(
             settings, self.plan.steps_per_epoch, self.space.num_endpoints, network, of_free
@@ -436,95 +344,6 @@ class Experiment:
     def weight_statistics(self) -> Any:
         """Stack -> numbers of a row, or None."""
         return build_training.weight_statistics(self.config["statistics"], build_training.traits(self.model.network))
-
-    @property
-    def row_statistics(self) -> Any:
-        """State -> what a row says of it, see `build.steps.statistics`."""
-        return build_steps.statistics(self.schedule, self.space.num_endpoints, self.weight_statistics)
-
-    def initial_state(self) -> State:
-        """The state before the first step, of random weights."""
-        platform = parallel.platform(self.mesh)
-        state = lambda made, optimizer, keys: build_steps.initial_state(
-            made.model.init, optimizer, self.space.num_endpoints, len(keys), platform
-        )(jnp.stack(keys))
-        if not self.members:
-            return state(self, self.optimizer, self.keys)
-        alike = lambda member: (member.config["network"], member.config["learning_rate"])
-        groups = [list(group) for _, group in itertools.groupby(self.members, alike)]
-        rates = [self.optimizer_settings._replace(learning_rate=group[0].config["learning_rate"]) for group in groups]
-        keys = [[key for member in group for key in member.keys] for group in groups]
-        return build_steps.joined_states(
-            [state(group[0], self._optimizer(rate), of) for group, rate, of in zip(groups, rates, keys)]
-        )
-
-    @property
-    def state_shapes(self) -> State:
-        """Shapes of that state, nothing being computed."""
-        num_endpoints = self.space.num_endpoints
-        make = build_steps.state_of(self.model.init, self.optimizer, num_endpoints, self.num_members)
-        return jax.eval_shape(lambda: make(jnp.stack(self.keys)))
-
-    def step(self, params: Any, platform: str) -> Step:
-        """The training step of one device's share in its `form`, for a stack with the names of `params`."""
-        config = self.config
-        settings = build_steps.StepSettings(
-            point_decay=config["weight_decay"] if config["decay"] == "point" else 0.0,
-            **{name: config[name] for name in build_steps.StepSettings._fields if name in config},
-        )
-        still = self.form(platform).still
-        optimizer = self._optimizer(self.optimizer_settings, of_free=bool(still))
-        return build_steps.step(
-            self.model.objective, self.drawn_space(params), optimizer, settings, self.num_members, platform, still
-        )  # fmt: skip
-
-    def over_samples(self, platform: str) -> str:
-        """How a platform takes samples and members, of calls.OVER_SAMPLES but "auto"."""
-        return build_steps.form(self.config["over_samples"], platform)
-
-    @property
-    def num_parts(self) -> int:
-        """Of a batch, whose gradients are added up."""
-        return self.config["num_parts"]
-
-    def form(self, platform: str, many_steps: bool = True) -> Form:
-        """In which a dispatch takes the state."""
-        still = build_steps.still_endpoints(self.frozen_endpoints, self.config["beta"], self.config["optimizer"])
-        return Form(self.in_flat_leaves(platform, many_steps), still)
-
-    @property
-    def takes_flat_leaves(self) -> bool:
-        """Whether steps can be taken on flat leaves."""
-        return build_steps.takes_flat_leaves(self.config["optimizer"])
-
-    def in_flat_leaves(self, platform: str, many_steps: bool = True) -> bool:
-        """Whether steps are taken on flat leaves, see `build.steps.in_flat_leaves`."""
-        return build_steps.in_flat_leaves(self.config["leaves"], self.config["optimizer"], platform, many_steps)
-
-    def advance(self, params: Any, mesh: Mesh | None = None) -> Any:
-        """Compiled steps on data in memory, see `build.steps.advance`; for another mesh than this host's, too."""
-        mesh = mesh or self.mesh
-        platform = parallel.platform(mesh)
-        return build_steps.advance(
-            self.step(params, platform), self.row_statistics, mesh, self.num_members, bool(self.members),
-            self.form(platform),
-        )  # fmt: skip
-
-    def advance_on_batch(self, params: Any, mesh: Mesh | None = None) -> Any:
-        """A compiled step on a batch of a stream, see `build.steps.advance_on_batch`."""
-        mesh = mesh or self.mesh
-        platform = parallel.platform(mesh)
-        return build_steps.advance_on_batch(
-            self.step(params, platform), self.row_statistics, mesh, self.num_members, self.config["num_samples"],
-            bool(self.members), self.form(platform, many_steps=False),
-        )  # fmt: skip
-
-    def epoch_order(self) -> Any:
-        """Compiled (keys [M], epoch) -> indices of its batches, see `build.steps.epoch_order`."""
-        return build_steps.epoch_order(
-            self.num_examples, self.batch_size, self.config["num_samples"], self.num_members, self.mesh,
-            self.config["shuffle"],
-        )  # fmt: skip
 
     # evaluation
 
@@ -544,7 +363,3 @@ class Experiment:
     def refresh_key(self) -> jax.Array:
         """Of the draws with which BatchNorm statistics are refreshed, the same at every point."""
         return rngs.stream(jax.random.key(self.seed), "refresh")
-
-
-def _part() -> tuple[int, int]:
-    return jax.process_index(), jax.process_count()

@@ -75,7 +75,7 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         facts["barriers"][name] = profiles.barriers(own, made)
         facts["summary"][name] = profiles.summary(own, profiles.columns(made))
     if held:
-        originals = _first(made, settings.num_images).reshape(-1, *made.info.image_shape)
+        originals = _first(made, settings.num_images).reshape(-1, *made.data.info.image_shape)
         arrays["originals"] = np.asarray(floats(originals))
     facts |= {"columns": profiles.columns(made), "ends": check_ends(opened[0], networks.stack)}
     return arrays, facts | {"step": networks.step, "variant": opened[0].variant, "title": title(opened[0].config)}
@@ -179,7 +179,7 @@ def _measures(settings: Any, made: Experiment) -> list[Any]:
     if made.task.name != "reconstruction":
         raise ConfigError(f"config.lpips compares reconstructions, and the task is {made.task.name}: set lpips=none")
     weights = lpips.load_weights(settings.lpips, settings.lpips_weights)
-    image = jax.ShapeDtypeStruct((1, *made.info.image_shape), jnp.float32)
+    image = jax.ShapeDtypeStruct((1, *made.data.info.image_shape), jnp.float32)
     try:
         jax.eval_shape(partial(lpips.distance, weights), image, image)
     except ValueError as error:
@@ -195,7 +195,7 @@ def _reconstruct(made: Experiment, num: int, held: dict[int, Any], t: int, varia
 
 def _first(made: Experiment, num: int) -> np.ndarray:
     """The first test images."""
-    if not callable(made.test.images):
-        return flat(made.test.images[:num])
-    batch, _, mask = next(iter(made.test.images()))
+    if not callable(made.data.test.images):
+        return flat(made.data.test.images[:num])
+    batch, _, mask = next(iter(made.data.test.images()))
     return batch[np.asarray(mask)][:num]

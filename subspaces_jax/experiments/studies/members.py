@@ -120,7 +120,9 @@ def scored(
 
 def test_split(settings: Any, made: Experiment) -> sources.Arrays:
     """What points are scored on: the runs' own test split, or the one that the study names."""
-    return made.test_of(settings.test_dataset, settings.test_archive) if settings.test_dataset else made.scored
+    return (
+        made.data.test_of(settings.test_dataset, settings.test_archive) if settings.test_dataset else made.data.scored
+    )
 
 
 def facts_of(
@@ -196,7 +198,7 @@ def features_of(settings: Any, made: Experiment, split: sources.Arrays | None = 
         made: the experiment, of networks without BatchNorm.
         split: None for the training split.
     """
-    images, size = (made.train if split is None else split).images, settings.eval_batch_size
+    images, size = (made.data.train if split is None else split).images, settings.eval_batch_size
     starts = range(0, 0 if callable(images) else len(images), size)
     batches = images if callable(images) else lambda: (images[start : start + size] for start in starts)
     normalised = jax.jit(made.model.inputs)
@@ -209,7 +211,7 @@ def features_of(settings: Any, made: Experiment, split: sources.Arrays | None = 
 
 def criterion_of(made: Experiment) -> Criterion:
     """The mean loss of an experiment's task on its training images as they are, in a random order of each pass."""
-    model, train = made.model, made.train
+    model, train = made.model, made.data.train
 
     def loss(params, images, labels):
         return jnp.mean(made.task.loss(model.apply({"params": params}, images), model.targets(images, labels)))
@@ -273,14 +275,14 @@ def check_alike(opened: Sequence[Run], test_dataset: str = "") -> None:
         ConfigError, CheckpointError: they do; names the field.
     """
     first = opened[0]
-    own = first.experiment.info
-    other = first.experiment.info_of(test_dataset) if test_dataset else own
+    own = first.experiment.data.info
+    other = first.experiment.data.info_of(test_dataset) if test_dataset else own
     if (own.image_shape, own.num_classes) != (other.image_shape, other.num_classes):
         raise ConfigError(
             f"config.test_dataset {test_dataset!r} has {other.num_classes} classes and images of shape "
             f"{other.image_shape}, the runs' {first.experiment.dataset} {own.num_classes} and {own.image_shape}"
         )
-    for field in [*ALIKE, *["corruption_seed"] * first.experiment.shuffles_pixels]:
+    for field in [*ALIKE, *["corruption_seed"] * first.experiment.data.settings.pixel_shuffle]:
         for run in opened[1:]:
             if run.config.get(field) != first.config.get(field):
                 raise CheckpointError(

@@ -67,7 +67,7 @@ def scored(
     """
     made, of_train = opened[0].experiment, {}
     task, mesh, size = made.task, made.mesh, settings.eval_batch_size
-    splits = made.train, members.test_split(settings, made)
+    splits = made.data.train, members.test_split(settings, made)
     train, test = (_first(split, settings.num_examples) for split in splits)
     train = evaluation.on_device((flat(train.images), train.labels), mesh)
     of_task, shared = Measure(task.scores, task.read), passes(made)
@@ -119,7 +119,7 @@ def scored_at_once(settings: Any, opened: Sequence[Run], networks: Networks, poi
     made = opened[0].experiment
     at_points = made.model.at_points
     assert at_points is not None, "see `offers_all_at_once`"
-    splits = {"te": members.test_split(settings, made)} | ({} if settings.splits == "test" else {"tr": made.train})
+    splits = {"te": members.test_split(settings, made)} | ({} if settings.splits == "test" else {"tr": made.data.train})
     grams = [rows @ rows.T for rows in map(_rows, jax.tree.leaves(networks.stack))]
     coordinates = np.asarray(points, np.float64)
     l2 = 0.5 * made.weight_decay * np.einsum("tk,kj,tj->t", coordinates, sum(grams), coordinates)
@@ -137,7 +137,7 @@ def scored_at_once(settings: Any, opened: Sequence[Run], networks: Networks, poi
 
 def offers_all_at_once(settings: Any, made: Experiment) -> bool:
     """Whether a network offers `scored_at_once`, and its data are in memory."""
-    splits = (made.train, members.test_split(settings, made))
+    splits = (made.data.train, members.test_split(settings, made))
     return made.model.at_points is not None and not any(callable(split.images) for split in splits)
 
 
@@ -222,7 +222,7 @@ def _squared_norm(params: Any) -> Any:
 
 def _names(made: Experiment) -> list[str]:
     """What the task reads."""
-    info, task = made.info, made.task
+    info, task = made.data.info, made.task
 
     def of_zeros():
         labels = jnp.zeros(1, jnp.int32) if info.label == "class" else jnp.zeros((1, *info.label_shape))

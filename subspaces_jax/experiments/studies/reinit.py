@@ -253,7 +253,7 @@ def _scores(settings: Any, run: Run, rows: Rows, parts: dict[str, tuple[str, ...
             apply_train, network, images, shared["key"], settings.eval_batch_size, made.mesh
         )
     points = reinitialisation.resets(geometry.unstack(rows.stack)[0], parts, len(rows.epochs) + 1)
-    more = [_TOP] if made.task.name == "classification" and made.info.num_classes >= TOP else []
+    more = [_TOP] if made.task.name == "classification" and made.data.info.num_classes >= TOP else []
     more = [] if any(column.name == TOP_K for column in made.task.columns) else more
     together = None
     if size > 1:
