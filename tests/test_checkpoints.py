@@ -384,7 +384,8 @@ def test_reasons_outside_the_run_are_no_damage(error, kind, code, run, monkeypat
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(ocp.CheckpointManager, "restore", fail)
+    for reader in (ocp.CheckpointManager, ocp.Checkpointer):
+        monkeypatch.setattr(reader, "restore", fail)
     for attempt in (resume, checkpoints.restore):
         with pytest.raises(kind) as caught:
             attempt(run)

@@ -39,7 +39,6 @@ from subspaces_jax.checkpoints.items import (
     Checkpoint,
     check_architecture,
     check_origins,
-    folder_of,
     manager_of,
     metadata_of,
     read,
@@ -149,10 +148,11 @@ def _resume_step(manager: ocp.CheckpointManager, step: int, like: Resumable, run
     wanted = {"params": like.params, "optimizer": {"opt_state": like.opt_state, "key": like.key}}
     if with_stats := bool(jax.tree.leaves(like.batch_stats)):
         wanted["batch_stats"] = like.batch_stats
+    folder = pathlib.Path(manager.directory)
     with reading():
-        found = metadata_of(manager, step)
+        found = metadata_of(folder, step)
         check_origins(found, wanted, step, run_id)
-    check_architecture(manager, step, found, like.params)
+    check_architecture(folder, step, found, like.params)
     with reading():
         items = {name: ocp.args.StandardRestore(tree) for name, tree in wanted.items()}
         items = manager.restore(step, args=ocp.args.Composite(**items))
@@ -202,10 +202,10 @@ def restore(workdir: str | os.PathLike, step: int | None = None, like: PyTree = 
     if step is not None and step not in there:
         raise CheckpointError(f"no checkpoint of step {step} in {folder}: there are {there}")
     problems = []
-    with without_tracebacks(), manager_of(folder, read_only=True) as manager:
+    with without_tracebacks():
         for candidate in reversed(there) if step is None else [step]:
             try:
-                return read(manager, candidate, like, run_id)
+                return read(folder, candidate, like, run_id)
             except Misplaced as error:
                 raise CheckpointError(
                     f"checkpoint {candidate} in {folder} is not what it was: {error}; put its own back or restore "
@@ -265,10 +265,10 @@ def restore_stack(workdirs: Sequence[str | pathlib.Path], step: int | Sequence[i
 
 def _set_aside(manager: ocp.CheckpointManager, damaged: Sequence[int]) -> None:
     if damaged and parallel.is_main():
-        aside = pathlib.Path(manager.directory).parent / ASIDE
-        aside.mkdir(exist_ok=True)
+        folder = pathlib.Path(manager.directory)
+        (folder.parent / ASIDE).mkdir(exist_ok=True)
         for step in damaged:
-            folder_of(manager, step).rename(aside / f"{step}-{time.time_ns()}")
+            (folder / str(step)).rename(folder.parent / ASIDE / f"{step}-{time.time_ns()}")
     if damaged:
         multihost_utils.sync_global_devices("damaged checkpoints are set aside")
         manager.reload()

@@ -31,15 +31,17 @@ class Checkpoint(NamedTuple):
     config: dict[str, Any]
 
 
-def read(manager: ocp.CheckpointManager, step: int, like: PyTree, run_id: str | None) -> Checkpoint:
+def read(folder: pathlib.Path, step: int, like: PyTree, run_id: str | None) -> Checkpoint:
+    """The weights of one checkpoint. Without a manager, which looks into all checkpoints of its folder."""
     with reading():
-        found = metadata_of(manager, step)
+        found = metadata_of(folder, step)
         check_origins(found, WEIGHTS, step, run_id)
     if like is not None:
-        check_architecture(manager, step, found, like)
-    with reading():
+        check_architecture(folder, step, found, like)
+    with reading(), ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
         arrays = {name: as_numpy(found[name].tree) for name in WEIGHTS if name in found}
-        read = manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore(), **arrays))
+        items = ocp.args.Composite(config=ocp.args.JsonRestore(), **arrays)
+        read = reader.restore(folder / str(step), args=items)
         config = dict(read["config"])
         if config.pop(ORIGIN, None) != origin_of(found["params"]):
             raise Misplaced("config and params are of different runs or steps")
@@ -55,11 +57,11 @@ def as_numpy(tree: PyTree) -> ocp.args.PyTreeRestore:
     return ocp.args.PyTreeRestore(restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree))
 
 
-def metadata_of(manager: ocp.CheckpointManager, step: int) -> dict[str, Any]:
+def metadata_of(folder: pathlib.Path, step: int) -> dict[str, Any]:
     """Names, shapes and origins of the arrays of each item that is there."""
-    folder, handler = folder_of(manager, step), ocp.StandardCheckpointHandler()
-    there = [name for name in (*WEIGHTS, OPTIMIZER) if (folder / name).exists()]
-    return {name: handler.metadata(folder / name) for name in there}
+    handler, items = ocp.StandardCheckpointHandler(), folder / str(step)
+    there = [name for name in (*WEIGHTS, OPTIMIZER) if (items / name).exists()]
+    return {name: handler.metadata(items / name) for name in there}
 
 
 def origin_of(metadata: Any) -> dict[str, Any] | None:
@@ -100,12 +102,8 @@ def run_id_of(workdir: pathlib.Path) -> str | None:
         return None
 
 
-def folder_of(manager: ocp.CheckpointManager, step: int) -> pathlib.Path:
-    return pathlib.Path(manager.directory) / str(step)
-
-
-def check_architecture(manager: ocp.CheckpointManager, step: int, found: dict[str, Any], expected: PyTree) -> None:
+def check_architecture(folder: pathlib.Path, step: int, found: dict[str, Any], expected: PyTree) -> None:
     if difference := trees.describe_mismatch(found["params"].tree, expected):
         raise CheckpointError(
-            f"checkpoint {step} in {manager.directory} is of another architecture than the config: {difference}"
+            f"checkpoint {step} in {folder} is of another architecture than the config: {difference}"
         )
