@@ -104,6 +104,4 @@ def run_id_of(workdir: pathlib.Path) -> str | None:
 
 def check_architecture(folder: pathlib.Path, step: int, found: dict[str, Any], expected: PyTree) -> None:
     if difference := trees.describe_mismatch(found["params"].tree, expected):
-        raise CheckpointError(
-            f"checkpoint {step} in {folder} is of another architecture than the config: {difference}"
-        )
+        raise CheckpointError(f"checkpoint {step} in {folder} is of another architecture than the config: {difference}")

@@ -199,7 +199,9 @@ def _coordinates(run: Run, which: str, stack: PyTree, key: Any, num_draws: int) 
     experiment = run.experiment
     space, num_rows = experiment.space, geometry.num_endpoints(stack)
     if which == "random" and space.num_endpoints < 2:
-        raise ConfigError("config.members is 'random' but a run has no subspace to draw from: choose midpoint")
+        raise ConfigError(
+            f"config.members is 'random' but {run.folder} trained no subspace to draw from: choose midpoint"
+        )
     if which in ("endpoints", "knots") or experiment.num_members > 1:
         return [(f"endpoint {k}", row) for k, row in enumerate(jnp.eye(num_rows))]
     if which == "random":

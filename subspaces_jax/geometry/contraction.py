@@ -1,10 +1,12 @@
 """Stacks of networks, and the contraction that makes one network of a stack."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from subspaces_jax import trees
@@ -24,13 +26,35 @@ def stack(params: Sequence[PyTree]) -> PyTree:
         if difference := trees.describe_mismatch(other, params[0]):
             raise ValueError(f"parameters {k} are of another architecture than parameters 0: {difference}")
     structure = jax.tree.structure(params[0])  # other kinds of mappings have the same names
-    alike = (jax.tree.unflatten(structure, jax.tree.leaves(of)) for of in params)
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *alike)
+    alike = [jax.tree.unflatten(structure, jax.tree.leaves(of)) for of in params]
+    if _on_host(alike):
+        return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *alike)
+    return _stacked(alike)
 
 
 def unstack(stacked: PyTree) -> list[PyTree]:
-    """A stack with leaves [K, ...] -> K parameter trees."""
-    return [jax.tree.map(lambda leaf: leaf[k], stacked) for k in range(num_endpoints(stacked))]
+    """A stack with leaves [K, ...] -> K parameter trees; of NumPy arrays, which are not copied, NumPy arrays."""
+    num = num_endpoints(stacked)
+    return _rows(stacked, num) if _on_host(stacked) else _rows_on_device(stacked, num)
+
+
+# One program a tree: operations called one by one are compiled for every shape of a leaf, and for every K.
+
+
+@partial(jax.jit, inline=True)
+def _stacked(params: Sequence[PyTree]) -> PyTree:
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+
+
+def _rows(stacked: PyTree, num: int) -> list[PyTree]:
+    return [jax.tree.map(lambda leaf: leaf[k], stacked) for k in range(num)]
+
+
+_rows_on_device = jax.jit(_rows, static_argnums=1, inline=True)
+
+
+def _on_host(tree: PyTree) -> bool:
+    return all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(tree))
 
 
 def num_endpoints(stacked: PyTree) -> int:
@@ -42,6 +66,7 @@ def num_endpoints(stacked: PyTree) -> int:
     return length
 
 
+@partial(jax.jit, inline=True)
 def contract(stacked: PyTree, coordinates: PyTree) -> PyTree:
     """The point of a stack with the given coordinates: sum_k coordinates[k] * stack[k], at full float32 precision.
 

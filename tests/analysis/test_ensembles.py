@@ -147,9 +147,9 @@ def test_shapes_that_do_not_fit_are_refused(logits):
 
 def test_all_sizes_are_scored_by_one_program(members):
     """Compiled once for each size, ten members took a quarter of a minute."""
-    ensembles._scores.clear_cache()
+    ensembles._of_some.clear_cache()
     ensembles.by_size(*members)
-    assert ensembles._scores._cache_size() == 1
+    assert ensembles._of_some._cache_size() == 1
 
 
 def test_members_of_different_classes_and_no_subsets_are_refused():

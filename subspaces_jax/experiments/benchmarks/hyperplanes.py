@@ -76,7 +76,8 @@ def resets(text: str, problem: Problem, num_checkpoints: int) -> Run:
     stack = made.model.init(jax.random.key(0), 1 + num_checkpoints)["params"]
     points = reinitialisation.resets(geometry.unstack(stack)[0], parts(text, problem), 1 + num_checkpoints)
     options: dict[str, Any] = {"apply": made.model.apply, "task": made.task}
-    params_at, chunk = geometry.contract, None
+    params_at: Callable[..., Any] = geometry.contract
+    chunk = None
     if jax.default_backend() != "cpu":
         chunk = reinitialisation.together(points, MANY, made.model.apply, None, made.task)
         points, params_at, options = chunk.points, chunk.params_at, {"apply": chunk.apply, "task": chunk.task}

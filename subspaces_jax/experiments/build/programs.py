@@ -47,6 +47,10 @@ class Programs:
             [state(group[0], made.optimizer_of(rate), own) for group, rate, own in zip(groups, rates, keys)]
         )
 
+    def random_stack(self, key: jax.Array, num: int) -> Any:
+        """Parameters of `num` networks of random weights, leaves [num, ...]."""
+        return build_steps.random_stack(self.made.model.init, num, parallel.platform(self.made.mesh))(key)
+
     @property
     def state_shapes(self) -> State:
         """Shapes of that state, nothing being computed."""

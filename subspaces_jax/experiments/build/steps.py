@@ -236,9 +236,19 @@ def initial_state(
     init: Callable, transformation: optax.GradientTransformation, num_endpoints: int, num_members: int, platform: str
 ) -> Callable[[jax.Array], State]:
     """`state_of`, compiled."""
-    # LLVM takes 12 s to optimise the random numbers of a ResNet-8 on CPU, and 1 s not to; the program runs once
-    options = {"xla_backend_optimization_level": 0} if platform == "cpu" else None
-    return jax.jit(state_of(init, transformation, num_endpoints, num_members), compiler_options=options)
+    make = state_of(init, transformation, num_endpoints, num_members)
+    return jax.jit(make, compiler_options=_options_of_random(platform))
+
+
+@lru_cache(COMPILED)
+def random_stack(init: Callable, num_endpoints: int, platform: str) -> Callable[[jax.Array], Any]:
+    """Key -> parameters of random weights, leaves [K, ...], compiled."""
+    return jax.jit(lambda key: init(key, num_endpoints)["params"], compiler_options=_options_of_random(platform))
+
+
+def _options_of_random(platform: str) -> dict[str, int] | None:
+    """LLVM takes 12 s to optimise the random numbers of a ResNet-8 on CPU, and 1 s not to; the program runs once."""
+    return {"xla_backend_optimization_level": 0} if platform == "cpu" else None
 
 
 def joined_states(parts: Sequence[State]) -> State:

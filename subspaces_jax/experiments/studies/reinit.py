@@ -201,7 +201,7 @@ def _rows(settings: Any, run: Run, step: int | None, at: float | None, number: i
     opened = _opened(run, sources)
     others = [_network(other, source.step, at)[0] for other, source in zip(opened, sources)]
     key = jax.random.fold_in(members.key_of(settings, "fresh"), number)
-    fresh = geometry.unstack(made.model.init(key, settings.num_fresh)["params"]) if settings.num_fresh else []
+    fresh = geometry.unstack(made.programs.random_stack(key, settings.num_fresh)) if settings.num_fresh else []
     try:
         stack = geometry.stack([trained, *others, *fresh])
     except ValueError as error:
