@@ -35,6 +35,8 @@ TASKS = {  # fields, depth, width, initial blocks
 RESNETS = {"resnet_56": 56, "resnet_104": 104, "resnet_224": 224}
 CONVOLUTIONAL = {
     "dataset": "cifar10",
+    "task": "classification(detailed=True, top=2)",
+    "seed": 1231,
     "normalisation": "given(mean=0.5, std=0.5)",
     "augmentation": "crop(padding=4)",
     "num_epochs": 16,

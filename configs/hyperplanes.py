@@ -60,8 +60,10 @@ CHANGES = {
     "upscaled": {"image_size": 224},
     "upscaled_padded": {"image_size": 112, "image_padding": 56},
 }
-GIVEN = "given(mean=({}), std=({}))"  # a channel, of images that are upscaled, of the authors' program
-NORMALISATIONS = {
+GIVEN = "given(mean=({}), std=({}))"  # a channel, of the authors' program
+NORMALISATIONS = {  # of a data set, as it is and enlarged
+    ("cifar10", ""): GIVEN.format("0.4914, 0.4822, 0.4465", "0.2023, 0.1994, 0.2010"),
+    ("cifar100", ""): GIVEN.format("0.5071, 0.4865, 0.4409", "0.2009, 0.1984, 0.2023"),
     ("cifar10", "upscaled"): GIVEN.format("0.4914, 0.4822, 0.4465", "0.1953, 0.1925, 0.1942"),
     ("cifar10", "upscaled_padded"): GIVEN.format("0.1229, 0.1206, 0.1117", "0.2367, 0.2323, 0.2190"),
     ("cifar100", "upscaled"): GIVEN.format("0.5071, 0.4865, 0.4409", "0.1942, 0.1918, 0.1958"),
@@ -97,7 +99,9 @@ def make(network: str, dataset: str):
         config.num_train_examples = 4000
     if dataset.startswith("cifar"):
         config.augmentation = "flip|crop(padding=4)"
-        config.image_size = 224 if network == "alexnet" else 0
+        config.normalisation = NORMALISATIONS[dataset, ""]
+        if network == "alexnet":
+            config.image_size, config.normalisation = 224, NORMALISATIONS[dataset, "upscaled"]
         config.weight_decay, config.schedule = 5e-4, "multistep(every=100, factor=0.1)"
     if dataset == "imagenet2012":
         config.augmentation = "flip"

@@ -3,7 +3,9 @@
     python -m launch.train --config=configs/imagenet.py:line --workdir=runs/imagenet/line_0
 
 For several accelerators (--config.dtype=bfloat16). Images stream from ArrayRecord files, decoded and cropped on the
-host. Not yet run here: ImageNet has to be prepared first, and training says with which command.
+host. BatchNorm statistics are refreshed on 500 batches of 500 at each point; --config.num_refresh_batches=0 takes the
+paper's whole pass over the training split. Not yet run here: ImageNet has to be prepared first, and training says with
+which command.
 """
 
 from configs import base, variants

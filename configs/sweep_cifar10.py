@@ -1,4 +1,4 @@
-"""Figure 4 of the subspace paper: lines, layerwise lines and curves against standard training and ensembles.
+"""Figures 4 and 5 of the subspace paper: lines, curves and simplexes, layerwise too, against standard training.
 
     python -m launch.sweep --config=configs/sweep_cifar10.py --workdir=runs/cifar10 --config.fields=dtype=bfloat16
 
@@ -11,5 +11,6 @@ from configs import base, sweep
 def get_config(form: str = ""):
     config = sweep.get_config()
     config.config = "configs/cifar10.py"
-    config.variants = ("plain", "line", "line_layerwise", "curve")
+    simplexes = (f"simplex_{n}{kind}" for n in range(2, 7) for kind in ("", "_layerwise"))
+    config.variants = ("plain", "line", "line_layerwise", "curve", *simplexes)
     return base.in_form(config, form, sweep.tiny)

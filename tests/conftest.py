@@ -10,17 +10,24 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Four virtual devices; programs that run for milliseconds are not worth seconds of optimisation; and on a busy machine
 # XLA takes virtual devices that wait for one another for 40 s for stuck, and aborts. XLA's older emitters of loops take
 # a third of the time to compile; later versions lack them, and end the process at a flag that they do not know, as
-# libtpu does at this one.
+# libtpu does at this one. What users run is optimised, and may round otherwise: OPTIMISED=1 pytest tests that.
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=4",
-        "--xla_backend_optimization_level=0",
-        "--xla_llvm_disable_expensive_passes=true",
         "--xla_cpu_collective_call_terminate_timeout_seconds=600",
-        "--xla_cpu_use_fusion_emitters=false"
-        if version("jaxlib").startswith("0.10.") and importlib.util.find_spec("libtpu") is None
-        else "",
+        *(
+            ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+            if not os.environ.get("OPTIMISED")
+            else []
+        ),
+        *(
+            ["--xla_cpu_use_fusion_emitters=false"]
+            if not os.environ.get("OPTIMISED")
+            and version("jaxlib").startswith("0.10.")
+            and importlib.util.find_spec("libtpu") is None
+            else []
+        ),
     ]
 )
 

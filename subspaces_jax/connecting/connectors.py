@@ -8,7 +8,7 @@ from typing import Any
 from subspaces_jax.connecting.butterfly import butterfly, weight_adjusted
 from subspaces_jax.connecting.flows import bijection, flow
 from subspaces_jax.connecting.paths import Path
-from subspaces_jax.connecting.simultaneous import simultaneous, transported, whole_neurons
+from subspaces_jax.connecting.simultaneous import direct, simultaneous, transported, whole_neurons
 from subspaces_jax.networks.axes import AxisTable
 
 PyTree = Any
@@ -23,8 +23,8 @@ CONNECTORS: dict[str, Callable[..., Path]] = {  # name -> constructor(params_a, 
     "butterfly": butterfly,
     "ot_butterfly": partial(butterfly, transport=True),
     # of the paper's tables
-    "linear": simultaneous,
-    "arc": partial(simultaneous, **arc),
+    "linear": direct,
+    "arc": partial(direct, **arc),
     "linear_wa": weight_adjusted,
     "arc_wa": partial(weight_adjusted, **arc),
     "linear_butterfly": butterfly,
@@ -54,7 +54,8 @@ def connect(method: str, params_a: PyTree, params_b: PyTree, table: AxisTable | 
     Args:
         method: a name of CONNECTORS.
         params_a, params_b: two networks of one architecture.
-        table: their axis table, which all but "linear", "arc" and "simultaneous" need.
+        table: their axis table, which all but "simultaneous" need; without it "linear" and "arc" connect every leaf by
+            itself, which in networks with one hidden layer is not the paper's "Arc".
         options: of the connector: `interpolation` and `num_components` of all, `rule` and `seed` of "ot", what
             `butterfly.StepWise` has of those that go layer by layer, of which they need `features`, and of "flow" and
             "bijection" what `flows` says; the latter needs a `criterion`.
@@ -72,6 +73,6 @@ def connect(method: str, params_a: PyTree, params_b: PyTree, table: AxisTable | 
         hint = f"did you mean {' or '.join(near)}?" if near else f"one of {', '.join(CONNECTORS)}"
         raise ValueError(f"there is no connector {method!r}: {hint}")
     connector = CONNECTORS[method]
-    if table is None and getattr(connector, "func", connector) is not simultaneous:
+    if table is None and getattr(connector, "func", connector) not in (direct, simultaneous):
         raise ValueError(f"{method} needs the axis table of the networks: pass module.unit_axes()")
     return connector(params_a, params_b, table, **options)

@@ -38,7 +38,7 @@ def simultaneous(
         ValueError: networks that differ, or another method.
 
     Reference: Anokhin and Yarotsky, Low-loss connection of weight vectors: distribution-based approaches, 2020,
-    arXiv:2008.00741 ("Linear" and "Arc").
+    arXiv:2008.00741 ("Linear" and "Arc" of deep networks).
     """
     check_same(params_a, params_b)
     method = by_name(interpolation, num_components)
@@ -63,6 +63,28 @@ def whole_neurons(
     slots, num, vectors = neurons_of(params_a, table)
     outputs = tuple(move_of(name, shape, method) for name, shape in vectors.items())
     return Path((Piece(params_a, params_b, (Move(slots, num, method), *outputs)),))
+
+
+def direct(
+    params_a: PyTree,
+    params_b: PyTree,
+    table: AxisTable | None = None,
+    *,
+    interpolation: str = "linear",
+    num_components: int | None = None,
+) -> Path:
+    """The paper's "Linear" and "Arc": `whole_neurons` where there is one hidden layer, else `simultaneous`.
+
+    Args, Raises: as in `simultaneous`; without a table the number of hidden layers is not known, and every leaf is
+    connected by itself.
+    """
+    make = whole_neurons if table and _is_single(params_a, table) else simultaneous
+    return make(params_a, params_b, table or {}, interpolation=interpolation, num_components=num_components)
+
+
+def _is_single(params: PyTree, table: AxisTable) -> bool:
+    """Whether there is one hidden layer."""
+    return len(axes.units(table, params)) == 1 and len(axes.kernels(table)) == 2
 
 
 def neurons_of(params: PyTree, table: AxisTable) -> tuple[tuple[tuple[str, int], ...], int, dict[str, tuple[int, ...]]]:
@@ -106,7 +128,7 @@ def transported(
         ValueError: as `simultaneous` and `match_networks` do.
     """
     check_same(params_a, params_b)
-    single = len(axes.units(table, params_a)) == 1 and len(axes.kernels(table)) == 2
+    single = _is_single(params_a, table)
     permutations = match_networks(params_a, params_b, table, rule or ("full" if single else "weights"), seed=seed)
     connected = whole_neurons if single else simultaneous
     matched = permute(params_b, table, permutations)

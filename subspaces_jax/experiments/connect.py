@@ -2,9 +2,10 @@
 
 results/path.npz has, of T points, "ts" in [0, pieces], "dl" (distance from the point before), "tr_" and "te_" with
 loss, nll, err and acc, each also with _min, _max, _avg and _int (mean over arc length), and "computation_time" in
-seconds, as the code of Anokhin and Yarotsky 2020 (arXiv:2008.00741) has them; errors and accuracies in percent. The
-networks at the joints of the pieces are the run's checkpoint, the knots of a chain: any evaluation takes them, and so
-does `initial`, to train a curve between matched ends.
+seconds, as the code of Anokhin and Yarotsky 2020 (arXiv:2008.00741) has them; errors and accuracies in percent; the
+loss is, as of all paths here, the nll with the L2 term of the networks' training, which theirs is without. The networks
+at the joints of the pieces are the run's checkpoint, the knots of a chain: any evaluation takes them, and so does
+`initial`, to train a curve between matched ends.
 """
 
 import pathlib

@@ -76,8 +76,8 @@ def draw_matrix(
             dark = 0.299 * red + 0.587 * green + 0.114 * blue < MIDDLE_GREY
             text = f"{round(value, decimals) + 0.0:.{decimals}f}"  # no -0.00
             axis.text(j, i, text, ha="center", va="center", color="white" if dark else "black", fontsize=size)
-    axis.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
-    axis.set_yticks(range(len(names)), names)
+    axis.set_xticks(range(len(columns)), map(style.named, columns), rotation=45, ha="right", rotation_mode="anchor")
+    axis.set_yticks(range(len(names)), map(style.named, names))
     axis.set(xlabel=axes[0], ylabel=axes[1])
     axis.grid(False)
     axis.figure.colorbar(shown, ax=axis, shrink=0.9).set_label(label)

@@ -57,7 +57,7 @@ def draw(
     for (label, path), (colour, line) in zip(paths.items(), itertools.cycle(LOOKS)):
         values = factor * _values(path, label, split, name)
         t = np.linspace(0.0, 1.0, values.shape[1]) if ts is None or len(ts) != values.shape[1] else ts
-        style.band(axis, t, values, color=colour, linestyle=line, label=label)
+        style.band(axis, t, values, color=colour, linestyle=line, label=style.named(label))
         ends = values.mean(axis=0)[[0, -1]]
         axis.plot([t[0], t[-1]], ends, "o", color=colour, markersize=4.5, clip_on=False, zorder=3)
     axis.plot([], [], "o", color="black", label="ends")

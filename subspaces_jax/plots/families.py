@@ -118,7 +118,8 @@ def ensemble_sizes(by_size: dict[str, Sequence[float]], title: str = "") -> Figu
             sizes = np.arange(1, len(by_size[score]) + 1)
             values, bars = (100 * np.asarray(by_size[name]) for name in (score, f"{score}_std"))
             axis.errorbar(sizes, values, bars, color=style.COLOURS["single"], marker="o", label="ensemble", capsize=2)
-            axis.set(xlabel="members", ylabel=label, xticks=sizes)
+            axis.set(xlabel="members", ylabel=label)
+            style.whole_numbers(axis)
         return style.finished(figure, axes[0], title)
 
 
@@ -210,7 +211,9 @@ def looks(variants: Iterable[str]) -> dict[str, tuple[str, str, str]]:
     others = sorted(variants - LOOKS.keys())
     colours = dict(zip(others, itertools.cycle(OTHERS)))
     known = {name: LOOKS[name] for name in LOOKS if name in variants}
-    return known | {name: (name.replace("_", " ").replace(",", ", "), colours[name], "") for name in others}
+    return known | {
+        name: (style.named(name.replace("_", " ").replace(",", ", ")), colours[name], "") for name in others
+    }
 
 
 def _band(axis: Axes, x: Any, values: Any, scale: float = 100.0, **options: Any) -> None:

@@ -108,7 +108,7 @@ def _stages(axis: Axes, x: np.ndarray, values: Mapping[str, Any]) -> None:
     colours = mpl.colormaps["viridis"](np.linspace(0.0, 0.9, max(len(values) - 1, 1)))
     for number, (name, of) in enumerate(values.items()):
         look = {"color": "black", "linewidth": 2.0} if name == "net" else {"color": colours[number]}
-        style.band(axis, x, of, label=name, **look)
+        style.band(axis, x, of, label=style.named(name), **look)
 
 
 def _half_width(num_filters: int) -> float:

@@ -28,7 +28,7 @@ def overview(panels: Mapping[str, Callable[[Axes], None]]) -> Figure:
         figure.set_figwidth(1.4 * style.WIDTH if columns > 2 else style.WIDTH)
         for axis, (name, draw) in zip(axes, panels.items()):
             draw(axis)
-            axis.set_title(name, fontsize=9)
+            axis.set_title(style.named(name), fontsize=9)
             labels = axis.get_legend_handles_labels()[1]
             if 0 < len(labels) <= MOST_LABELS:
                 axis.legend(fontsize=6.5, handlelength=1.4, labelspacing=0.25)

@@ -25,6 +25,8 @@ def profile(facts: dict[str, Any], title: str = "") -> Figure:
         At most three panels: solid, each point; dashed, the ensemble of t with 1 - t; dotted, the mean of the two ends.
     """
     shown = facts["columns"][:NUM_PANELS]
+    if not shown or not len(facts["scores"][shown[0][0]]):
+        raise ValueError("expected at least one column and one point")
     with style.panels(len(shown)) as (figure, axes):
         for axis, column in zip(axes, shown):
             draw(axis, facts["scores"], column)

@@ -27,7 +27,7 @@ def laws(
             drawn, colour = (t > 0) & (values > 0), f"C{k}"
             pale = drawn & ~kept
             axis.plot(t[pale], values[pale], "x", color=colour, alpha=0.15)
-            axis.plot(t[drawn & kept], values[drawn & kept], "x", color=colour, alpha=0.6, label=name)
+            axis.plot(t[drawn & kept], values[drawn & kept], "x", color=colour, alpha=0.6, label=style.named(name))
         for k, fit in enumerate(fits):  # after all points, so that the legend has a column of each
             t = arrays["t"][k]
             axis.plot(t[t > 0], arrays["law"][k][t > 0], color=f"C{k}", label=formula(fit))

@@ -89,7 +89,7 @@ def over_steps(lines: Mapping[str, tuple[Any, Any]], exponents: Sequence[float],
     with style.panels(len(exponents), height=2.7) as (figure, axes):
         for i, (axis, p) in enumerate(zip(axes, exponents)):
             for (name, (steps, values)), colour in zip(lines.items(), _colours(len(lines))):
-                axis.plot(steps, np.asarray(values)[:, i], color=colour, marker=".", label=name)
+                axis.plot(steps, np.asarray(values)[:, i], color=colour, marker=".", label=style.named(name))
             axis.set(xlabel="step", title=f"$p = {p:g}$")
             _from_zero(axis)
         axes[0].set_ylabel(label)
@@ -109,7 +109,7 @@ def over_layers(lines: Mapping[str, Any], exponents: Sequence[float], title: str
             for (name, values), colour in zip(lines.items(), _colours(len(lines))):
                 values = np.asarray(values)[:, i]
                 places = np.arange(1, len(values) + 1)
-                axis.plot(places, values, color=colour, marker="." if len(places) < 40 else "", label=name)
+                axis.plot(places, values, color=colour, marker="." if len(places) < 40 else "", label=style.named(name))
             axis.set(xlabel="layer", title=f"$p = {p:g}$")
             _from_zero(axis)
         axes[0].set_ylabel("$p$-variation over training")
@@ -132,7 +132,7 @@ def along_path(
         lines = itertools.product(variations.items(), enumerate(exponents))
         colours = _colours(len(variations) * len(exponents))
         for ((name, values), (i, p)), colour in zip(lines, colours):
-            label = f"$p = {p:g}$" if len(variations) == 1 else f"{name}, $p = {p:g}$"
+            label = f"$p = {p:g}$" if len(variations) == 1 else f"{style.named(name)}, $p = {p:g}$"
             axes[0].plot(ts, np.asarray(values)[:, i], color=colour, label=label)
         axes[0].set(ylabel="$p$-variation over depth")
         _from_zero(axes[0])
@@ -143,8 +143,7 @@ def along_path(
         for axis in axes:
             axis.set(xlabel="$t$", xlim=(ts[0], ts[-1]))
             axis.legend(fontsize=8)
-        figure.suptitle(title, fontsize=9, wrap=True)
-        return figure
+        return style.titled(figure, title)
 
 
 def _over_depth(groups: Sequence[Group], rows: Mapping[str, Callable[[Group], Any]], band: str, title: str) -> Figure:
@@ -192,7 +191,7 @@ def _from_zero(axis: Axes) -> None:
 
 
 def _title(family: str) -> str:
-    return family.replace("alpha =", r"$\alpha$ =").replace("gamma =", r"$\gamma$ =").replace("_", " ")
+    return style.named(family).replace("alpha =", r"$\alpha$ =").replace("gamma =", r"$\gamma$ =").replace("_", " ")
 
 
 def _colours(num: int) -> list[Any]:

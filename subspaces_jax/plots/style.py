@@ -10,6 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from subspaces_jax import writing
 
@@ -100,9 +101,26 @@ def finished(figure: Figure, axis: Axes, title: str = "", columns: int = 4) -> F
     handles, labels = axis.get_legend_handles_labels()
     if labels:
         figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), columns))
+    return titled(figure, title)
+
+
+def titled(figure: Figure, title: str) -> Figure:
+    """The figure with a title above, of names as they are."""
     if title:
-        figure.suptitle(title, fontsize=9, wrap=True)
+        figure.suptitle(named(title), fontsize=9, wrap=True)
     return figure
+
+
+def named(text: str) -> str:
+    """A name that a user gave as Matplotlib draws it: dollars begin no formula, and a legend does not leave it out for
+    its first letter."""
+    text = text.replace("$", r"\$")
+    return f" {text}" if text.startswith("_") else text
+
+
+def whole_numbers(axis: Axes) -> None:
+    """Ticks of x at whole numbers, as many as can be read."""
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def label(text: str, unit: str = "") -> str:

@@ -45,6 +45,8 @@ def contours(
     ends: Any = (),
     bends: Any = (),
     curve: Any = None,
+    networks: Any = (),
+    curve_name: str = "curve",
     title: str = "",
     axes: tuple[str, str] = AXES,
     colours: str = "viridis_r",
@@ -57,7 +59,8 @@ def contours(
         panels: side by side, one to three of them fit the page.
         ends: [E, 2], marked as circles; two of them are joined by a dashed segment.
         bends: [P, 2], marked as diamonds.
-        curve: [T, 2], a solid line.
+        curve: [T, 2], a solid line, which the legend calls `curve_name`.
+        networks: [N, 2], marked as circles that nothing joins.
         title: above the figure.
         axes: labels of x and y with unit.
         colours: name of a Matplotlib colour map, low values first; PAPER for the paper's.
@@ -72,8 +75,8 @@ def contours(
     )  # about what equal units leave beside a colour bar
     with style.panels(len(panels), height=float(np.clip(height, 1.4, 4.0)) + 0.9) as (figure, places):
         for axis, panel in zip(places, panels):
-            draw(axis, x, y, panel, ends=ends, bends=bends, curve=curve, axes=axes, colours=colours,
-                 num_levels=num_levels)  # fmt: skip
+            draw(axis, x, y, panel, ends=ends, bends=bends, curve=curve, networks=networks, curve_name=curve_name,
+                 axes=axes, colours=colours, num_levels=num_levels)  # fmt: skip
         return style.finished(figure, places[0], title)
 
 
@@ -86,6 +89,8 @@ def draw(
     ends: Any = (),
     bends: Any = (),
     curve: Any = None,
+    networks: Any = (),
+    curve_name: str = "curve",
     axes: tuple[str, str] = AXES,
     colours: str = "viridis_r",
     num_levels: int = 7,
@@ -94,7 +99,7 @@ def draw(
     """One panel of `contours`, with its colour bar; arguments as there, and "auto" for the aspect of the panel."""
     x, y, (panel,) = _checked(x, y, [panel])
     _contours(axis, x, y, panel, colours, num_levels)
-    _marks(axis, ends, bends, curve)
+    _marks(axis, ends, bends, curve, networks, curve_name)
     axis.set(xlabel=axes[0], ylabel=axes[1], xlim=x[[0, -1]], ylim=y[[0, -1]], aspect=aspect)
     axis.grid(False)
 
@@ -169,15 +174,16 @@ def _contours(axis: Axes, x: Any, y: Any, panel: Surface, colours: str, num: int
     bar.set_label(panel.label)
 
 
-def _marks(axis: Axes, ends: Any, bends: Any, curve: Any) -> None:
-    ends, bends = (np.asarray(of, np.float64).reshape(-1, 2) for of in (ends, bends))
+def _marks(axis: Axes, ends: Any, bends: Any, curve: Any, networks: Any, curve_name: str) -> None:
+    ends, bends, networks = (np.asarray(of, np.float64).reshape(-1, 2) for of in (ends, bends, networks))
     if len(ends) == 2:
         axis.plot(*ends.T, "--", color="0.25", zorder=2, label="segment")
     if curve is not None:
-        axis.plot(*np.asarray(curve, np.float64).reshape(-1, 2).T, "-", color="black", zorder=2, label="curve")
+        axis.plot(*np.asarray(curve, np.float64).reshape(-1, 2).T, "-", color="black", zorder=2, label=curve_name)
     marked: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.6, "zorder": 3, "clip_on": False}
-    if len(ends):
-        axis.plot(*ends.T, "o", color="black", markersize=6, label="ends" if len(ends) > 1 else "network", **marked)
+    for label, of in (("ends", ends), ("networks" if len(networks) > 1 else "network", networks)):
+        if len(of):
+            axis.plot(*of.T, "o", color="black", markersize=6, label=label, **marked)
     if len(bends):
         axis.plot(*bends.T, "D", color=style.COLOURS["pair"], markersize=5.5, label="bend", **marked)
 

@@ -4,6 +4,7 @@ import csv
 import io
 import itertools
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +28,10 @@ COLUMNS = (  # title, score, point of the path (or the weights, or all members o
 )
 
 
+# what LaTeX does not print as it is
+LATEX = {"^2": "$^2$", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+LATEX |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
+SPECIAL = re.compile("|".join(map(re.escape, LATEX)))
 HEADS = ("variant", "seeds")
 TITLES = tuple((title, decimals) for title, *_, decimals in COLUMNS)
 
@@ -97,7 +102,7 @@ def write(table: Table | Sequence[Row], folder: str | pathlib.Path, name: str) -
         cells = [(cell or ("", ""))[: len(of)] for cell, of in zip(row.cells, parts)]
         writer.writerow([row.name, row.num_seeds, *itertools.chain(*cells)])
     writing.write_text(folder / f"{name}.csv", content.getvalue())
-    escape = lambda text: text.replace("_", r"\_").replace("%", r"\%").replace("^2", "$^2$")
+    escape = lambda text: SPECIAL.sub(lambda found: LATEX[found[0]], text)
     lines = [rf"\begin{{tabular}}{{l{'r' * (len(titles) + 1)}}}", r"\hline"]
     lines += [" & ".join([*map(escape, (*table.heads, *titles))]) + r" \\", r"\hline"]
     numbers = lambda row: _cells(row, r"$\pm$", table)
@@ -110,7 +115,7 @@ def text(table: Table | Sequence[Row]) -> str:
     """The table for a terminal or a README (Markdown)."""
     table = _table(table)
     titles = [*table.heads, *(title for title, _ in table.titles)]
-    rows = [[row.name, str(row.num_seeds), *_cells(row, "±", table)] for row in table.rows]
+    rows = [[row.name.replace("|", r"\|"), str(row.num_seeds), *_cells(row, "±", table)] for row in table.rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in [titles, ["---"] * len(titles), *rows])
 
 

@@ -1,6 +1,7 @@
 """Figures of several networks: ensembles on a shared trunk and apart, means of networks before and after matching."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -8,6 +9,7 @@ from matplotlib.figure import Figure
 
 from subspaces_jax.plots import style
 
+LETTERS = 80  # of names that stand beside one another
 Curves = Mapping[str, Sequence[Sequence[float] | np.ndarray]]
 
 
@@ -22,10 +24,11 @@ def ensembling(curves: Curves, title: str = "") -> Figure:
     with style.panels(1, height=3.2) as (figure, (axis,)):
         for number, (name, (ensembles, alone)) in enumerate(curves.items()):
             sizes, colour = np.arange(1, len(ensembles) + 1), _colour(number, len(curves))
-            axis.plot(sizes, ensembles, color=colour, linestyle="-" if number else "--", label=name)
+            axis.plot(sizes, ensembles, color=colour, linestyle="-" if number else "--", label=style.named(name))
             axis.plot(sizes, alone, "o", color=colour, clip_on=False)
         axis.plot([], [], "o", color="black", label="one network")
-        axis.set(xlabel="models", ylabel="test accuracy (%)", xticks=sizes)
+        axis.set(xlabel="models", ylabel="test accuracy (%)")
+        style.whole_numbers(axis)
         return style.finished(figure, axis, title)
 
 
@@ -39,7 +42,7 @@ def costs(curves: Curves, ratios: Mapping[str, float], title: str = "") -> Figur
     """
     with style.panels(1, height=3.2) as (figure, (axis,)):
         for number, (name, (ensembles, alone)) in enumerate(curves.items()):
-            axis.plot(ratios[name], ensembles[-1], "o", color=_colour(number, len(curves)), label=name)
+            axis.plot(ratios[name], ensembles[-1], "o", color=_colour(number, len(curves)), label=style.named(name))
             if not number:
                 axis.axhline(np.mean(alone), linestyle="--", color=style.COLOURS["reference"], label="mean member")
         axis.set(xlabel="operations over those of independent networks", ylabel="test accuracy (%)")
@@ -58,7 +61,10 @@ def scores_of(rows: Mapping[str, Sequence[float]], text: str, unit: str = "", ti
         for number, values in enumerate(rows.values()):
             axis.plot(np.full(len(values), number), values, "o", color=style.COLOURS["single"], clip_on=False)
         axis.set(ylabel=style.label(text, unit), xlim=(-0.5, len(rows) - 0.5))
-        axis.set_xticks(range(len(rows)), list(rows))
+        names = [style.named(name) for name in rows]
+        fits = sum(map(len, names)) <= LETTERS
+        look: dict[str, Any] = {} if fits else {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+        axis.set_xticks(range(len(rows)), names, **look)
         return style.finished(figure, axis, title)
 
 

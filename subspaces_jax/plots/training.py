@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from subspaces_jax.plots import style
@@ -24,7 +25,10 @@ def dynamics(rows: list[dict[str, Any]], title: str = "") -> Figure:
     with style.panels(len(panels), height=2.0) as (figure, axes):
         for axis, (name, label, scale) in zip(axes, panels):
             axis.plot(epochs, [row[name] for row in rows], color=style.COLOURS["single"], marker=marker)
+            finite = [value for row in rows if np.isfinite(value := row[name])]
+            if min(finite, default=0.0) <= 0.0:  # a logarithmic axis leaves these out
+                scale = "linear"
             axis.set(xlabel="epoch", ylabel=label, yscale=scale)
-        if title:
-            figure.suptitle(title, fontsize=9, wrap=True)
-        return figure
+            if not finite:
+                axis.text(0.5, 0.5, "not finite", ha="center", va="center", transform=axis.transAxes)
+        return style.titled(figure, title)

@@ -146,7 +146,7 @@ def blocked(
 
             def take():
                 better = best >= values
-                return jnp.where(better, best, values), jnp.where(better, _first(offers, best, i), before)
+                return jnp.where(better, best, values), jnp.where(better, _first(offers, i), before)
 
             values, before = lax.cond(jnp.any(best >= values), take, lambda: (values, before))
             return next_of(values, i), values, before
@@ -159,7 +159,7 @@ def blocked(
         push = lambda m, values: jnp.maximum(values, values[:, m, None] + costs[:, m])
         values = lax.fori_loop(0, block_size, push, reached)
         best, offers = _best(values, costs)
-        return values, jnp.where(best > reached, _first(offers, best, j), before)
+        return values, jnp.where(best > reached, _first(offers, j), before)
 
     def add(j, state):
         values_of, found = state
@@ -197,12 +197,10 @@ def _best(values, costs):
     return jnp.max(offers, axis=1), offers
 
 
-def _first(offers, best, block):
-    """The first of a block's points whose offer [P, b, b] is the best one [P, b]."""
-    size = offers.shape[1]
-    places = jnp.arange(size, dtype=jnp.int32)[:, None]
-    first = jnp.min(jnp.where(offers >= best[:, None], places[None], size), axis=1)
-    return (block * size + first).astype(jnp.int32)
+def _first(offers, block):
+    """The first of a block's points whose offer [P, b, b] is the best one. By one pass: XLA may compute offers once
+    more, rounded otherwise, and where they are compared with a maximum that it took before none may be equal to it."""
+    return (block * offers.shape[1] + jnp.argmax(offers, axis=1)).astype(jnp.int32)
 
 
 def _pushed(costs, values, before):

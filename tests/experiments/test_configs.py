@@ -126,6 +126,22 @@ def test_recipes_are_those_of_the_papers(name, form, count, expected):
 
 
 @pytest.mark.parametrize(
+    "name, form, augmentation, normalisation",
+    [
+        ("hyperplanes", "reinit_cifar10", "flip|crop(padding=4)", "mean=(0.4914, 0.4822, 0.4465), std=(0.2023, "),
+        ("hyperplanes", "orientation_cifar100", "flip|crop(padding=4)", "mean=(0.5071, 0.4865, 0.4409), std=(0.2009, "),
+        ("hyperplanes", "orientation_cifar10,alexnet", "flip|crop(padding=4)", "4465), std=(0.1953, 0.1925, 0.1942)"),
+        ("hyperplanes", "orientation_cifar10,upscaled_padded", "flip|crop(padding=4)", "mean=(0.1229, 0.1206, 0.1117)"),
+        ("mode_connectivity", "pre_resnet164,bezier", "crop(padding=4)|flip", "4465), std=(0.2023, 0.1994, 0.2010)"),
+        ("mode_connectivity", "vgg16", "flip|crop(padding=4)", "dataset"),
+    ],
+)
+def test_images_are_prepared_as_in_the_papers(name, form, augmentation, normalisation):
+    config = build.check(app.to_dict(module_of(name).get_config(form)))
+    assert config["augmentation"] == augmentation and normalisation in config["normalisation"]
+
+
+@pytest.mark.parametrize(
     "form, expected",
     [
         ("line,label_smoothing", {"subspace": "line", "beta": 1.0, "label_smoothing": 0.1}),
@@ -338,8 +354,8 @@ def test_pixels_are_shuffled_after_augmentation():
     config = load("fashion_mnist", pixel_shuffle=True, corruption_seed=3, augmentation="crop_flip")
     plain = config | {"pixel_shuffle": False}
     both = build.experiment(plain), build.experiment(config)
-    images, keys = both[1].train.images[:8], jax.random.split(jax.random.key(0), 8)
-    np.testing.assert_array_equal(images, both[0].train.images[:8])
+    images, keys = both[1].data.train.images[:8], jax.random.split(jax.random.key(0), 8)
+    np.testing.assert_array_equal(images, both[0].data.train.images[:8])
     augmented, shuffled = (np.asarray(of.model.augment(keys, images)) for of in both)
     np.testing.assert_array_equal(shuffled, corruption.pixel_shuffle(augmented, 3))
     assert (shuffled != augmented).any()

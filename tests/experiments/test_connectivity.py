@@ -338,6 +338,27 @@ def test_planes_around_a_network_and_along_its_training(through, trained, tmp_pa
     }
 
 
+def test_the_trajectory_of_a_member_is_that_of_its_run_alone(trained, tmp_path):
+    train.run(digits(**PLAIN, seed=0, num_members=2, keep_steps="0,11,22"), tmp_path / "pair")
+    fields = dict(num_points=2, through="trajectory", splits="test")
+    alone, _ = study("plane", tmp_path / "alone", trained / "b", **fields)
+    member, facts = study("plane", tmp_path / "member", tmp_path / "pair", only="1", **fields)
+    assert len(facts["members"]) == 3
+    np.testing.assert_allclose(member["curve_coordinates"], alone["curve_coordinates"], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(member["te_nll"], alone["te_nll"], rtol=1e-3)
+    for only, given in (("", ""), ("2", "2"), ("0,1", "0,1")):
+        with pytest.raises(ConfigError, match=f"has 2 members.* config.only is '{given}', name one from 0 to 1"):
+            study("plane", tmp_path / "refused", tmp_path / "pair", only=only, **fields)
+
+
+def test_places_of_a_plane_that_are_not_finite_are_holes_on_both_splits(trained, tmp_path):
+    fields = dict(through="random", normalise="none", extent=1e20, num_points=3, num_examples=50)
+    arrays, _ = study("plane", tmp_path, trained / "a", **fields)
+    for name in ("tr_nll", "te_nll"):
+        assert np.isfinite(arrays[name][1, 1]) and not np.isfinite(arrays[name]).all()
+    assert len(plot.run(None, tmp_path)["figures"]) == 4
+
+
 @pytest.mark.parametrize(
     "name, folders, fields, message",
     [
@@ -348,6 +369,7 @@ def test_planes_around_a_network_and_along_its_training(through, trained, tmp_pa
         ("plane", "aab", {}, "lie on one line"),
         ("plane", "ab", {"through": "random"}, "start from one network, config.runs gives 2"),
         ("plane", ["curve"], {"through": "trajectory"}, "keep more checkpoints"),
+        ("plane", "a", {"through": "trajectory", "steps": "11"}, "leave config.steps empty"),
         ("curve", ["curve"], {"lpips": "alex"}, "compares reconstructions, and the task is classification"),
     ],
 )

@@ -91,7 +91,7 @@ def test_what_is_no_number_is_grey_and_what_is_infinite_is_above_all():
 
 
 def test_a_constant_surface_and_one_network_have_a_figure():
-    figure = surfaces.contours(X, Y, [Surface(np.full(VALUES.shape, 0.5), "loss (nats)")], ends=[(0.0, 0.0)])
+    figure = surfaces.contours(X, Y, [Surface(np.full(VALUES.shape, 0.5), "loss (nats)")], networks=[(0.0, 0.0)])
     (axis,), _ = panels_of(figure)
     assert list(by_label(axis)) == ["network"]
     assert coloured(pixels(figure)) > 0.2

@@ -10,6 +10,7 @@ al., Visualizing the Loss Landscape of Neural Nets, 2018, arXiv:1712.09913.
 
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure
 from subspaces_jax import geometry
 from subspaces_jax.analysis import surfaces
 from subspaces_jax.errors import ConfigError
-from subspaces_jax.experiments import runs
+from subspaces_jax.experiments import choices, runs
 from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.runs import Networks, Run
 from subspaces_jax.experiments.schema import LARGEST, Field
@@ -132,8 +133,11 @@ def _surfaces(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> list[plot
 def _marks(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, Any]:
     """The networks of the plane, and the curve where there is one."""
     marks, line = arrays["bend_coordinates"], arrays["curve_coordinates"]
-    ends, bends = (marks[:2], marks[2:]) if facts["config"]["through"] == "networks" else (marks[:1], ())
-    return {"ends": ends, "bends": bends, "curve": line if len(line) else None}
+    if not len(line):
+        return {"networks": marks}
+    if facts["config"]["through"] == "trajectory":
+        return {"networks": marks, "curve": line, "curve_name": "training"}
+    return {"ends": marks[:2], "bends": marks[2:], "curve": line}
 
 
 def _scales(key: str, values: np.ndarray) -> tuple[float | None, float]:
@@ -192,7 +196,19 @@ def _trajectory(settings: Any, opened: list[Run]) -> tuple[Networks, Chosen]:
     """The two directions along which the kept checkpoints of a run lie furthest from the last."""
     if len(opened) != 1:
         raise ConfigError(f"a trajectory is that of one run, config.runs names {len(opened)}")
-    networks = runs.networks(opened[0], "snapshots")
+    if settings.steps:
+        raise ConfigError("a trajectory goes through all checkpoints that were kept: leave config.steps empty")
+    networks, num = runs.networks(opened[0], "snapshots"), opened[0].experiment.num_members
+    chosen_members = choices.split(settings.only)
+    if num > 1 or chosen_members:
+        if len(chosen_members) != 1 or int(chosen_members[0]) >= num:
+            raise ConfigError(
+                f"{opened[0].folder} has {num} members, and a trajectory is that of one: config.only is "
+                f"{settings.only!r}, name one from 0 to {num - 1}"
+            )
+        rows = slice(int(chosen_members[0]), None, num)  # all members of one step, then those of the next
+        stack = jax.tree.map(lambda leaf: leaf[rows], networks.stack)
+        networks = networks._replace(stack=stack, names=networks.names[rows])
     try:
         found = geometry.principal_directions(networks.stack)
     except ValueError as error:

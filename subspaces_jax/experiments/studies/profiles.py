@@ -79,7 +79,7 @@ def scored(
             return
         (found,), _ = evaluation.measure(
             made.model.apply, variables, train[0], train[1], (of_task,), targets=made.model.targets, batch_size=size,
-            mesh=mesh, where=f"point {t}",
+            mesh=mesh, where=f"point {t}", finite=options.get("finite", True),
         )  # fmt: skip
         of_train[t] = found
 
