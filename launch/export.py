@@ -14,13 +14,18 @@ from subspaces_jax.experiments import export
 
 _OUT = flags.DEFINE_string("out", "", "the file, .msgpack, .npz, .pth or .safetensors; of several networks m NAME_m")
 _T = flags.DEFINE_float("t", None, "of a point of a line or curve, in [0, 1]; without it all endpoints")
+_WHICH = flags.DEFINE_enum("which", "endpoints", export.WHICH, "networks; the midpoint of captures is their mean")
+_REFRESH = flags.DEFINE_boolean(
+    "refresh", True, "whether BatchNorm statistics of points are those of the training images there; else of training"
+)
 _STEP = flags.DEFINE_integer("step", None, "of the checkpoint, default the last", lower_bound=0)
 
 
 def run(config, workdir):
     if not _OUT.value:
         raise ConfigError("--out is missing: name a file, .msgpack, .npz, .pth or .safetensors")
-    print("\n".join(map(str, export.run(workdir, _OUT.value, _STEP.value, _T.value))))
+    written = export.run(workdir, _OUT.value, _STEP.value, _T.value, _WHICH.value, _REFRESH.value)
+    print("\n".join(map(str, written)))
 
 
 if __name__ == "__main__":

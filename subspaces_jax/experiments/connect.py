@@ -40,6 +40,7 @@ FIELDS: dict[str, Field] = profiles.FIELDS | {
     ),
     "patches": members.PATCHES,
 }
+OF_PATH = ("runs", "steps", "members", "only", "num_draws", "seed", "connector", "patches")  # not of how it is scored
 # what the chain of knots is not, of what the networks' runs may have been
 ALONE = ONE_NETWORK | {"capture": False, "keep_every": 0, "keep_first": 0, "keep_steps": "", "profile_steps": ""}
 
@@ -63,8 +64,8 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     clock, config = time.perf_counter(), schema.checked(config, FIELDS)
     settings, folder = SimpleNamespace(**config), records.resolve(workdir)
     choices.check("connector", settings.connector, CONNECTORS, GIVEN)
-    if (folder / records.CONFIG).exists() and (kind := records.read_header(folder).kind) != "connect":
-        raise RunDirectoryError(f"workdir {folder} holds a run of the kind {kind}: name another workdir")
+    if (folder / records.CONFIG).exists():
+        _check_own(folder, config)
     opened = members.open_all(settings)
     networks, made = members.gathered(settings, opened, members.key_of(settings, "members")), opened[0].experiment
     path, others = connected(settings, made, networks), networks.names[2:]
@@ -154,9 +155,37 @@ def _of(settings: Any, opened: list[Run], networks: Networks, sampled: Sampled, 
     return profiles.scored(settings, opened, of_tree, sampled.points, sampled.params_at, label=label)
 
 
+def _check_own(folder: pathlib.Path, config: Config) -> None:
+    """Refuses a folder that holds something else than this path."""
+    if (kind := records.read_header(folder).kind) != "connect":
+        raise RunDirectoryError(f"workdir {folder} holds a run of the kind {kind}: name another workdir")
+    if not (folder / records.RESULTS / f"{RESULTS}.json").exists():
+        return
+    there = records.load_facts(folder, RESULTS)["config"]
+    if differing := [name for name in OF_PATH if there.get(name, FIELDS[name].default) != config[name]]:
+        name = differing[0]
+        raise RunDirectoryError(
+            f"workdir {folder} holds another path ({name} = {there.get(name)!r} there, {config[name]!r} here): name "
+            "another workdir"
+        )
+
+
+def _check_knots(folder: pathlib.Path, knots: Any) -> None:
+    """Refuses a folder whose checkpoint has other weights, as where a run that it connects has been trained further."""
+    if not checkpoints.has_any(folder):
+        return
+    there = jax.tree.leaves(checkpoints.restore(folder).params)
+    here = jax.tree.leaves(jax.device_get(knots))
+    if len(there) != len(here) or any(not np.array_equal(a, b) for a, b in zip(there, here)):
+        raise RunDirectoryError(
+            f"workdir {folder} holds a path between other weights than its runs have now: name another workdir"
+        )
+
+
 def _keep(folder: pathlib.Path, made: Experiment, path: Path, networks: Networks, connector: str) -> None:
     """The run directory of the chain of knots, and its checkpoint."""
     knots = geometry.stack([path.params(k) for k in range(path.num_pieces + 1)])
+    _check_knots(folder, knots)
     config = build.check(made.config | ALONE | {"subspace": f"chain({path.num_pieces + 1})", "variant": connector})
     plan = {"steps_per_epoch": 1, "num_steps": 0, "captured_steps": [], "kept_steps": []}
     header = records.write_header(folder, "connect", config, plan, connector, runs.complete)

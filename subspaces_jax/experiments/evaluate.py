@@ -107,15 +107,17 @@ def _regularisation(made: Experiment, networks: runs.Networks) -> dict[str, floa
 
 def passes(made: Experiment) -> dict[str, Any]:
     """What `evaluation.along` takes of an experiment: network, task, data, and how passes over them are made."""
-    return {
-        "apply": made.model.apply,
+    refreshed = {} if not made.refreshes else {
         "apply_train": made.model.apply_train,
+        "train_images": flat(made.data.train.images),
+        "key": made.refresh_key,
+    }  # fmt: skip
+    return refreshed | {
+        "apply": made.model.apply,
         "task": made.task,
         "targets": made.model.targets,
         "images": flat(made.data.scored.images),
         "labels": made.data.scored.labels,
-        "train_images": flat(made.data.train.images),
-        "key": made.refresh_key,
         "batch_size": made.eval_batch_size,
         "mesh": made.mesh,
         "keep_outputs": made.task.keeps_outputs,

@@ -6,37 +6,50 @@ from typing import Any
 import jax
 from flax import serialization
 
-from subspaces_jax import checkpoints, geometry, records, state_dicts
+from subspaces_jax import batch_stats, checkpoints, geometry, records, state_dicts
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import runs
+from subspaces_jax.experiments.build import Experiment
+from subspaces_jax.experiments.build.model import flat
 from subspaces_jax.experiments.runs import Networks, Run
 from subspaces_jax.networks import torch_names, weight_files
 
 PLAIN = ".msgpack"  # as Flax has it: {"params": ..., "batch_stats": ...}, of any network
 
 
+WHICH = ("endpoints", "midpoint", "captures", "snapshots")
+
+
 def run(
-    workdir: str | pathlib.Path, out: str | pathlib.Path, step: int | None = None, t: float | None = None
+    workdir: str | pathlib.Path,
+    out: str | pathlib.Path,
+    step: int | None = None,
+    t: float | None = None,
+    which: str = "endpoints",
+    refresh: bool = True,
 ) -> list[pathlib.Path]:
     """Writes the networks of a run, or one point of its line or curve.
 
-    Any network goes into a .msgpack, which `flax.serialization.msgpack_restore` reads: {"params", "batch_stats"}, the
-    statistics being those of training, which a point of a curve has to refresh. Of `deep_residual` see
-    `networks.weight_files`; of AlexNet, VGG and ResNet for ImageNet the state dicts of torchvision's, see
-    `networks.torch_names`, which `initial` takes.
+    Any network goes into a .msgpack, which `flax.serialization.msgpack_restore` reads: {"params", "batch_stats"}. Of
+    `deep_residual` see `networks.weight_files`; of AlexNet, VGG and ResNet for ImageNet the state dicts of
+    torchvision's, see `networks.torch_names`, which `initial` takes.
 
     Args:
         workdir: the run directory.
         out: the file, .msgpack, .npz or .pth, or .safetensors of a state dict; of several members or endpoints m it is
             "name_m.npz".
         step: of the checkpoint, None for the last.
-        t: of a point of a line or curve, in [0, 1]; None for all endpoints.
+        t: of a point of a line or curve, in [0, 1]; None for those that `which` names.
+        which: endpoints (of a run of one network or of members, these), the midpoint (of captures, their mean),
+            captures, or snapshots, as `runs.networks` has them.
+        refresh: whether BatchNorm statistics of points are those of the training images there, as evaluation takes
+            them, which reads the data; else, and of single networks, those of training.
 
     Returns:
         The files.
 
     Raises:
-        ConfigError: a network of another kind, or a t of what is no curve.
+        ConfigError: a network of another kind, a t of what is no curve, or networks that the run does not have.
         RunDirectoryError, CheckpointError, DataError: see `errors`.
     """
     own, out = runs.open_run(workdir), pathlib.Path(out)
@@ -51,7 +64,9 @@ def run(
             f"{workdir} has networks without a path of blocks: export takes runs of deep_residual, to .safetensors "
             f"those of alexnet, imagenet_vgg and resnet, and to {PLAIN} any"
         )
-    found = runs.networks(own, "endpoints", step)
+    if which not in WHICH or t is not None and which != "endpoints":
+        raise ConfigError(f"which is {which!r}: one of {', '.join(WHICH)}, and without it where t names a point")
+    found = runs.networks(own, which, step)
     found = found if t is None else _at(own, found, t)
     several = len(found.names) > 1
     place = lambda m: out.with_name(f"{out.stem}_{m}{out.suffix}") if several else out
@@ -60,6 +75,8 @@ def run(
     if own.experiment.num_members > 1:  # each has statistics of its own
         stats = checkpoints.restore(own.folder, found.step).batch_stats
         variables = lambda m: {"params": row(m), "batch_stats": jax.tree.map(lambda leaf: leaf[m], stats)}
+    elif refresh and (which != "endpoints" or own.experiment.num_rows > 1) and jax.tree.leaves(found.batch_stats):
+        variables = lambda m: _refreshed(own.experiment, {"params": row(m), "batch_stats": found.batch_stats})
     if out.suffix == PLAIN:
         return [_plain(place(m), variables(m)) for m in range(len(found.names))]
     if out.suffix != state_dicts.SAFE:
@@ -78,6 +95,15 @@ def _at(own: Run, found: Networks, t: float) -> Networks:
         )
     point = geometry.contract(found.stack, own.experiment.space.coordinates(t))
     return found._replace(stack=geometry.stack([point]), names=[f"{own.name} t = {t:g}"])
+
+
+def _refreshed(made: Experiment, variables: dict[str, Any]) -> dict[str, Any]:
+    """With the BatchNorm statistics that evaluation gives the network."""
+    images, size = flat(made.data.train.images), made.eval_batch_size
+    stats = batch_stats.refresh_batch_stats(
+        made.model.apply_train, variables, images, made.refresh_key, size, made.mesh
+    )
+    return variables | {"batch_stats": stats}
 
 
 def _plain(path: pathlib.Path, variables: dict[str, Any]) -> pathlib.Path:

@@ -212,6 +212,12 @@ RECORDS: dict[str, Field] = {  # what a run writes
 EVALUATION: dict[str, Field] = {  # what is scored, and how
     "eval_split": Field("test", one_of(*SPLITS), f"what is scored, one of {', '.join(SPLITS)}"),
     "num_points": Field(21, at_least(2), "points of a curve, or to a side of a simplex, at least 2"),
+    "refresh": Field(
+        True,
+        anything,
+        "whether BatchNorm statistics are those of training images at each point; without, those of the checkpoint, as "
+        "for networks that were published with theirs",
+    ),
     "num_refresh_batches": Field(0, at_least(0), "of a stream, to refresh BatchNorm statistics; 0 for one pass"),
     "eval_batch_size": Field(500, at_least(1), "at least 1"),
 }

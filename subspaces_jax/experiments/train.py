@@ -216,7 +216,8 @@ def _midpoint_test(made: Experiment) -> Callable[[State], dict[str, float]]:
     def score(params, stats, key):
         variables = {"params": geometry.contract(params, coordinates), "batch_stats": stats}
         refresh_key = rngs.stream(key, "refresh")
-        stats = batch_stats.refresh_batch_stats(model.apply_train, variables, train, refresh_key, size, mesh)
+        if made.refreshes:
+            stats = batch_stats.refresh_batch_stats(model.apply_train, variables, train, refresh_key, size, mesh)
         rows = {
             name: evaluation.score(
                 model.apply, variables | {"batch_stats": stats}, images, labels, size,

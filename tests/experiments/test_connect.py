@@ -141,6 +141,22 @@ def test_of_every_set_of_networks_there_is_the_config_of_one_of_them(fields):
         assert build.check(one)["num_members"] == 1 and not one["member_options"]
 
 
+def test_a_paths_folder_holds_one_path(trained, tmp_path):
+    """Its weights and its scores were once those of two."""
+    connected(trained, "ab", tmp_path / "path", "linear", num_points=3, num_refined=0)
+    connected(trained, "ab", tmp_path / "path", "linear", num_points=2, num_refined=0)  # scored otherwise
+    assert evaluate.run(None, tmp_path / "path")["scores"]["accuracy"]
+    for names, connector in (("ba", "linear"), ("ab", "arc")):
+        with pytest.raises(RunDirectoryError, match="holds another path .* name another workdir"):
+            connected(trained, names, tmp_path / "path", connector, num_points=3)
+    for name in "ab":
+        shutil.copytree(trained / name, tmp_path / name)
+    connected(tmp_path, "ab", tmp_path / "other", "linear", num_points=2, num_refined=0)
+    train.run(load("line_digits", **PLAIN | {"num_epochs": 3, "override": "num_epochs"}, seed=1), tmp_path / "b")
+    with pytest.raises(RunDirectoryError, match="between other weights than its runs have now"):
+        connected(tmp_path, "ab", tmp_path / "other", "linear", num_points=2, num_refined=0)
+
+
 def test_a_path_takes_no_other_runs_folder(trained):
     with pytest.raises(RunDirectoryError, match="holds a run of the kind train: name another workdir"):
         connected(trained, "ab", trained / "a", "linear")

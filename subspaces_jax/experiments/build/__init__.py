@@ -356,6 +356,11 @@ class Experiment:
         return self.config["eval_batch_size"]
 
     @property
+    def refreshes(self) -> bool:
+        """Whether BatchNorm statistics are taken anew at each point that is scored."""
+        return self.config["refresh"]
+
+    @property
     def num_refresh_batches(self) -> int:
         return self.config["num_refresh_batches"]
 

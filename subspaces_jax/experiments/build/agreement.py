@@ -62,6 +62,11 @@ def check(config: Config) -> dict[str, Any]:
         )
     if config["capture"] and several.num_endpoints > 1:
         raise ConfigError("config.capture keeps checkpoints of one network: set subspace='none', or capture=False")
+    if not config["refresh"] and (config["num_members"] > 1 or config["capture"]):
+        raise ConfigError(
+            "config.refresh=False is for checkpoints of one set of statistics, and members and captures have one each: "
+            "leave it True"
+        )
     build_members.check(config)
     if config["initial"] and config["num_members"] > 1:
         raise ConfigError("config.initial is for one training: set num_members=1, or initial='' for random weights")

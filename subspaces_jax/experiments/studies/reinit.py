@@ -246,7 +246,7 @@ def _scores(settings: Any, run: Run, rows: Rows, parts: dict[str, tuple[str, ...
     shared["keep_outputs"] = False
     size = settings.together or (1 if jax.default_backend() == "cpu" else MANY)
     stats = rows.batch_stats
-    if settings.statistics == "trained":
+    if settings.statistics == "trained" and made.refreshes:
         network = {"params": geometry.unstack(rows.stack)[0], "batch_stats": stats}
         apply_train, images = shared.pop("apply_train"), shared.pop("train_images")
         stats = evaluation.refresh_batch_stats(
