@@ -23,13 +23,13 @@ def accuracy(probs: Float[Array, "..."], labels: Integer[Array, "..."]) -> Float
         labels: [N] integer classes.
 
     Returns:
-        [...], in [0, 1].
+        [...], in [0, 1]; NaN where a probability is.
 
     >>> accuracy(jnp.array([[0.7, 0.3], [0.6, 0.4]]), jnp.array([0, 1]))
     Array(0.5, dtype=float32)
     """
     _check(probs, labels)
-    return jnp.mean((_predictions(probs) == _align(labels, probs.ndim - 1)).astype(jnp.float32), axis=-1)
+    return jnp.mean(_correct(probs, _align(labels, probs.ndim - 1)), axis=-1)
 
 
 def negative_log_likelihood(probs: Float[Array, "..."], labels: Integer[Array, "..."]) -> Float[jax.Array, "..."]:
@@ -192,7 +192,7 @@ def summary_sums(
     one_hot = jax.nn.one_hot(labels, probs.shape[-1], dtype=probs.dtype)
     sums = {
         "count": jnp.sum(mask),
-        "accuracy": jnp.sum(mask * (_predictions(probs) == labels)),
+        "accuracy": jnp.sum(mask * _correct(probs, labels)),
         "nll": jnp.sum(mask * -jnp.log(jnp.maximum(of_label, SMALLEST))),
         "brier": jnp.sum(mask * jnp.sum((probs - one_hot) ** 2, axis=-1)),
     }
@@ -254,6 +254,12 @@ def _directions(features: Real[Array, "*shape D"]) -> Float[jax.Array, "*shape D
 def single(values: Array) -> Array:
     """Floating numbers in float32 at least, in which sums, and squares of what is near 1, are safe."""
     return values.astype(jnp.float32) if jnp.finfo(values.dtype).bits < 32 else values
+
+
+def _correct(probs: Float[Array, "*shape C"], labels: Integer[Array, "..."]) -> Float[jax.Array, "*shape"]:
+    """1 where the most probable class is the label, NaN where there is none, probabilities being NaN."""
+    is_nan = jnp.isnan(jnp.max(probs, axis=-1))
+    return jnp.where(is_nan, jnp.nan, (_predictions(probs) == labels).astype(jnp.float32))
 
 
 def _predictions(probs: Float[Array, "*shape C"]) -> Integer[jax.Array, "*shape"]:

@@ -30,6 +30,11 @@ def num_parameters(tree: PyTree) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
 
 
+def alike(tree: PyTree, other: PyTree) -> PyTree:
+    """The leaves of `tree` in the kinds of mappings of `other`, which has the same names: a dict for a FrozenDict."""
+    return jax.tree.unflatten(jax.tree.structure(other), jax.tree.leaves(tree))
+
+
 def describe_mismatch(found: PyTree, expected: PyTree) -> str | None:
     """How `found` differs from `expected` in names and shapes of leaves, in one line, or None where it does not.
 

@@ -104,6 +104,13 @@ def data_dir(tmp_path_factory):
 
 
 @pytest.fixture
+def optimised():
+    """Options of `jax.jit` with which XLA optimises as it does by default, and not as it does here."""
+    options = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+    return options | ({"xla_cpu_use_fusion_emitters": True} if version("jaxlib").startswith("0.10.") else {})
+
+
+@pytest.fixture
 def getkey():
     """Fresh PRNG keys, a new one a call."""
     counter = itertools.count()

@@ -178,3 +178,11 @@ def test_half_precision_is_summed_in_float32(dtype):
     assert metrics.reliability(probs, labels)["count"].sum() == 5000
     certain = jnp.array([[1.0, 0.0]], dtype)
     np.testing.assert_allclose(metrics.negative_log_likelihood(certain, jnp.array([1])), 87.33655, rtol=1e-5)
+
+
+def test_what_is_not_a_number_has_no_accuracy():
+    probs, labels = np.full((2, 4, 3), 1 / 3, np.float32), np.array([0, 0, 1, 2])
+    probs[1, 2] = np.nan
+    np.testing.assert_array_equal(metrics.accuracy(probs, labels), [0.5, np.nan])
+    assert np.isnan(metrics.summary_sums(probs[1], labels, jnp.ones(4))["accuracy"])
+    assert metrics.summary_sums(probs[1], labels, jnp.array([1, 1, 0, 1]))["accuracy"] == 2

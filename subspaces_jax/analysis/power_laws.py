@@ -173,6 +173,7 @@ def _checked(t, y, where, num_parameters):
         fits = False
     if not fits:
         raise ValueError(f"expected t [n] or [..., n] and y, where [..., n], got {t.shape}, {y.shape}, {where.shape}")
+    t = np.broadcast_to(t, y.shape)
     fewest = np.min(where.sum(axis=-1), initial=y.shape[-1])
     if fewest < num_parameters:
         raise ValueError(f"{num_parameters} parameters need as many points, got {fewest}")
@@ -181,8 +182,7 @@ def _checked(t, y, where, num_parameters):
         raise ValueError(f"{int(bad.sum())} points are not finite or have t below 0: leave them out by `where`")
     if not np.all(np.any(where & (y > 0), axis=-1)):
         raise ValueError("a power law is positive, but a series has no positive value")
-    ones = np.broadcast_to(where, y.shape)
-    return np.where(ones, t, 1.0) if t.shape == y.shape else t, np.where(ones, y, 0.0), where
+    return np.where(where, t, np.max(t, initial=1.0, where=where)), np.where(where, y, 0.0), where
 
 
 @partial(jax.jit, static_argnums=6)

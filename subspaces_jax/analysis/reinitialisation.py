@@ -36,7 +36,7 @@ def parts(
     Args:
         text: of each word either a kind or layers joined by +, which are reset jointly. Kinds: convolutions (without
             those of 1x1), dense, kernels (both), norms (layers with a scale), each layer alone; blocks, every module
-            of the network that holds several layers; stages, all layers of a stage together.
+            of the network that holds others; stages, all layers of a stage together.
         params: a parameter tree, of one network.
         layers: its layers in the order of the forward pass; by default that of the tree.
         stages: {layer: stage}, for `stages`.
@@ -95,7 +95,8 @@ def resets(params: PyTree, parts: Mapping[str, Sequence[str]], num_rows: int) ->
         inner = {key: f"{name}/{key}" if name else key for key in node if isinstance(node[key], Mapping)}
         if not inner:
             return rows_of(name)
-        return {key: build(node[key], inner[key]) if key in inner else rows_of(name) for key in node}
+        found = {key: build(node[key], inner[key]) if key in inner else rows_of(name) for key in node}
+        return found if type(node) is dict else type(node)(found)  # a FrozenDict where that is one
 
     return build(params, "")
 

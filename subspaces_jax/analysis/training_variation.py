@@ -7,6 +7,7 @@ The points of a path are flattened weights, of a layer or of the whole network; 
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -64,8 +65,11 @@ def over_training(
 def _running(path: np.ndarray, exponents: Sequence[float]) -> np.ndarray:
     """[S, D] -> [S, P] rooted variations of the path up to each of its points."""
     size = np.max(np.abs(path)) or 1.0  # powers of distances of order 1 neither overflow nor vanish
-    points = jnp.asarray(path / size, jnp.float32)
-    return size * np.stack([np.asarray(running_p_variation(points, p)) ** (1.0 / p) for p in exponents], axis=-1)
+    with jax.enable_x64(
+        True
+    ):  # the first steps may be so much shorter than the last that float32 has no powers of them
+        points = jnp.asarray(path / size, jnp.float64)
+        return size * np.stack([np.asarray(running_p_variation(points, p)) ** (1.0 / p) for p in exponents], axis=-1)
 
 
 def _layers(leaves: dict[str, Any], table: AxisTable | None) -> dict[str, list[np.ndarray]]:

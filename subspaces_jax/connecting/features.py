@@ -97,7 +97,7 @@ def rows(values: jax.Array, kernel_size: tuple[int, ...], patches: str = "all") 
     """
     if not kernel_size:
         return values.reshape(-1, values.shape[-1])
-    pads = [(size // 2, (size - 1) // 2) for size in kernel_size]
+    pads = [((size - 1) // 2, size // 2) for size in kernel_size]  # as Flax's "SAME"
     padded = jnp.pad(values, ((0, 0), *pads, (0, 0)))
     down, across = (_places(size, patches) for size in values.shape[1:3])
     shifted = [padded[:, down + i][:, :, across + j] for i in range(kernel_size[0]) for j in range(kernel_size[1])]

@@ -43,10 +43,16 @@ def options(name: str) -> Options:
         DataError: it is of another form, or fewer than 10 or more than 10,000,000 examples.
     """
     family, _, config = name.partition("/")
-    match = re.fullmatch(r"(n_(\d+))?-?(c_(\d*\.?\d+(?:e-?\d+)?))?-?(wide)?", config)
+    match = re.fullmatch(r"(n_(\d+))?-?(c_(\d*\.?\d+(?:e[+-]?\d+)?))?-?(wide)?", config)
     found = None
     if match and "-".join(filter(None, (match[1], match[3], match[5]))) == config:
         found = Options(int(match[2] or Options().num), float(match[4] or Options().c), match[5] is not None)
+    of_radius = family == "sine" and not (found and found.wide)
+    if found and not (_is_normal(_radius(found)) if of_radius else found.c == 0 or _is_normal(found.c)):
+        raise DataError(
+            f"data set {name!r} has a constant c of which float32 holds no {'value' if family == 'constant' else 'r'}: "
+            f"choose another, as in {EXAMPLES[family]}"
+        )
     if not found or not 10 <= found.num <= LARGEST or (found.wide and family != "sine"):
         raise DataError(
             f"data set {name!r} is unknown: name its number of examples, 10 to {LARGEST:,}, its constant c"
@@ -58,7 +64,17 @@ def options(name: str) -> Options:
 def canonical(name: str) -> str:
     """The part after the slash with every option that counts."""
     found = options(name)
-    return "-".join([f"n_{found.num}", f"c_{found.c:g}", *["wide"] * found.wide])
+    return "-".join([f"n_{found.num}", f"c_{repr(found.c).removesuffix('.0')}", *["wide"] * found.wide])
+
+
+def _radius(found: Options) -> float:
+    """r of the sine."""
+    return math.sqrt(math.exp(-4 * found.c) / (8 * found.num))
+
+
+def _is_normal(value: float) -> bool:
+    """Whether float32 holds a number with all its digits."""
+    return float(np.finfo(np.float32).tiny) <= abs(value) <= float(np.finfo(np.float32).max)
 
 
 def examples(name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -74,5 +90,5 @@ def examples(name: str) -> tuple[np.ndarray, np.ndarray]:
     elif found.wide:
         values = np.sin(inputs[:, 0])
     else:
-        values, inputs = np.sin(math.pi * inputs[:, 0]), inputs * math.sqrt(math.exp(-4 * found.c) / (8 * found.num))
+        values, inputs = np.sin(math.pi * inputs[:, 0]), inputs * _radius(found)
     return inputs.astype(np.float32), values.astype(np.float32)

@@ -36,10 +36,10 @@ def of_classes(labels: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.
     Returns:
         (rows int [n], labels [n] of the dtype of `labels`).
     """
-    places = np.full(max(int(labels.max(initial=-1)), int(classes.max())) + 1, -1, labels.dtype)
+    places = np.full(max(int(labels.max(initial=0)), int(classes.max())) + 1, -1, np.int64)
     places[classes] = np.arange(len(classes))
     rows = np.flatnonzero(places[labels] >= 0)
-    return rows, places[labels[rows]]
+    return rows, places[labels[rows]].astype(labels.dtype)
 
 
 def last(num: int, fraction: float, seed: int | None = None) -> tuple[np.ndarray, np.ndarray]:

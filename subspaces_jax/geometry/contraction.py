@@ -25,8 +25,7 @@ def stack(params: Sequence[PyTree]) -> PyTree:
     for k, other in enumerate(params):
         if difference := trees.describe_mismatch(other, params[0]):
             raise ValueError(f"parameters {k} are of another architecture than parameters 0: {difference}")
-    structure = jax.tree.structure(params[0])  # other kinds of mappings have the same names
-    alike = [jax.tree.unflatten(structure, jax.tree.leaves(of)) for of in params]
+    alike = [trees.alike(of, params[0]) for of in params]
     if _on_host(alike):
         return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *alike)
     return _stacked(alike)

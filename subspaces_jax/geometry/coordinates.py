@@ -13,7 +13,7 @@ Adding one is adding a class here and a row to the table CURVES of tests/geometr
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -227,11 +227,13 @@ def layerwise(subspace: Any, params: PyTree) -> Layerwise:
     Returns:
         A subspace whose `sample` gives a prefix tree of `params` with one [K] a module. `contract` takes it as it is.
     """
-    if not isinstance(params, dict) or not params:
+    if not isinstance(params, Mapping) or not params:
         raise ValueError(f"expected parameters as a non-empty nested dict, got {type(params).__name__}")
 
     def structure(node):
-        return tuple((name, structure(node[name]) if isinstance(node[name], dict) else None) for name in sorted(node))
+        return tuple(
+            (name, structure(node[name]) if isinstance(node[name], Mapping) else None) for name in sorted(node)
+        )
 
     return Layerwise(subspace, structure(params))
 

@@ -153,12 +153,13 @@ def endpoint_statistics(
     products = _products([leaf / own[:, None] for leaf in leaves])
     rows, columns = jnp.triu_indices(products.shape[0], 1)
     squares, cross = jnp.diagonal(products), products[rows, columns]
-    first, second = (own / overall)[rows], (own / overall)[columns]
-    apart = first**2 * squares[rows] + second**2 * squares[columns] - 2 * first * second * cross
+    # of differences: from products, little would be left of that of two rows that lie close together
+    squared = lambda pair: sum(jnp.sum(jnp.square((leaf[pair[0]] - leaf[pair[1]]) / overall)) for leaf in leaves)
+    apart = jax.lax.map(squared, (rows, columns))
     different = apart > 0  # the square root has no derivative at 0
     distance = jnp.where(different, jnp.sqrt(jnp.where(different, apart, 1.0)), 0.0)
     return {
-        "cosine_squared": jnp.mean(_ratio(cross**2, squares[rows] * squares[columns])),
+        "cosine_squared": jnp.mean(jnp.minimum(_ratio(cross**2, squares[rows] * squares[columns]), 1.0)),
         "distance": jnp.mean(distance * overall),
     }
 

@@ -48,7 +48,9 @@ class Plane:
     def project(self, params: PyTree) -> tuple[float, float]:
         """The coordinates (x, y) of the point of the plane that is nearest to `params`."""
         to_b, to_c = self._axes()
-        to_params = jax.tree.map(lambda leaf, ends: leaf - ends[0], params, self.endpoints)
+        to_params = jax.tree.map(
+            lambda leaf, ends: _exact(leaf) - _exact(ends[0]), trees.alike(params, self.endpoints), self.endpoints
+        )
         x = _dot(to_params, to_b) / self.length
         return x, (_dot(to_params, to_c) - x * self.offset) / self.height
 
@@ -128,7 +130,11 @@ def _frame(to_b: PyTree, to_c: PyTree) -> tuple[float, float, float] | None:
 
 
 def _difference(endpoints: PyTree, k: int) -> PyTree:
-    return jax.tree.map(lambda ends: ends[k] - ends[0], endpoints)
+    return jax.tree.map(lambda ends: _exact(ends[k]) - _exact(ends[0]), endpoints)
+
+
+def _exact(leaf: Any) -> np.ndarray:
+    return np.asarray(leaf, np.float64)
 
 
 def _dot(a: PyTree, b: PyTree) -> float:

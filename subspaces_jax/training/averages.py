@@ -71,7 +71,7 @@ def swag(rank: int) -> Average:
         if difference := trees.describe_mismatch(params, state.mean):
             raise ValueError(f"weights of another architecture cannot join an average: {difference}")
         count = state.count + 1
-        params = jax.tree.map(lambda w: jnp.asarray(w, jnp.float32), params)
+        params = jax.tree.map(lambda w: jnp.asarray(w, jnp.float32), trees.alike(params, state.mean))
         mean = jax.tree.map(lambda mean, w: mean + (w - mean) / count, state.mean, params)
         squares = jax.tree.map(
             lambda total, w, before, after: total + (w - before) * (w - after), state.squares, params, state.mean, mean

@@ -54,7 +54,12 @@ def piecewise(
 
 def multistep(peak: float, num_epochs: int, warmup: int = 0, every: int = 30, factor: float = 0.1) -> Policy:
     """peak factor^(floor(e / every))."""
-    return _warmed_up(peak, warmup, lambda e: peak * factor ** jnp.floor(e / every))
+
+    def drops(e):
+        found = jnp.floor(e / every)  # which compiled may be a product with 1 / every, a little less than it
+        return found + (e >= (found + 1) * every)
+
+    return _warmed_up(peak, warmup, lambda e: peak * factor ** drops(e))
 
 
 def swa_constant(peak: float, num_epochs: int, warmup: int = 0, swa_rate: float = 0.05) -> Policy:
@@ -185,7 +190,8 @@ def _half_cosine(fraction: jax.Array) -> jax.Array:
 def _warmed_up(peak: float, warmup: int, policy: Policy) -> Policy:
     def warmed_up(epoch: jax.Array) -> jax.Array:
         epoch = jnp.asarray(epoch, jnp.float32)
-        return jnp.where(epoch < warmup, peak * (epoch + 1.0) / max(warmup, 1), policy(epoch))
+        rising = peak * jnp.minimum((epoch + 1.0) / max(warmup, 1), 1.0)  # within an epoch at most the peak
+        return jnp.where(epoch < warmup, rising, policy(epoch))
 
     return warmed_up
 

@@ -153,3 +153,15 @@ def test_every_so_many_points_are_left_out():
 def test_filters_that_leave_nothing_are_named(left_out, option, message):
     with pytest.raises(ValueError, match=message):
         getattr(power_laws, left_out)(np.arange(9), np.repeat(np.arange(3.0), 3), option)
+
+
+def test_points_that_are_left_out_need_no_place_in_time():
+    t = np.arange(200.0)
+    y = 3.0 / (t + 1) ** 0.6
+    for wrong in (-1.0, np.nan, 1e300):
+        masked, where = t.copy(), np.ones((2, 200), bool)
+        masked[0], where[:, 0] = wrong, False
+        for infer_shift in (False, True):
+            found = fit_power_law(masked, np.stack([y, 2 * y]), where=where, infer_shift=infer_shift)
+            np.testing.assert_allclose(found.exponent, 0.6, rtol=1e-6)
+            np.testing.assert_allclose(found.scale, [3, 6], rtol=1e-5)

@@ -109,3 +109,12 @@ def test_layers_of_a_frozen_dict_are_reset_too():
     found = (reinitialisation.resets(of, parts, 2) for of in (params, flax.core.freeze(params)))
     plain, frozen = ([np.asarray(leaf).tolist() for leaf in jax.tree.leaves(of)] for of in found)
     assert plain == frozen == [[[1, 0], [0, 1], [1, 0]], [[1, 0], [1, 0], [0, 1]]]
+
+
+def test_resets_of_a_frozen_tree_contract_a_frozen_stack():
+    stack = {"a": {"Conv_0": {"kernel": jnp.arange(4.0).reshape(2, 2)}}, "Dense_0": {"kernel": jnp.ones((2, 3))}}
+    frozen = flax.core.freeze(stack)
+    params = jax.tree.map(lambda leaf: leaf[0], frozen)
+    points = reinitialisation.resets(params, {"Conv_0": ("a/Conv_0",)}, 2)
+    reset = geometry.contract(frozen, jax.tree.map(lambda leaf: leaf[1], points))
+    np.testing.assert_array_equal(reset["a"]["Conv_0"]["kernel"], [2, 3])

@@ -135,3 +135,9 @@ def test_layers_of_a_training_come_in_order_with_all_their_parameters(dense):
     kernel, bias = (stacked["Dense_10"][name].reshape(4, -1) for name in ("kernel", "bias"))
     expected = every_partition(np.concatenate([kernel, bias], axis=1), 2.0)
     np.testing.assert_allclose(found["layers/Dense_10"], [expected], rtol=1e-5)
+
+
+def test_a_training_that_begins_with_small_steps_has_a_variation_from_the_first_on():
+    steps = np.array([0, 1e-4, 1.0, 100.0]).reshape(4, 1, 1) * np.ones((1, 2, 2))
+    running = training_variation.over_training({"a": {"kernel": steps}}, (2.0, 8.0))["running"]
+    np.testing.assert_allclose(running, 2 * steps[:, 0, :1] * np.ones((1, 2)), rtol=1e-6)

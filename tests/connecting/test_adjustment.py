@@ -1,5 +1,6 @@
 """Adjusted weights against NumPy's least squares and pseudo-inverse of whole feature matrices in float64."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -147,3 +148,13 @@ def test_bad_input_is_named():
     network = MLP(2, (3,))
     with pytest.raises(ValueError, match="inputs of Dense_7 are not known, those of Dense_1 are"):
         Features(layer_inputs(network), np.zeros((1, 2))).grams("Dense_7", np.zeros((3, 2)), *[made(network, (2,))] * 2)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
+def test_rows_of_patches_are_those_that_a_convolution_of_flax_multiplies(size):
+    images = jax.random.normal(jax.random.key(0), (2, 6, 7, 3))
+    layer = nn.Conv(4, (size, size), use_bias=False)
+    variables = layer.init(jax.random.key(1), images)
+    kernel = variables["params"]["kernel"].reshape(-1, 4)
+    found = rows(images, (size, size)) @ kernel
+    np.testing.assert_allclose(found.reshape(2, 6, 7, 4), layer.apply(variables, images), atol=1e-5)

@@ -50,3 +50,25 @@ def test_names_of_one_meaning_are_one_data_set():
 def test_other_names_are_refused(name):
     with pytest.raises(DataError, match=f"data set '{name}' is unknown: name its number of examples, 10 to 10,000,000"):
         catalogue.info(name)
+
+
+def test_a_constant_is_the_number_that_its_name_has(tmp_path):
+    for text, value in (
+        ("0.123456789", 0.123456789),
+        ("1234567", 1234567),
+        ("1e9", 1e9),
+        ("1e+20", 1e20),
+        ("1e-7", 1e-7),
+    ):
+        labels = sources.load(f"constant/n_20-c_{text}", "train", data_dir=str(tmp_path)).labels
+        assert (labels == np.float32(value)).all()
+    assert functions.canonical("constant/n_20-c_0.10") == "n_20-c_0.1"
+    assert functions.canonical("constant/n_20-c_2") == functions.canonical("constant/n_20-c_2.0") == "n_20-c_2"
+
+
+@pytest.mark.parametrize(
+    "name", ["constant/n_20-c_1e400", "constant/n_20-c_1e-60", "sine/n_20-c_200", "sine/n_20-c_44"]
+)
+def test_constants_of_which_float32_holds_nothing_are_refused(name):
+    with pytest.raises(DataError, match="float32 holds no"):
+        functions.options(name)

@@ -121,3 +121,8 @@ def test_what_does_not_fit_into_memory_says_how_much_it_needs(monkeypatch):
 def test_free_memory_is_less_than_all():
     free = files.free_memory()
     assert free is None or 0 < free < 2**50
+
+
+def test_labels_of_one_byte_have_classes_too():
+    rows, labels = subsets.of_classes(np.array([0, 255, 3], np.uint8), np.array([3, 255]))
+    assert rows.tolist() == [1, 2] and labels.tolist() == [1, 0] and labels.dtype == np.uint8

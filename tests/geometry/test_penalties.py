@@ -235,3 +235,13 @@ def test_scales_are_powers_of_two(largest):
 def test_products_of_half_precision_are_in_float32():
     products = pairwise_products({"kernel": jnp.full((2, 100, 100), 3.0, jnp.float16)})
     np.testing.assert_array_equal(products, np.full((2, 2), 90_000.0))
+
+
+def test_the_distance_of_endpoints_that_lie_close_together_keeps_its_digits():
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=(300, 300)).astype(np.float32)
+    for gap in (1e-3, 1e-4, 1e-5):
+        second = (first + gap * rng.normal(size=first.shape)).astype(np.float32)
+        found = endpoint_statistics({"Dense_0": {"kernel": jnp.stack([first, second])}})
+        expected = np.linalg.norm(first.astype(np.float64) - second)
+        assert found["distance"] == pytest.approx(expected, rel=1e-4) and 0.999 < found["cosine_squared"] <= 1.0

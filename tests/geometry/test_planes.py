@@ -1,6 +1,7 @@
 """A plane is an isometry: three points land on their coordinates, distances are those of weight space."""
 
 import chex
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,3 +120,14 @@ def test_directions_that_span_no_plane_are_refused(small_stack):
         plane_along(origin, small_stack(3))
     with pytest.raises(ValueError, match=r"another architecture than the origin: .*Dense_0/bias"):
         plane_along({"w": jnp.ones(3)}, small_stack(2))
+
+
+def test_a_plane_of_half_precision_is_that_of_its_values():
+    keys = jax.random.split(jax.random.key(0), 3)
+    half = [{"Dense_0": {"kernel": jax.random.normal(key, (50, 50)).astype(jnp.bfloat16)}} for key in keys]
+    single = [jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params) for params in half]
+    found, expected = plane_through(*half), plane_through(*single)
+    np.testing.assert_allclose(found.corners, expected.corners, rtol=1e-6)
+    point = contract(expected.endpoints, expected.coordinates(3.0, 5.0))
+    np.testing.assert_allclose(found.project(point), (3, 5), rtol=1e-5)
+    np.testing.assert_allclose(found.project(flax.core.freeze(point)), (3, 5), rtol=1e-5)

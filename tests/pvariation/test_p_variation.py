@@ -2,7 +2,6 @@
 
 import inspect
 import itertools
-from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +13,6 @@ from subspaces_jax.pvariation import bellman_residual, p_variation, p_variation_
 
 METHODS = ("auto", "push", "fixed_point", "blocked")
 ORDERS = {"l2": 2, "l1": 1, "linf": np.inf}
-OPTIMISED = {  # as XLA does by default, and tests elsewhere do not, see conftest
-    "xla_backend_optimization_level": 3,
-    "xla_llvm_disable_expensive_passes": False,
-    **({"xla_cpu_use_fusion_emitters": True} if version("jaxlib").startswith("0.10.") else {}),
-}
 K = np.arange(50)
 SPRING = np.stack([np.sin(K), np.cos(2 * K), K / 10], axis=-1)
 SQUARE = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.0, 0.0]])
@@ -108,13 +102,13 @@ def test_blocks_of_the_usual_size_find_long_and_short_steps(monkeypatch):
 
 @pytest.mark.parametrize("method", ["auto", "blocked"])
 @pytest.mark.parametrize("norm", ORDERS)
-def test_several_exponents_at_once_are_each_alone(norm, method):
+def test_several_exponents_at_once_are_each_alone(norm, method, optimised):
     """In one program with others, an exponent's costs were once rounded in two ways, and its best step not found."""
     rng, t, exponents = np.random.default_rng(3), np.linspace(0, 3, 100)[:, None], (1.0, 1.5, 2.0, 3.0)
     smooth = [np.sin(t) * rng.normal(size=16) + 1e-3 * rng.normal(size=(100, 16)) for _ in range(40)]
     walks = [np.cumsum(rng.normal(size=(100, 16)), axis=0) for _ in range(40)]
     paths = np.stack([*smooth, *walks]).astype(np.float32)
-    of_all = jax.jit(lambda paths: p_variation(paths, exponents, norm=norm, method=method), compiler_options=OPTIMISED)
+    of_all = jax.jit(lambda paths: p_variation(paths, exponents, norm=norm, method=method), compiler_options=optimised)
     found = of_all(paths)
     for path, values in zip(paths, np.asarray(found).T):
         expected = [recursion(path, p, ORDERS[norm])[-1] for p in exponents]

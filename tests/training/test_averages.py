@@ -1,6 +1,7 @@
 """Averages of weights against NumPy over the stored iterates, and the law of SWAG's draws."""
 
 import chex
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -142,3 +143,10 @@ def test_with_double_precision_enabled_averages_stay_in_single(getkey):
         state = averages.of_stack(averages.swag(rank=2), {"w": jnp.arange(6.0).reshape(3, 2)})
         assert state.mean["w"].dtype == averages.swag_sample(state, getkey())["w"].dtype == jnp.float32
     np.testing.assert_allclose(state.mean["w"], [2.0, 3.0])
+
+
+def test_weights_in_another_kind_of_mapping_join_an_average():
+    rows = [{"Dense_0": {"kernel": jnp.full((2, 2), value)}} for value in (1.0, 3.0)]
+    state = averages.SWA.update(averages.SWA.init(rows[0]), rows[0])
+    state = averages.SWA.update(state, flax.core.freeze(rows[1]))
+    assert type(state.mean) is dict and float(state.mean["Dense_0"]["kernel"][0, 0]) == 2.0

@@ -175,3 +175,22 @@ def test_steps_may_be_plain_numbers_and_fractions_of_epochs_are_not_cut_short():
     rate = schedules.by_step(schedules.cosine(0.1, 20), 10)
     assert float(rate(37)) == float(rate(jnp.int32(37)))
     assert schedules.swa_knots(100, 2, 0.29) == (29, 100)
+
+
+def test_a_warm_up_never_exceeds_the_peak_within_an_epoch():
+    for warmup in (1, 2, 3):
+        rate = schedules.by_step(schedules.fge(0.1, 20, warmup=warmup), 100)
+        rates = np.array([float(rate(step)) for step in range(0, 100 * warmup, 7)])
+        assert rates.max() <= np.float32(0.1) and np.all(np.diff(rates) >= 0) and rates[0] == np.float32(0.1 / warmup)
+
+
+def test_every_drop_of_multistep_is_on_time_compiled_or_not(optimised):
+    for every in range(1, 130):
+        rate = schedules.by_step(schedules.multistep(1.0, 2000, every=every, factor=0.5), 1)
+        for step in (every - 1, every, 2 * every - 1, 2 * every, 5 * every):
+            assert float(rate(step)) == 0.5 ** (step // every), (every, step)
+    for every in (41, 47, 55, 61, 83, 97, 109):
+        rate = jax.jit(
+            schedules.by_step(schedules.multistep(1.0, 2000, every=every, factor=0.5), 1), compiler_options=optimised
+        )
+        assert [float(rate(k * every)) for k in range(1, 6)] == [0.5**k for k in range(1, 6)]
