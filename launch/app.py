@@ -35,6 +35,8 @@ from subspaces_jax import parallel, records
 from subspaces_jax.errors import ConfigError, SubspacesError
 from subspaces_jax.experiments import fields, schema
 
+GOES_ON = "interrupted; the same command goes on from the last checkpoint"
+BEGINS_ANEW = "interrupted; the same command begins anew, and what was written before it stays"
 ENDING = (signal.SIGINT, signal.SIGTERM)
 GRACE = 5.0  # seconds that an interrupted run has to close its files
 WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG, errno.ENOTDIR, errno.EISDIR)
@@ -48,7 +50,10 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", 0, "which of them this is")
 
 
 def main(
-    run: Callable[[dict[str, Any] | None, str], None], needs_config: bool = True, needs_workdir: bool = True
+    run: Callable[[dict[str, Any] | None, str], None],
+    needs_config: bool = True,
+    needs_workdir: bool = True,
+    goes_on: bool = False,
 ) -> None:
     """Parses flags, calls run(config, workdir), ends the process.
 
@@ -58,6 +63,7 @@ def main(
     Args:
         run: takes the resolved config as a plain dict (None without --config) and the run directory.
         needs_config, needs_workdir: whether --config and --workdir must be given.
+        goes_on: whether the command, given again after an interrupt, goes on from a checkpoint.
     """
 
     def call(argv: Sequence[str], interrupts: "_Interrupts") -> None:
@@ -74,12 +80,13 @@ def main(
         run(_CONFIG.value and to_dict(_CONFIG.value), workdir)
         parallel.finish()
 
-    program(call, _parse)
+    program(call, _parse, GOES_ON if goes_on else BEGINS_ANEW)
 
 
 def program(
     call: Callable[[Sequence[str], "_Interrupts"], None],
     parse: Callable[[list[str]], Sequence[str]] = app.parse_flags_with_usage,
+    interrupted: str = BEGINS_ANEW,
 ) -> None:
     """Runs call(argv, interrupts) as `absl.app.run` does, and ends the process as `main` says.
 
@@ -89,7 +96,7 @@ def program(
     gc.freeze()  # what was imported stays
     root = logging.getLogger()  # a library that was imported may have given it a handler, beside which comes absl's
     root.handlers = [handler for handler in root.handlers if type(handler) is not logging.StreamHandler]
-    interrupts, streams = _Interrupts(), [_outlive("stdout"), _outlive("stderr")]
+    interrupts, streams = _Interrupts(interrupted), [_outlive("stdout"), _outlive("stderr")]
     status = 1
     try:
         app.run(lambda argv: _one_line(call, argv, interrupts), flags_parser=parse)
@@ -197,7 +204,8 @@ class _Interrupts:
     written whole or not at all, so that nothing is lost.
     """
 
-    def __init__(self):
+    def __init__(self, line: str):
+        self._line = line
         self.signum, self._leaving, self._one = 0, False, threading.Lock()
         reading, writing = os.pipe()
         os.set_blocking(writing, False)
@@ -208,12 +216,12 @@ class _Interrupts:
                 signal.signal(signum, self._handle)
         sys.excepthook, self._excepthook = self._unhandled, sys.excepthook
 
-    def end(self, line: str = "interrupted; the same command goes on from the last checkpoint", status: int = 0):
-        """Ends the process with the line, whichever thread says it first."""
+    def end(self, line: str = "", status: int = 0):
+        """Ends the process with the line, by default that of an interrupt, whichever thread says it first."""
         self._one.acquire()  # not released: the first one ends the process
         start = "\n" if os.isatty(2) else ""  # a progress bar may be on this line
         try:
-            os.write(2, f"{start}error: {line}\n".encode())
+            os.write(2, f"{start}error: {line or self._line}\n".encode())
         finally:
             os._exit(status or 128 + (self.signum or signal.SIGINT))
 

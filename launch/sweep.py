@@ -14,4 +14,4 @@ def run(config, workdir):
 
 
 if __name__ == "__main__":
-    app.main(run)
+    app.main(run, goes_on=True)

@@ -25,4 +25,4 @@ def run(config, workdir):
 
 
 if __name__ == "__main__":
-    app.main(run)
+    app.main(run, goes_on=True)

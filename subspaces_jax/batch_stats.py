@@ -6,7 +6,7 @@ inputs, see `evaluation`.
 
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import flax
@@ -65,18 +65,18 @@ def refresh_batch_stats(
         mesh = parallel.for_batches(mesh, min(batch_size, jax.tree.leaves(images)[0].shape[0]))
         variables, images, key = parallel.replicate((variables, images, key), mesh)
         return parallel.settled(_refresh(apply_train, variables, images, key, batch_size, mesh))
-    averaged, number = None, 0
+    averaged: tuple[bool, ...] = ()  # of each leaf of the statistics
+    number = 0
     for number, (batch, *_) in enumerate(images(), start=1):
-        if averaged is None:
+        if number == 1:
             mesh = parallel.for_batches(mesh, len(batch) * jax.process_count())
             variables, key = parallel.replicate((variables, key), mesh)
             stats = variables["batch_stats"]
         batch = parallel.spread(batch, mesh)
-        if averaged is None:
-            averaged = _averaged(apply_train, variables, batch, key)
-        found = parallel.settled(_statsof_batch(apply_train, variables, stats, batch, key, number))
-        stats = _added(averaged, stats, found, number)
-    return _divided(averaged, stats, number)
+        if number == 1:
+            averaged = _averaged_of_shapes(apply_train, *_shapes(variables, batch, key))
+        stats = parallel.settled(_with_batch(apply_train, averaged, variables, stats, batch, key, number))
+    return _divided(jax.tree.unflatten(jax.tree.structure(stats), averaged), stats, number)
 
 
 @partial(jax.jit, static_argnames=("apply_train", "batch_size", "mesh"))
@@ -96,9 +96,21 @@ def _refresh(apply_train, variables, images, key, batch_size, mesh):
     return parallel.constrained(_divided(averaged, stats, indices.shape[0]), mesh, whole=True)
 
 
-@partial(jax.jit, static_argnames=("apply_train",))
-def _statsof_batch(apply_train, variables, stats, images, key, number):
-    return of_batch(apply_train, variables, stats, images, jax.random.fold_in(key, number))
+@partial(jax.jit, static_argnames=("apply_train", "averaged"))
+def _with_batch(apply_train, averaged, variables, stats, images, key, number):
+    found = of_batch(apply_train, variables, stats, images, jax.random.fold_in(key, number))
+    return _added(jax.tree.unflatten(jax.tree.structure(stats), averaged), stats, found, number)
+
+
+def _shapes(*given):
+    leaves, structure = jax.tree.flatten(given)
+    return structure, tuple(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves)
+
+
+@lru_cache(16)
+def _averaged_of_shapes(apply_train, structure, shapes) -> tuple[bool, ...]:
+    """`_averaged`, traced once for the same shapes; its leaves."""
+    return tuple(jax.tree.leaves(_averaged(apply_train, *jax.tree.unflatten(structure, shapes))))
 
 
 def of_batch(apply_train, variables, stats, images, key):

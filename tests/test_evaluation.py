@@ -160,6 +160,22 @@ def test_what_else_is_in_batch_stats_is_kept_or_goes_on_as_in_training(getkey):
         np.testing.assert_allclose(sigma, (v @ kernel @ u.T)[0, 0], rtol=1e-4)
 
 
+def test_a_stream_refreshes_every_point_by_what_it_has_traced_for_the_first(task):
+    images, _, variables = task
+    traced = []
+
+    def counted(*given):
+        traced.append(1)
+        return apply_train(*given)
+
+    stream = lambda: iter([(images[:20],), (images[20:40],)])
+    refreshed = lambda t: evaluation.refresh_batch_stats(counted, point(variables, t), stream, jax.random.key(1))
+    first, num = refreshed(0.3), len(traced)
+    second = refreshed(0.9)
+    assert len(traced) == num > 0
+    assert float(jnp.abs(first["BatchNorm_1"]["var"] - second["BatchNorm_1"]["var"]).max()) > 1e-3
+
+
 def test_networks_without_statistics_have_none_to_refresh(task):
     images, _, variables = task
     assert evaluation.refresh_batch_stats(apply_train, {"params": {}}, images, jax.random.key(0)) == {}

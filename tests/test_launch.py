@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from launch import cache
+from launch import app, cache
 from subspaces_jax import checkpoints, parallel, records
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.plots import style
@@ -106,7 +106,7 @@ def test_an_interrupt_that_compiled_code_or_a_callback_swallows_ends_the_program
     )
     assert process.stdout.readline() == "here\n"
     process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=30)[1] == f"{INTERRUPTED}\n" and process.returncode == 130
+    assert process.communicate(timeout=30)[1] == f"error: {app.BEGINS_ANEW}\n" and process.returncode == 130
 
 
 def test_importing_the_launch_programs_leaves_signals_alone():

@@ -202,6 +202,7 @@ def restore(workdir: str | os.PathLike, step: int | None = None, like: PyTree = 
     if step is not None and step not in there:
         raise CheckpointError(f"no checkpoint of step {step} in {folder}: there are {there}")
     problems = []
+    jax.process_count()  # which fails where there is no device: that is no damage
     with without_tracebacks():
         for candidate in reversed(there) if step is None else [step]:
             try:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from subspaces_jax import geometry, tasks
 from subspaces_jax.data import augmentation, subsets
-from subspaces_jax.experiments.schema import LARGEST
+from subspaces_jax.experiments.schema import LARGEST, SEEDS
 from subspaces_jax.training import optimizers, regularity, schedules
 
 SUBSPACES: dict[str, Callable[..., Any]] = {
@@ -38,15 +38,13 @@ STATISTICS: dict[str, Callable[..., Any]] = {"none": lambda: None, "p_variation"
 CLASSES: dict[str, Callable[..., Callable[[int], Any] | None]] = {  # -> (number of classes) -> those that are used
     "all": lambda: None,
     "first": lambda num: partial(subsets.first_classes, num=_whole("num", num)),
-    "drawn": lambda num, seed=0: partial(subsets.drawn_classes, num=_whole("num", num), seed=_whole("seed", seed)),
+    "drawn": lambda num, seed=0: partial(subsets.drawn_classes, num=_whole("num", num), seed=_seed(seed)),
 }
 HOLDOUTS: dict[str, Callable[..., Callable[[Any], Any] | None]] = {  # -> (labels) -> rows to train on, and held out
     "none": lambda: None,
     "last": lambda fraction=0.1: lambda labels: subsets.last(len(labels), fraction),
-    "drawn": lambda fraction=0.1, seed=0: lambda labels: subsets.last(len(labels), fraction, _whole("seed", seed)),
-    "stratified": lambda fraction=0.1, seed=0: (
-        lambda labels: subsets.stratified(labels, fraction, _whole("seed", seed))
-    ),
+    "drawn": lambda fraction=0.1, seed=0: lambda labels: subsets.last(len(labels), fraction, _seed(seed)),
+    "stratified": lambda fraction=0.1, seed=0: lambda labels: subsets.stratified(labels, fraction, _seed(seed)),
 }
 STOPS: dict[str, Callable[..., int | None]] = {  # -> epochs within which a plateau ends training
     "never": lambda: None,
@@ -78,6 +76,12 @@ CALLS: dict[str, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {  
 def _whole(name: str, value: Any) -> int:
     if type(value) is not int or value < 0:
         raise ValueError(f"{name} is a whole number from 0 up, got {value!r}")
+    return value
+
+
+def _seed(value: Any) -> int:
+    if _whole("seed", value) >= SEEDS:
+        raise ValueError(f"seed is below 2^32, got {value}")
     return value
 
 

@@ -143,7 +143,8 @@ def _scored(
             sides = (lowest > 0) + (lowest < len(ts) - 1)
             around = path.around(ts, lowest, sides * (settings.num_refined + 1) + 1)
             around = np.array([t for t in around if not np.any(np.isclose(t, ts))])  # of the grid they are known
-            finer = _of(settings, opened, networks, path.at(around), f"worst {split}")[f"{prefix}_acc"]
+            own = SimpleNamespace(**vars(settings) | ({"splits": "test"} if prefix == "te" else {}))
+            finer = _of(own, opened, networks, path.at(around), f"worst {split}")[f"{prefix}_acc"]
             if finer.min() < found["acc"]:
                 found = {"t": float(around[np.argmin(finer)]), "acc": float(finer.min())}
         worst[split] = found

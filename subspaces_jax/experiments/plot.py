@@ -30,6 +30,24 @@ def run(config: Any, workdir: str | pathlib.Path) -> dict[str, Any]:
         RunDirectoryError: no run directory, or nothing in it to draw.
     """
     header, folder = records.read_header(workdir), records.resolve(workdir)
+    try:
+        return _drawn(header, folder)
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        if not (damaged := _incomplete(folder)):
+            raise
+        raise records.DamagedError(f"{damaged} ({type(error).__name__}: {error}): make the results again") from None
+
+
+def _incomplete(folder: pathlib.Path) -> str:
+    """The first results in a folder that lack what all have, in words, "" where there are none."""
+    for path in sorted((folder / records.RESULTS).glob("*.json")):
+        facts = records.load_facts(folder, path.stem) if path.with_suffix(".npz").exists() else {"config": {}}
+        if not isinstance(facts.get("config"), dict):
+            return f"results {path.stem!r} in {path.parent} are damaged, they have no config"
+    return ""
+
+
+def _drawn(header: records.Header, folder: pathlib.Path) -> dict[str, Any]:
     if header.kind == "study":
         return _of_study(folder, analyze.complete(header.config)["analysis"])
     if header.kind == "connect":

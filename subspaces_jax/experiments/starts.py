@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from subspaces_jax import checkpoints, geometry, parallel, state_dicts, trees
@@ -66,12 +67,20 @@ def _networks(made: Experiment) -> dict[int, runs.Networks]:
             "weights"
         )
     for part in parts.values():
+        _check_numbers(part)
         for row in geometry.unstack(part.stack):
             if difference := trees.describe_mismatch(row, made.model.shapes):
                 raise CheckpointError(
                     f"config.initial {made.initial_text} is of another architecture than the config: {difference}"
                 )
     return parts
+
+
+def _check_numbers(part: runs.Networks) -> None:
+    """Refuses weights that are no finite numbers."""
+    for name, leaf in trees.leaf_names({"params": part.stack, "batch_stats": part.batch_stats}).items():
+        if not np.all(np.isfinite(np.asarray(leaf, np.float32))):
+            raise CheckpointError(f"config.initial: {part.names[0]} has {name} with values that are not finite")
 
 
 def _of_networks(made: Experiment, state: State, parts: dict[int, runs.Networks]) -> State:
@@ -123,6 +132,12 @@ def _of_flax(made: Experiment, source: choices.Source) -> runs.Networks:
     if difference := trees.describe_mismatch(found["batch_stats"], own["batch_stats"]):
         raise CheckpointError(
             f"config.initial: {source.folder} has statistics of another architecture than the config: {difference}"
+        )
+    if wrong := {name: leaf.dtype for name, leaf in trees.leaf_names(found).items()
+                 if not jnp.issubdtype(leaf.dtype, jnp.floating)}:  # fmt: skip
+        name, dtype = next(iter(wrong.items()))
+        raise CheckpointError(
+            f"config.initial: {source.folder} has {name} of {dtype}: weights are real floating-point numbers"
         )
     found = jax.tree.map(lambda leaf, own: jnp.asarray(leaf, own.dtype), found, own)
     return runs.Networks(geometry.stack([found["params"]]), [source.folder], found["batch_stats"], 0)

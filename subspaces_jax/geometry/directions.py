@@ -1,7 +1,7 @@
 """Directions in weight space that a plane may take: random ones at the scale of the weights, and principal ones."""
 
-from collections.abc import Collection
-from functools import partial
+from collections.abc import Callable, Collection
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -70,7 +70,8 @@ def random_directions(
     if zero.issuperset(named):
         found = ", ".join(named) or "none"
         raise ValueError(f"no leaf has two axes and moves, so that all directions are zero; the leaves are {found}")
-    leaves = _drawn(named, key, num, normalise, orthogonal, frozenset(zero), frozenset(layer_stacks))
+    drawn = _drawn if isinstance(key, jax.core.Tracer) else _compiled(jax.default_backend())
+    leaves = drawn(named, key, num, normalise, orthogonal, frozenset(zero), frozenset(layer_stacks))
     return jax.tree.unflatten(jax.tree.structure(params), [leaves[name] for name in named])
 
 
@@ -128,7 +129,13 @@ def principal_directions(stacked: PyTree, num: int = 2, about: str = "last") -> 
     return Principal(jax.tree.map(direction, stacked), values[:num] / total, vectors * lengths)
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4, 5, 6))
+@lru_cache
+def _compiled(platform: str) -> Callable[..., dict[str, jax.Array]]:
+    """LLVM takes a minute to optimise the random numbers of a ResNet-8 on a CPU, and seconds not to."""
+    options = {"xla_backend_optimization_level": 0} if platform == "cpu" else None
+    return jax.jit(_drawn, static_argnums=(2, 3, 4, 5, 6), compiler_options=options)
+
+
 def _drawn(named, key, num, normalise, orthogonal, zero, layer_stacks):
     def direction(name, leaf):
         if name in zero:

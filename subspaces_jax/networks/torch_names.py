@@ -53,6 +53,11 @@ def from_torch(network: nn.Module, state: StateDict) -> PyTree:
         more = f", and {len(parts) - trees.MAX_DIFFERENCES} more" if len(parts) > trees.MAX_DIFFERENCES else ""
         raise ValueError(f"weights of another network ({', '.join(parts[: trees.MAX_DIFFERENCES])}{more}): "
                          f"{type(network).__name__} has other layers{_hint(network)}")  # fmt: skip
+    for name in sorted(wanted):
+        if not jnp.issubdtype(state[name].dtype, jnp.floating):
+            raise ValueError(f"{name} of {state[name].dtype}: weights are real floating-point numbers")
+        if name.endswith("weight") and not np.ndim(state[name]):
+            raise ValueError(f"a {name} that is a single number")
     channels = {table[leaf][-1]: len(state[name]) for leaf, name in names["params"].items() if leaf.endswith("/kernel")}
     variables = {}
     for collection, of in names.items():

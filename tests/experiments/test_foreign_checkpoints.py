@@ -129,6 +129,12 @@ def wider(params):
     return params | {"Dense_1": {"kernel": np.zeros((8, 11)), "scale": np.zeros(11)}}
 
 
+def changed(params, change):
+    """With another kernel of the first layer."""
+    first = dict(params["Dense_0"])
+    return dict(params) | {"Dense_0": first | {"kernel": change(np.asarray(first["kernel"]))}}
+
+
 def cut(path, num=None):
     path.write_bytes(path.read_bytes()[:num])
     return path
@@ -166,6 +172,18 @@ REFUSED = {
     "wide": (
         lambda path, state: to_folder(path, wider(state.params)),
         r"wide is of another architecture: - Dense_1/bias",
+    ),
+    "complex.msgpack": (
+        lambda path, state: to_file(path, {"params": changed(state.params, lambda leaf: leaf + 1j)}),
+        "complex.msgpack has params/Dense_0/kernel of complex64: weights are real floating-point numbers",
+    ),
+    "whole.msgpack": (
+        lambda path, state: to_file(path, {"params": changed(state.params, lambda leaf: leaf.astype(np.int8))}),
+        "whole.msgpack has params/Dense_0/kernel of int8: weights are real",
+    ),
+    "nan.msgpack": (
+        lambda path, state: to_file(path, {"params": changed(state.params, lambda leaf: leaf * np.nan)}),
+        "nan.msgpack has params/Dense_0/kernel with values that are not finite",
     ),
     "x.orbax-checkpoint-tmp-3": (lambda path, state: path.mkdir() or path, "tmp-3 is half-written"),
     "torn": (

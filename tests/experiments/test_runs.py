@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -264,6 +265,14 @@ def test_results_are_written_whole_and_read_back(tmp_path):
     arrays, facts = records.load_results(tmp_path, "x")
     np.testing.assert_array_equal(arrays["a"], np.arange(3))
     assert facts == {"b": 1} and sorted(os.listdir(tmp_path / "results")) == ["x.json", "x.npz"]
+
+
+@pytest.mark.parametrize("content", ["{}", '{"config": 3}'])
+def test_results_without_what_all_have_are_damaged_to_who_draws_them(content, tmp_path):
+    shutil.copytree(pathlib.Path(__file__).parent / "stored_run", tmp_path / "run")
+    (tmp_path / "run" / "results" / "points.json").write_text(content)
+    with pytest.raises(records.DamagedError, match="results 'points' in .* are damaged.*: make the results again"):
+        plot.run(None, tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,13 @@ def test_weights_of_another_network_are_refused():
         torch_names.from_torch(network.clone(num_classes=7), state)
     with pytest.raises(ValueError, match=r"another network \(- bn1.bias, .* and \d+ more\)"):
         torch_names.from_torch(network, {"a": np.zeros(3)})
+    for wrong, message in (
+        (np.float32(1), "a layer1.0.conv1.weight that is a single number"),
+        (state["layer1.0.conv1.weight"] + 1j, "layer1.0.conv1.weight of complex64: weights are real"),
+        (state["layer1.0.conv1.weight"].astype(np.int8), "layer1.0.conv1.weight of int8: weights are real"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            torch_names.from_torch(network, state | {"layer1.0.conv1.weight": wrong})
     with pytest.raises(ValueError, match="not of MLP"):
         torch_names.layer_names(MLP(10))
 

@@ -5,7 +5,6 @@ Maddox et al., A Simple Baseline for Bayesian Uncertainty in Deep Learning, 2019
 """
 
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 import jax
@@ -36,10 +35,10 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         raise ConfigError(
             f"config.runs and config.members give {num} networks, an analysis 'average' takes at least two"
         )
-    points, params_at = _points(settings, networks.stack, num, members.key_of(settings, "points"))
+    tree, points, params_at = _points(settings, networks.stack, num, members.key_of(settings, "points"))
     how_many = jax.tree.leaves(points)[0].shape[0]
     arrays, test = members.scored(
-        settings, opened, networks, points, params_at,
+        settings, opened, networks._replace(stack=tree), points, params_at,
         with_pairs=False, progress=members.progress(how_many, "average").over,
     )  # fmt: skip
     facts = members.facts_of(opened, networks.names, arrays, test.labels, together=True)
@@ -54,8 +53,10 @@ def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, F
     return {f"average{name.removeprefix('ensemble')}": of for name, of in ensemble.figures(arrays, facts).items()}
 
 
-def _points(settings: Any, stack: PyTree, num: int, key: Any) -> tuple[PyTree, Callable[[PyTree, PyTree], PyTree]]:
-    """The points to score, leaves [T, ...], and (stack, point) -> params."""
+def _points(
+    settings: Any, stack: PyTree, num: int, key: Any
+) -> tuple[PyTree, PyTree, Callable[[PyTree, PyTree], PyTree]]:
+    """A tree, the points to score, leaves [T, ...], and (tree, point) -> params."""
     simplex, draws = geometry.Simplex(num), settings.num_draws
     keys = jax.random.split(key, draws)
     kinds: dict[str, Callable[[], tuple[PyTree, Callable]]] = {
@@ -64,13 +65,10 @@ def _points(settings: Any, stack: PyTree, num: int, key: Any) -> tuple[PyTree, C
         "random_layerwise": lambda: (geometry.layerwise(simplex, stack).sample(key, (draws,)), geometry.contract),
         "random_per_weight": lambda: (keys, averages.per_weight),
         "towards_each": lambda: (averages.endpoint_coordinates(num, settings.t), geometry.contract),
-        "swag": lambda: (keys, _swag_draw(min(num, SWAG_RANK))),
-        "swag_diagonal": lambda: (keys, _swag_draw(0)),
+        "swag": lambda: (keys, averages.swag_sample),
+        "swag_diagonal": lambda: (keys, averages.swag_sample),
     }
-    return kinds[settings.average]()
-
-
-@lru_cache
-def _swag_draw(rank: int) -> Callable[[PyTree, PyTree], PyTree]:
-    average = averages.swag(rank)
-    return lambda stack, key: averages.swag_sample(averages.of_stack(average, stack), key)
+    if settings.average.startswith("swag"):  # fitted once
+        rank = min(num, SWAG_RANK) if settings.average == "swag" else 0
+        stack = jax.jit(averages.of_stack, static_argnums=0)(averages.swag(rank), stack)
+    return stack, *kinds[settings.average]()
