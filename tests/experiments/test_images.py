@@ -63,6 +63,9 @@ def test_runs_of_different_sizes_are_not_analysed_together():
     with pytest.raises(CheckpointError, match="b has train_fraction 1.0 but a has 0.5"):  # which statistics are of
         members.check_alike([run_of("a", train_fraction=0.5), run_of("b")])
     members.check_alike([run_of("a", label_noise=0.2, corruption_seed=1), run_of("b")])
+    members.check_alike([run_of("a", network="mlp_8_4"), run_of("b", network="mlp((8, 4))")])  # one network, two names
+    with pytest.raises(CheckpointError, match="b has network 'mlp_4_8' but a has 'mlp_8_4'"):
+        members.check_alike([run_of("a", network="mlp_8_4"), run_of("b", network="mlp_4_8")])
     with pytest.raises(ConfigError, match=r"images of shape \(28, 28, 1\), the runs' digits 10 and \(8, 8, 1\)"):
         members.check_alike([run_of("a")], "mnist")
     members.check_alike([run_of("a", image_size=16)] * 2, "mnist")  # which is read in that size, too

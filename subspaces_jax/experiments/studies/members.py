@@ -284,11 +284,16 @@ def check_alike(opened: Sequence[Run], test_dataset: str = "") -> None:
         )
     for field in [*ALIKE, *["corruption_seed"] * first.experiment.data.settings.pixel_shuffle]:
         for run in opened[1:]:
-            if run.config.get(field) != first.config.get(field):
+            if run.config.get(field) != first.config.get(field) and not (field == "network" and _is_same(run, first)):
                 raise CheckpointError(
                     f"{run.folder} has {field} {run.config.get(field)!r} but {first.folder} has "
                     f"{first.config.get(field)!r}: networks are analysed together where these are the same"
                 )
+
+
+def _is_same(run: Run, other: Run) -> bool:
+    """Whether two runs are of one network, however it is called: mlp_4_4 and mlp((4, 4))."""
+    return run.experiment.model.network == other.experiment.model.network
 
 
 def steps_of(settings: Any, num_runs: int) -> list[int | None]:
