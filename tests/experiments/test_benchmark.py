@@ -76,7 +76,8 @@ def test_every_way_to_score_points_looks_at_as_many_images(monkeypatch):
         seen.append(len(images))
         return measure(apply, variables, images, *args, **options)
 
-    monkeypatch.setattr(evaluation, "measure", counted)
+    for module in (evaluation, evaluation.passes, evaluation.points):
+        monkeypatch.setattr(module, "measure", counted)
     for how in ("along", "calls", "points"):
         seen.clear()
         subspaces.profiler(TINY, 3, 32, how, "bezier(3)", both=True)()
