@@ -1,5 +1,6 @@
 """Parameter trees: names of leaves, comparison of two trees, counting."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,11 @@ def leaf_names(tree: PyTree) -> dict[str, Any]:
 def select(tree: PyTree, predicate: Callable[[str], bool]) -> list[Any]:
     """The leaves whose name satisfies `predicate`, in the order of jax.tree.leaves."""
     return [leaf for name, leaf in leaf_names(tree).items() if predicate(name)]
+
+
+def natural(name: str) -> list[Any]:
+    """A key that sorts names by the numbers in them, "Conv_2" before "Conv_10"."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def is_kernel(name: str) -> bool:

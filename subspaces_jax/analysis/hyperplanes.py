@@ -13,7 +13,6 @@ References: Gamba et al., Hyperplane Arrangements of Trained ConvNets Are Biased
 Geometry of Deep Convolutional Networks, 2019, arXiv:1905.08922.
 """
 
-import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -103,7 +102,7 @@ def counted(
     """{layer: kernel} of the layers that count, in order; arguments and errors as of `orientation`."""
     kernels = {name.rpartition("/")[0] or name: leaf for name, leaf in trees.leaf_names(params).items()
                if trees.is_kernel(name)}  # fmt: skip
-    names = sorted(kernels, key=natural) if layers is None else [name for name in layers if name in kernels]
+    names = sorted(kernels, key=trees.natural) if layers is None else [name for name in layers if name in kernels]
     if missing := [name for name in kernels if name not in names]:
         raise ValueError(f"layers do not name {', '.join(missing)}, of which the tree has kernels")
     if len(set(names)) != len(names):
@@ -123,11 +122,6 @@ def counted(
 def fan_in(kernel: Any) -> int:
     """d, the number of weights of one filter."""
     return int(np.prod(kernel.shape[:-1]))
-
-
-def natural(name: str) -> list[Any]:
-    """A key that sorts "Conv_2" before "Conv_10"."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
 
 
 class Oriented(NamedTuple):

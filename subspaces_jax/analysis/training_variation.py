@@ -75,7 +75,7 @@ def _running(path: np.ndarray, exponents: Sequence[float]) -> np.ndarray:
 def _layers(leaves: dict[str, Any], table: AxisTable | None) -> dict[str, list[np.ndarray]]:
     """The leaves [S, ...] of each layer, in order; a leaf that is itself layers, or of no layer, stands alone."""
     order = [name for name in table or {} if name in leaves]
-    order += sorted(leaves.keys() - set(order), key=variation.natural)
+    order += sorted(leaves.keys() - set(order), key=trees.natural)
     found: dict[str, list[np.ndarray]] = {}
     for name in order:
         found.setdefault(name.rpartition("/")[0] or name, []).append(np.asarray(leaves[name], np.float64))

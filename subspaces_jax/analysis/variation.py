@@ -12,7 +12,6 @@ Networks, 2022, arXiv:2204.07261.
 """
 
 import fnmatch
-import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -69,7 +68,7 @@ def layer_stacks(params: PyTree, table: AxisTable | None = None, layers: Sequenc
         ValueError: no two layers of one shape; no layer of a pattern; or layers of a pattern that differ in shape.
     """
     leaves, table = trees.leaf_names(params), table or {}
-    order = [name for name in table if name in leaves] or sorted(leaves, key=natural)
+    order = [name for name in table if name in leaves] or sorted(leaves, key=trees.natural)
     every = {name.rpartition("/")[0]: name for name in order if trees.is_kernel(name)}
     whole = {name: leaves[leaf] for name, leaf in every.items() if is_stack(leaf, leaves[leaf], table)}
     of_kernels = {name: leaves[leaf] for name, leaf in every.items() if name not in whole}
@@ -184,11 +183,6 @@ def over_depth(
         }
         found[name] = {key: np.asarray(value) for key, value in of_path.items()}
     return found
-
-
-def natural(name: str) -> list[Any]:
-    """A key that sorts names by the numbers in them, Conv_2 before Conv_10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def check_exponents(exponents: Sequence[float]) -> None:

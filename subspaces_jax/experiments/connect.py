@@ -26,7 +26,7 @@ from subspaces_jax.experiments import build, choices, runs, schema
 from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.fields import ONE_NETWORK
 from subspaces_jax.experiments.runs import Networks, Run
-from subspaces_jax.experiments.schema import LARGEST, Config, Field
+from subspaces_jax.experiments.schema import Config, Field, at_least
 from subspaces_jax.experiments.studies import members, profiles
 from subspaces_jax.plots import curves
 
@@ -34,10 +34,8 @@ RESULTS = "path"
 GIVEN = ("params_a", "params_b", "table", "features", "others", "criterion")
 FIELDS: dict[str, Field] = profiles.FIELDS | {
     "connector": Field("linear", bool, f"a call of {', '.join(CONNECTORS)}: how the two are connected"),
-    "num_points": Field(21, lambda value: 2 <= value <= LARGEST, "of the whole path, at least 2"),
-    "num_refined": Field(
-        3, lambda value: 0 <= value <= LARGEST, "more points on each side of the worst one; 0 leaves it as found"
-    ),
+    "num_points": Field(21, at_least(2), "of the whole path, at least 2"),
+    "num_refined": Field(3, at_least(0), "more points on each side of the worst one; 0 leaves it as found"),
     "patches": members.PATCHES,
 }
 OF_PATH = ("runs", "steps", "members", "only", "num_draws", "seed", "connector", "patches")  # not of how it is scored

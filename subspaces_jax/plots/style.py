@@ -88,6 +88,13 @@ def spread(values: Any) -> Any:
     return values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros_like(values[0])
 
 
+def mean_and_spread(values: Any, decimals: int = 2) -> str:
+    """ "mean ± deviation" of numbers as text, the mean of one, "" of none."""
+    if not len(values):
+        return ""
+    return f"{np.mean(values):.{decimals}f}" + (f" ± {spread(values):.{decimals}f}" if len(values) > 1 else "")
+
+
 def band(axis: Axes, x: Any, values: Any, **options: Any) -> None:
     """The mean of values [seeds, T] over x [T] as a line, and `spread` around it; `options` are those of the line."""
     values = np.asarray(values, np.float64)

@@ -15,13 +15,13 @@ from matplotlib.figure import Figure
 
 from subspaces_jax.analysis import paths
 from subspaces_jax.errors import ConfigError
-from subspaces_jax.experiments.schema import LARGEST, Field
+from subspaces_jax.experiments.schema import Field, at_least
 from subspaces_jax.experiments.studies import members, profiles
 from subspaces_jax.plots import barriers as plots
 from subspaces_jax.plots import style
 
 FIELDS: dict[str, Field] = profiles.FIELDS | {
-    "num_points": Field(11, lambda value: 3 <= value <= LARGEST, "of each segment, both ends included, at least 3"),
+    "num_points": Field(11, at_least(3), "of each segment, both ends included, at least 3"),
     "ends": Field("line", lambda value: value in paths.ENDS, "what a barrier rises above: line, or mean of the ends"),
 }
 

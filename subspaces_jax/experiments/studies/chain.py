@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from subspaces_jax import geometry
 from subspaces_jax.analysis import paths
 from subspaces_jax.errors import ConfigError
-from subspaces_jax.experiments.schema import LARGEST, Field
+from subspaces_jax.experiments.schema import Field, at_least
 from subspaces_jax.experiments.studies import members, profiles
 from subspaces_jax.plots import curves
 
 FIELDS: dict[str, Field] = profiles.FIELDS | {
-    "num_points": Field(6, lambda value: 2 <= value <= LARGEST, "of each segment, both ends included, at least 2"),
+    "num_points": Field(6, at_least(2), "of each segment, both ends included, at least 2"),
 }
 
 

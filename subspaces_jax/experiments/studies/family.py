@@ -17,11 +17,11 @@ from subspaces_jax import metrics, records
 from subspaces_jax.analysis import ensembles
 from subspaces_jax.errors import ConfigError, RunDirectoryError
 from subspaces_jax.experiments import choices, evaluate
-from subspaces_jax.experiments.schema import Field
+from subspaces_jax.experiments.schema import Field, anything
 from subspaces_jax.plots import families, tables
 
 FIELDS: dict[str, Field] = {
-    "runs": Field("", lambda value: True, "folders of sweeps, or run directories, separated by commas"),
+    "runs": Field("", anything, "folders of sweeps, or run directories, separated by commas"),
 }
 ALIKE = ("task", "dataset", "network")  # of the runs of a variant
 STANDARD, CALIBRATED = "plain", ("plain", "swa_constant", "line", "curve")

@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from subspaces_jax import geometry
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments.evaluate import COLUMNS
-from subspaces_jax.experiments.schema import LARGEST, Field
+from subspaces_jax.experiments.schema import Field, at_least
 from subspaces_jax.experiments.studies import members
 from subspaces_jax.experiments.studies.ensemble import title_of
 from subspaces_jax.plots import paths
 
 FIELDS: dict[str, Field] = members.FIELDS | {
-    "num_points": Field(21, lambda value: 2 <= value <= LARGEST, "of the line, at least 2"),
+    "num_points": Field(21, at_least(2), "of the line, at least 2"),
 }
 
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from subspaces_jax import evaluation, geometry, records, rngs
-from subspaces_jax.analysis import ensembles, hyperplanes, reinitialisation
+from subspaces_jax import evaluation, geometry, records, rngs, trees
+from subspaces_jax.analysis import ensembles, reinitialisation
 from subspaces_jax.connecting import Criterion, Features, layer_inputs
 from subspaces_jax.data import sources
 from subspaces_jax.errors import CheckpointError, ConfigError
@@ -21,16 +21,14 @@ from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.build.model import flat
 from subspaces_jax.experiments.evaluate import COLUMNS, passes
 from subspaces_jax.experiments.runs import Networks, Run
-from subspaces_jax.experiments.schema import LARGEST, SEEDS, Field
+from subspaces_jax.experiments.schema import SEEDS, Field, anything, at_least
 from subspaces_jax.networks import axes
 from subspaces_jax.networks.axes import AxisTable
 
 WHICH = ("midpoint", "endpoints", "random", "captures", "snapshots")
 FIELDS: dict[str, Field] = {
-    "runs": Field("", lambda value: True, "run directories, separated by commas"),
-    "steps": Field(
-        "", lambda value: True, "of the checkpoints, one a run, separated by commas; empty for the last ones"
-    ),
+    "runs": Field("", anything, "run directories, separated by commas"),
+    "steps": Field("", anything, "of the checkpoints, one a run, separated by commas; empty for the last ones"),
     "members": Field(
         "midpoint",
         lambda value: value in WHICH,
@@ -42,11 +40,11 @@ FIELDS: dict[str, Field] = {
         lambda value: all(part.isdigit() for part in choices.split(value)),
         "of all members, those that are taken, whole numbers from 0 separated by commas; empty for all",
     ),
-    "num_draws": Field(6, lambda value: 1 <= value <= LARGEST, "random members a run, or random averages, at least 1"),
-    "test_dataset": Field("", lambda value: True, "another data set's test split, empty for the runs' own"),
-    "test_archive": Field("", lambda value: True, "what that data set is prepared from, or empty"),
-    "seed": Field(0, lambda value: 0 <= value < SEEDS, "of random members and averages"),
-    "eval_batch_size": Field(500, lambda value: 1 <= value <= LARGEST, "at least 1"),
+    "num_draws": Field(6, at_least(1), "random members a run, or random averages, at least 1"),
+    "test_dataset": Field("", anything, "another data set's test split, empty for the runs' own"),
+    "test_archive": Field("", anything, "what that data set is prepared from, or empty"),
+    "seed": Field(0, at_least(0, SEEDS), "of random members and averages"),
+    "eval_batch_size": Field(500, at_least(1), "at least 1"),
 }
 PATCHES = Field("coarse", lambda value: value in ("coarse", "all"), "of maps, that weights are adjusted on")
 OF_TRAINING = ("label_noise", "label_noise_kind", "corruption_seed", "shuffle", "batch_norm", "matmul_precision")
@@ -187,7 +185,7 @@ def layers_of(made: Experiment) -> list[str]:
     """All layers of an experiment's network, in the order of its axis table, or of their names where it has none."""
     if table := axes.table_of(made.model.network):
         return axes.layers(table)
-    return sorted(reinitialisation.layer_names(made.stack_shapes), key=hyperplanes.natural)
+    return sorted(reinitialisation.layer_names(made.stack_shapes), key=trees.natural)
 
 
 def features_of(settings: Any, made: Experiment, split: sources.Arrays | None = None) -> Features:

@@ -14,6 +14,7 @@ Reference: Gamba et al., Hyperplane Arrangements of Trained ConvNets Are Biased,
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,10 +29,11 @@ from subspaces_jax.errors import CheckpointError, ConfigError
 from subspaces_jax.experiments import choices, runs
 from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.runs import Run
-from subspaces_jax.experiments.schema import LARGEST, Field
+from subspaces_jax.experiments.schema import LARGEST, Field, anything, at_least
 from subspaces_jax.experiments.studies import members
 from subspaces_jax.networks import axes
 from subspaces_jax.plots import hyperplanes as plots
+from subspaces_jax.plots import style
 
 _shared = ("runs", "test_dataset", "test_archive", "seed", "eval_batch_size")
 _whole = lambda value: all(part.isdigit() for part in choices.split(value))
@@ -40,11 +42,11 @@ FIELDS: dict[str, Field] = {name: members.FIELDS[name] for name in _shared} | {
     "members": Field(
         "midpoint", lambda value: value in ("midpoint", "endpoints"), "networks of a run: midpoint, or endpoints"
     ),
-    "normalize": Field(True, lambda value: True, "whether projections are cosines"),
-    "with_dense": Field(False, lambda value: True, "whether dense layers count too"),
-    "with_pointwise": Field(False, lambda value: True, "whether convolutions of 1x1 count too"),
-    "initial_step": Field(0, lambda value: 0 <= value <= LARGEST, "of the checkpoint that distances are from"),
-    "num_bins": Field(40, lambda value: 1 <= value <= LARGEST, "of histograms, at least 1"),
+    "normalize": Field(True, anything, "whether projections are cosines"),
+    "with_dense": Field(False, anything, "whether dense layers count too"),
+    "with_pointwise": Field(False, anything, "whether convolutions of 1x1 count too"),
+    "initial_step": Field(0, at_least(0), "of the checkpoint that distances are from"),
+    "num_bins": Field(40, at_least(1), "of histograms, at least 1"),
     "num_points": Field(
         0, lambda value: value == 0 or 2 <= value <= LARGEST, "along each run's line or curve, at least 2; 0 for none"
     ),
@@ -126,8 +128,9 @@ def table(facts: dict[str, Any]) -> str:
             f"{cell('z', '8.2f')}{cell('p_value', '9.1e')}{cell('l2', '7.3f')}{cell('linf', '7.3f')}".rstrip()
         )
     mass, mean = (np.array(facts["training"][of], float) for of in ("mass", "mean"))
+    said = partial(style.mean_and_spread, decimals=4)
     for s, epoch in enumerate(facts["epochs"]):
-        lines.append(f"epoch {epoch:7.2f}: net mass {_spread(mass[:, s])}, net mean {_spread(mean[:, s])}")
+        lines.append(f"epoch {epoch:7.2f}: net mass {said(mass[:, s])}, net mean {said(mean[:, s])}")
     return "\n".join(lines)
 
 
@@ -293,7 +296,3 @@ def _stacked(rows: Sequence[Mapping[str, Any]]) -> Statistics:
 def _joined(rows: Sequence[Mapping[str, Any]]) -> Statistics:
     """[M, ...] of each run -> of all."""
     return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}
-
-
-def _spread(values: np.ndarray) -> str:
-    return f"{np.mean(values):.4f}" + (f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else "")

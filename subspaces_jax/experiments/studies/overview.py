@@ -15,13 +15,13 @@ from matplotlib.figure import Figure
 from subspaces_jax import records
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import choices, evaluate
-from subspaces_jax.experiments.schema import Field
+from subspaces_jax.experiments.schema import Field, anything
 from subspaces_jax.experiments.studies import connections, orientation, plane, regularity, reinit
 from subspaces_jax.plots import overview as plots
 
 FIELDS: dict[str, Field] = {
-    "runs": Field("", lambda value: True, "folders of evaluated lines and of studies, a panel each, between commas"),
-    "titles": Field("", lambda value: True, "of the panels, between bars: 'a line|a curve'; else the studies' names"),
+    "runs": Field("", anything, "folders of evaluated lines and of studies, a panel each, between commas"),
+    "titles": Field("", anything, "of the panels, between bars: 'a line|a curve'; else the studies' names"),
 }
 PANELS: dict[str, Callable[[Axes, dict[str, np.ndarray], dict[str, Any]], None]] = {
     evaluate.RESULTS: evaluate.panel,

@@ -21,7 +21,7 @@ from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import choices, runs
 from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.runs import Networks, Run
-from subspaces_jax.experiments.schema import LARGEST, Field
+from subspaces_jax.experiments.schema import Field, anything, at_least
 from subspaces_jax.experiments.studies import members, profiles
 from subspaces_jax.networks import axes as axis_tables
 from subspaces_jax.plots import surfaces as plots
@@ -30,7 +30,7 @@ THROUGH = ("networks", "random", "trajectory")
 CURVE_POINTS = 61
 SCALES = {"tr_loss": (5.0, -5.0), "te_err": (40.0, -1.0)}  # (vmax, log_alpha) of the mode-connectivity paper
 FIELDS: dict[str, Field] = profiles.FIELDS | {
-    "num_points": Field(21, lambda value: 2 <= value <= LARGEST, "of a side of the plane, at least 2"),
+    "num_points": Field(21, at_least(2), "of a side of the plane, at least 2"),
     "through": Field(
         "networks",
         lambda value: value in THROUGH,
@@ -43,7 +43,7 @@ FIELDS: dict[str, Field] = profiles.FIELDS | {
         "filter", lambda value: value in geometry.directions.NORMALISATIONS, "random directions: filter, layer or none"
     ),
     "orthogonal": Field(
-        False, lambda value: True, "whether random directions are orthogonal in each filter, or each layer otherwise"
+        False, anything, "whether random directions are orthogonal in each filter, or each layer otherwise"
     ),
 }
 

@@ -13,20 +13,20 @@ from subspaces_jax import records
 from subspaces_jax.analysis import power_laws
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import choices, runs
-from subspaces_jax.experiments.schema import LARGEST, Field
+from subspaces_jax.experiments.schema import Field, anything, at_least
 from subspaces_jax.plots import power_laws as drawn
 
 FIELDS: dict[str, Field] = {
-    "runs": Field("", lambda value: True, "run directories, or folders or files of TensorBoard events, with commas"),
+    "runs": Field("", anything, "run directories, or folders or files of TensorBoard events, with commas"),
     "series": Field("gradient_norm", bool, "the name of the number, as in metrics.jsonl"),
-    "period": Field(0, lambda value: 0 <= value <= LARGEST, "every so many-th point is left out; 0 for none"),
+    "period": Field(0, at_least(0), "every so many-th point is left out; 0 for none"),
     "window": Field(
         0,
-        lambda value: 0 <= value <= LARGEST,
+        at_least(0),
         "the largest and the smallest of so many points are left out; 0 for none",
     ),
     "scaling": Field(1.0, lambda value: 0 < value < np.inf, "units of t a step: 1 / steps of an epoch for epochs"),
-    "infer_shift": Field(False, lambda value: True, "whether the shift is fitted; otherwise it is 1"),
+    "infer_shift": Field(False, anything, "whether the shift is fitted; otherwise it is 1"),
     "level": Field(0.95, lambda value: 0 < value < 1, "of confidence intervals, in (0, 1)"),
 }
 PARAMETERS = ("scale", "exponent", "shift")

@@ -24,17 +24,15 @@ from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.build.model import flat
 from subspaces_jax.experiments.evaluate import passes
 from subspaces_jax.experiments.runs import Networks, Run
-from subspaces_jax.experiments.schema import LARGEST, Field
+from subspaces_jax.experiments.schema import Field, at_least
 from subspaces_jax.experiments.studies import members
 
 FIELDS: dict[str, Field] = members.FIELDS | {
-    "num_points": Field(61, lambda value: 2 <= value <= LARGEST, "of a path, at least 2"),
+    "num_points": Field(61, at_least(2), "of a path, at least 2"),
     "splits": Field(
         "both", lambda value: value in ("both", "test"), "both, or test to leave the training split's scores out"
     ),
-    "num_examples": Field(
-        0, lambda value: 0 <= value <= LARGEST, "of each split, the first ones, that are scored; 0 for all"
-    ),
+    "num_examples": Field(0, at_least(0), "of each split, the first ones, that are scored; 0 for all"),
 }
 PREFIXES = {"te": "test", "tr": "training"}
 Scores = dict[str, np.ndarray]

@@ -30,10 +30,11 @@ from subspaces_jax.experiments import choices, runs
 from subspaces_jax.experiments.build.model import flat
 from subspaces_jax.experiments.evaluate import passes
 from subspaces_jax.experiments.runs import Run
-from subspaces_jax.experiments.schema import LARGEST, Field
+from subspaces_jax.experiments.schema import Field, anything, at_least
 from subspaces_jax.experiments.studies import members
 from subspaces_jax.networks import axes
 from subspaces_jax.plots import barriers as plots
+from subspaces_jax.plots import style
 
 PyTree = Any
 TOP = 5
@@ -53,10 +54,10 @@ FIELDS: dict[str, Field] = {name: members.FIELDS[name] for name in _shared} | {
     "at": Field("", _numbers, "points t of each run's line or curve, separated by commas; empty for its midpoint"),
     "checkpoints": Field(
         "",
-        lambda value: True,
+        anything,
         "that layers are reset to: steps, or runs/a@200, separated by commas; empty for all kept ones and the last",
     ),
-    "num_fresh": Field(3, lambda value: 0 <= value <= LARGEST, "draws of the initialiser, beside the checkpoints"),
+    "num_fresh": Field(3, at_least(0), "draws of the initialiser, beside the checkpoints"),
     "parts": Field(
         "kernels",
         bool,
@@ -67,9 +68,7 @@ FIELDS: dict[str, Field] = {name: members.FIELDS[name] for name in _shared} | {
         lambda value: value in ("refreshed", "trained"),
         "BatchNorm statistics: refreshed for every reset, or those of the trained network",
     ),
-    "together": Field(
-        0, lambda value: 0 <= value <= LARGEST, f"resets in one pass; 0 for 1 on CPU and {MANY} elsewhere"
-    ),
+    "together": Field(0, at_least(0), f"resets in one pass; 0 for 1 on CPU and {MANY} elsewhere"),
 }
 
 
@@ -153,12 +152,12 @@ def table(facts: dict[str, Any]) -> str:
     lines = []
     for where, chosen in _by_point(facts["members"]).items():
         trained = scale * np.array(facts["trained"][name], float)[chosen]
-        lines.append(f"{where}: trained {title} {_spread(trained)} {unit}".rstrip())
+        lines.append(f"{where}: trained {title} {style.mean_and_spread(trained)} {unit}".rstrip())
         width = max(20, 2 + max(map(len, facts["parts"])))
         lines.append(f"{'reset to':14}" + "".join(f"{part:>{width}}" for part in facts["parts"]))
         values = scale * np.array(facts["scores"][name], float)[chosen]
         for k, row in enumerate(facts["rows"]):
-            cells = "".join(f"{_spread(values[:, k, g]):>{width}}" for g in range(len(facts["parts"])))
+            cells = "".join(f"{style.mean_and_spread(values[:, k, g]):>{width}}" for g in range(len(facts["parts"])))
             lines.append(f"{_long(row):14}{cells}")
     return "\n".join(lines)
 
@@ -325,7 +324,3 @@ def _by_point(names: Sequence[str]) -> dict[str, list[int]]:
         _, has, at = name.rpartition(" t=")
         found.setdefault(f"t={at}" if has else "all", []).append(number)
     return found
-
-
-def _spread(values: np.ndarray) -> str:
-    return f"{np.mean(values):.2f}" + (f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else "")

@@ -25,20 +25,18 @@ from subspaces_jax.connecting import cost_ratio, operations, with_trunk
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.runs import Networks, Run
-from subspaces_jax.experiments.schema import LARGEST, Field
+from subspaces_jax.experiments.schema import Field, anything, at_least
 from subspaces_jax.experiments.studies import members
 from subspaces_jax.plots import together
 
 FIELDS: dict[str, Field] = members.FIELDS | {
-    "num_layers": Field(
-        1, lambda value: 0 <= value <= LARGEST, "n that each member keeps, counted from the outputs; 0 for every n < L"
-    ),
+    "num_layers": Field(1, at_least(0), "n that each member keeps, counted from the outputs; 0 for every n < L"),
     "base": Field(
         "training",
         lambda value: value in ("training", "test"),
         "training or test: the images on which layers are fitted to the trunk",
     ),
-    "bias": Field(False, lambda value: True, "whether the bias of a layer is fitted to the trunk with its kernel"),
+    "bias": Field(False, anything, "whether the bias of a layer is fitted to the trunk with its kernel"),
     "patches": members.PATCHES,
 }
 
