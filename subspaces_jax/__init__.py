@@ -15,7 +15,7 @@ The rooms in their order, floor by floor; a module imports only from rooms befor
     0  errors logs arrays rngs trees writing losses metrics tasks pvariation geometry networks data
     1  events records remote processes parallel checkpoints state_dicts batch_stats evaluation
     2  training connecting analysis plots
-    3  experiments: choices schema calls fields build runs starts train compile levers evaluate studies connect
+    3  experiments: choices schema calls fields build runs starts train aot compile levers evaluate studies connect
        export analyze plot sweep references describe benchmarks
 """
 

@@ -9,16 +9,13 @@ over an epoch's steps has a step as its body, so that its counts are a step's, t
 from collections.abc import Iterator
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from subspaces_jax import parallel
-from subspaces_jax.experiments import build, compile
+from subspaces_jax.experiments import aot, build, compile
+from subspaces_jax.experiments.aot import Program
 from subspaces_jax.experiments.build import Experiment
-from subspaces_jax.experiments.build.steps import of_members, split_indices
 from subspaces_jax.experiments.calls import DTYPES, PRECISIONS, REMATERIALISED
-from subspaces_jax.experiments.compile import Program
 from subspaces_jax.training.step import FORMS
 
 AS_IT_IS = "as it is"
@@ -89,35 +86,13 @@ def changes(made: Experiment, mesh: Mesh) -> dict[str, dict[str, Any]]:
 
 def programs(made: Experiment, mesh: Mesh) -> Iterator[tuple[str, Experiment, Program]]:
     """(name, experiment, program) of each row: steps on a batch that lies on the devices, and training's dispatches."""
-    yield AS_IT_IS, made, compile.training_step(made, mesh)
+    yield AS_IT_IS, made, aot.training_step(made, mesh)
     for name, fields in changes(made, mesh).items():
         changed = build.experiment(made.config | fields, without_data=True)
-        yield name, changed, compile.training_step(changed, mesh)
+        yield name, changed, aot.training_step(changed, mesh)
     if not made.data.streams:
-        yield IN_MEMORY, made, in_memory(made, mesh)
-    yield STREAMED, made, streamed(made, mesh)
-
-
-def in_memory(made: Experiment, mesh: Mesh) -> Program:
-    """What training dispatches where each device holds the data set: a loop over steps, which take their batches."""
-    state, whole, members = made.programs.state_shapes, PartitionSpec(), of_members(made.num_members)
-    steps, size = made.plan.steps_per_epoch, made.batch_size // made.num_samples
-    shape = (steps, *[made.num_members] * len(members), made.num_samples, size)
-    data = compile.flat_data(made, made.data.num_examples)
-    args = (state, data, jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct((), jnp.int32))
-    specs = (members, whole, split_indices(made.num_members), whole)
-    return Program(made.programs.advance(state.params, mesh), tuple(map(compile.laid_out(mesh), args, specs)))
-
-
-def streamed(made: Experiment, mesh: Mesh) -> Program:
-    """What training dispatches where data stream: a step on the batch that it is given."""
-    state, members = made.programs.state_shapes, of_members(made.num_members)
-    rows = (*[made.num_members] * len(members), made.batch_size)
-    batch = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((*rows, *leaf.shape[1:]), leaf.dtype), compile.data(made, made.batch_size)
-    )
-    args, specs = (state, batch), (members, PartitionSpec(*members, parallel.AXIS))
-    return Program(made.programs.advance_on_batch(state.params, mesh), tuple(map(compile.laid_out(mesh), args, specs)))
+        yield IN_MEMORY, made, aot.in_memory(made, mesh)
+    yield STREAMED, made, aot.streamed(made, mesh)
 
 
 def loops(made: Experiment, platform: str) -> int:

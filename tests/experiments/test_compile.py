@@ -15,7 +15,7 @@ import pytest
 
 from launch import app
 from subspaces_jax.errors import ConfigError
-from subspaces_jax.experiments import build, compile
+from subspaces_jax.experiments import aot, build, compile
 
 ROOT = pathlib.Path(__file__).parents[2]
 WITHOUT_RUN = ("__init__", "base", "variants", "analyze", "connect")
@@ -47,7 +47,7 @@ KERNEL_GRADIENT = "[f, 0, 1, b]x[i, 0, 1, o]->"  # as JAX derives it: the form t
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_configs_step_is_lowered_for_gpus_and_tpus(name):
     made = experiment(name)
-    program = compile.training_step(made, on_host(made))
+    program = aot.training_step(made, on_host(made))
     lowered = compile.lower(program)
     assert lowered.platforms == ("cuda", "tpu") and lowered.nr_devices == 1
     kernels = sum(leaf.ndim == 5 for leaf in jax.tree.leaves(program.args[0].params))  # [K, k, k', C_in, C_out]
@@ -58,13 +58,13 @@ def test_every_configs_step_is_lowered_for_gpus_and_tpus(name):
 
 def test_lowered_for_cpu_the_same_step_has_the_forms_of_the_cpu():
     made = experiment()
-    lowered = compile.lower(compile.training_step(made, on_host(made)), ("cpu",))
+    lowered = compile.lower(aot.training_step(made, on_host(made)), ("cpu",))
     assert "stablehlo.convolution" in lowered.mlir_module() and KERNEL_GRADIENT not in lowered.mlir_module()
 
 
 def test_samples_layers_and_passes_are_lowered_too():
     made = experiment(network="cifar_resnet_8_2", layerwise=True, num_samples=2, dtype="bfloat16")
-    found = compile.programs(made, on_host(made))
+    found = aot.programs(made, on_host(made))
     assert set(found) == {"step", "refresh", "predict", "data set"}
     assert all(compile.lower(program).platforms == ("cuda", "tpu") for program in found.values())
 
@@ -73,14 +73,14 @@ def test_members_are_lowered_over_their_groups_of_devices():
     made = experiment("fashion_mnist", "ensemble,tiny", network="mlp_8", num_members=2)
     mesh = on_host(made, 4)
     assert dict(mesh.shape) == {"members": 2, "batch": 2}
-    assert compile.lower(compile.training_step(made, mesh)).nr_devices == 4
+    assert compile.lower(aot.training_step(made, mesh)).nr_devices == 4
 
 
 @pytest.mark.parametrize("augmentation", ["none", "crop_flip", "crop(padding=1)|flip"])
 def test_each_device_computes_its_share_of_every_pass(augmentation):
     """A batch that came together again, by a gather over its rows say, would be computed whole on each."""
     made = experiment(network="outside_module:Small", augmentation=augmentation, eval_batch_size=64)
-    found = [compile.programs(made, on_host(made, devices)) for devices in (1, 4)]
+    found = [aot.programs(made, on_host(made, devices)) for devices in (1, 4)]
     for name in ("refresh", "predict"):
         one, four = (compile.costs(programs[name]) for programs in found)
         assert four["flops"] < 0.4 * one["flops"], name
@@ -90,7 +90,7 @@ def test_each_device_computes_its_share_of_every_pass(augmentation):
 def test_costs_are_counted_for_devices_that_are_here():
     """The data set is 1,437 images of 64 bytes, of which 128 are read through as many int32."""
     made = experiment()
-    program = compile.reading(made, on_host(made))
+    program = aot.reading(made, on_host(made))
     found = compile.costs(program, hbm=10**6)
     assert (found["arguments"], found["outputs"]) == (1437 * 64 + 128 * 4, 128 * 64)
     assert found["fits"] and found["collectives"] == {}
@@ -107,10 +107,10 @@ def test_what_the_compiler_finds_too_large_does_not_fit():
         def compile(self):
             raise jax.errors.JaxRuntimeError(self.message)
 
-    found = compile.costs(compile.Program(Function("RESOURCE_EXHAUSTED: Used 20G\nof 16G hbm"), ()))
+    found = compile.costs(aot.Program(Function("RESOURCE_EXHAUSTED: Used 20G\nof 16G hbm"), ()))
     assert found == {"fits": False, "reason": "RESOURCE_EXHAUSTED: Used 20G of 16G hbm"}
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
-        compile.costs(compile.Program(Function("INTERNAL: a bug"), ()))
+        compile.costs(aot.Program(Function("INTERNAL: a bug"), ()))
 
 
 def test_collectives_are_counted_once_each():

@@ -12,7 +12,7 @@ from test_configs import load
 from subspaces_jax import checkpoints, records
 from subspaces_jax.data import catalogue, corruption, sources
 from subspaces_jax.errors import CheckpointError, ConfigError
-from subspaces_jax.experiments import build, compile, evaluate, runs, train
+from subspaces_jax.experiments import aot, build, evaluate, runs, train
 from subspaces_jax.experiments.studies import members
 
 PLAIN = dict(network="mlp_8", augmentation="none", subspace="none", beta=0.0, num_epochs=1, test_every=1,
@@ -49,8 +49,8 @@ def test_a_size_changes_what_is_known_and_what_is_read():
 def test_a_size_reaches_the_network_and_what_it_costs():
     made = build.experiment(load("line_digits", **PLAIN | {"image_size": 20}), without_data=True)
     assert made.stack_shapes["Dense_0"]["kernel"].shape == (1, 400, 8)
-    assert compile.reading(made, made.mesh).args[0].shape == (1437, 400)
-    assert compile.training_step(made, made.mesh).args[1]["images"].shape[1:] == (20, 20, 1)
+    assert aot.reading(made, made.mesh).args[0].shape == (1437, 400)
+    assert aot.training_step(made, made.mesh).args[1]["images"].shape[1:] == (20, 20, 1)
 
 
 def run_of(folder, **fields):

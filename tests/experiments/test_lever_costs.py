@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from test_compile import Chip, experiment, load, needs_libtpu, on_host
 
-from subspaces_jax.experiments import compile, levers
+from subspaces_jax.experiments import aot, compile, levers
 
 CHIPS = [Chip(i) for i in range(4)]
 ALWAYS = ["dtype=bfloat16", "matmul_precision=high", "matmul_precision=highest"]
@@ -45,7 +45,7 @@ def test_dispatches_take_the_data_set_or_a_batch():
     made = experiment(network="mlp_8", augmentation="none")
     mesh = on_host(made)
     step, memory, stream = (
-        compile.costs(make(made, mesh)) for make in (compile.training_step, levers.in_memory, levers.streamed)
+        compile.costs(make(made, mesh)) for make in (aot.training_step, aot.in_memory, aot.streamed)
     )
     state = step["arguments"] - 128 * (64 + 4 + 4)
     assert memory["arguments"] == state + 1437 * (64 + 4) + 11 * 128 * 4 + 4
@@ -58,9 +58,9 @@ def test_dispatches_take_the_data_set_or_a_batch():
 def test_members_stream_a_batch_each():
     made = experiment("fashion_mnist", "ensemble,tiny", network="mlp_8", num_members=2)
     mesh = on_host(made, 4)
-    for make in (levers.in_memory, levers.streamed):
+    for make in (aot.in_memory, aot.streamed):
         assert compile.lower(make(made, mesh)).nr_devices == 4
-    assert levers.streamed(made, mesh).args[1]["images"].shape[:2] == (2, 128)
+    assert aot.streamed(made, mesh).args[1]["images"].shape[:2] == (2, 128)
 
 
 def row(flops, moved, temporaries, passes=1):
