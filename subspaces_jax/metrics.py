@@ -113,6 +113,7 @@ def among_top(logits: Float[Array, "..."], labels: Integer[Array, "..."], k: int
         labels: [...] integer classes, or what broadcasts to that.
         k: at least 1.
     """
+    logits = jnp.where(logits == 0, 0, logits)  # -0 is 0, not less
     best = jax.lax.top_k(single(logits), min(k, logits.shape[-1]))[1]
     return jnp.any(best == labels[..., None], axis=-1)
 

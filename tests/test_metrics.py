@@ -186,3 +186,11 @@ def test_what_is_not_a_number_has_no_accuracy():
     np.testing.assert_array_equal(metrics.accuracy(probs, labels), [0.5, np.nan])
     assert np.isnan(metrics.summary_sums(probs[1], labels, jnp.ones(4))["accuracy"])
     assert metrics.summary_sums(probs[1], labels, jnp.array([1, 1, 0, 1]))["accuracy"] == 2
+
+
+def test_the_largest_logits_are_those_that_argmax_takes():
+    logits = jnp.array([[-0.0, 0.0, -1.0], [0.0, -0.0, 2.0]])
+    labels = jnp.array([0, 2])
+    assert metrics.among_top(logits, labels, 1).all() and metrics.accuracy(logits, labels) == 1
+    assert metrics.among_top(logits, jnp.array([2, 1]), 2).tolist() == [False, False]
+    assert metrics.among_top(logits, jnp.array([2, 1]), 9).all()

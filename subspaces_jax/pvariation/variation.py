@@ -189,7 +189,8 @@ def _normalised(points):
     The unit of a path that is not finite is NaN, and so is all that is found of it.
     """
     extent = jnp.max(jnp.abs(lax.stop_gradient(points) - lax.stop_gradient(points[..., :1, :])), axis=(-2, -1))
-    scale = jnp.ldexp(jnp.ones_like(extent), jnp.frexp(extent)[1])
+    largest = jnp.finfo(extent.dtype).maxexp - 2  # whose inverse is a normal number
+    scale = jnp.ldexp(jnp.ones_like(extent), jnp.minimum(jnp.frexp(extent)[1], largest))
     scale = jnp.where(jnp.isfinite(extent), scale, jnp.nan)
     return points / scale[..., None, None], scale
 

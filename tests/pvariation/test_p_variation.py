@@ -323,3 +323,12 @@ def test_what_a_partition_cannot_be_of():
 @pytest.mark.parametrize("method", METHODS)
 def test_a_single_point_has_no_variation(method):
     assert float(p_variation(jnp.ones((1, 2)), 2.0, method=method)) == 0
+
+
+@pytest.mark.parametrize("extent", [1e-30, 6e37, 9e37, 1.5e38, 2.2e38])
+def test_the_extent_of_a_path_does_not_matter_up_to_the_largest_numbers(extent):
+    path = np.array([[0.0], [1.0], [0.5]]) * extent
+    assert p_variation(path.astype(np.float32), 1.0, rooted=True) == pytest.approx(1.5 * extent, rel=1e-5)
+    expected = (1 + 0.5**2) ** 0.5 * extent
+    if expected < np.finfo(np.float32).max:
+        assert p_variation(path.astype(np.float32), 2.0, rooted=True) == pytest.approx(expected, rel=1e-5)
