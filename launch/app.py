@@ -14,6 +14,7 @@ if (_SPEC := getattr(sys.modules.get("__main__"), "__spec__", None)) and _SPEC.n
             )
 
 import atexit
+import contextlib
 import errno
 import faulthandler
 import io
@@ -186,6 +187,8 @@ def _known_fields() -> dict[str, schema.Field]:
 def _fail(error: Any, status: int = 2) -> NoReturn:
     parallel.failed()
     _silence()  # what is torn down from here on may complain, and the last word is this line's
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()  # what was printed before comes before
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     sys.exit(status)
 

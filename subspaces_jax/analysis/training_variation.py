@@ -65,9 +65,8 @@ def over_training(
 def _running(path: np.ndarray, exponents: Sequence[float]) -> np.ndarray:
     """[S, D] -> [S, P] rooted variations of the path up to each of its points."""
     size = np.max(np.abs(path)) or 1.0  # powers of distances of order 1 neither overflow nor vanish
-    with jax.enable_x64(
-        True
-    ):  # the first steps may be so much shorter than the last that float32 has no powers of them
+    # the first steps may be so much shorter than the last that float32 has no powers of them
+    with jax.enable_x64(True):
         points = jnp.asarray(path / size, jnp.float64)
         return size * np.stack([np.asarray(running_p_variation(points, p)) ** (1.0 / p) for p in exponents], axis=-1)
 

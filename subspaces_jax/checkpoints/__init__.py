@@ -44,7 +44,7 @@ from subspaces_jax.checkpoints.items import (
     read,
     run_id_of,
 )
-from subspaces_jax.errors import CheckpointError
+from subspaces_jax.errors import CheckpointError, RunDirectoryError
 
 PyTree = Any
 FOLDER, ASIDE = "checkpoints", "damaged"
@@ -79,6 +79,9 @@ def open_manager(
     kept = [policies.LatestN(keep_last), policies.CustomSteps(list(keep_steps))]
     options = {"preservation_policy": policies.AnyPreservationPolicy(kept), "async_options": AT_ONCE}
     folder = records.resolve(workdir) / FOLDER
+    if wrong := [letter for letter in "[]\\" if letter in str(folder)]:  # which TensorStore's paths cannot have
+        raise RunDirectoryError(f"workdir {folder.parent} has {wrong[0]!r} in it, and checkpoints there could not be "
+                                "read: name another")  # fmt: skip
     with without_tracebacks():
         manager = manager_of(folder, **options)
         try:
@@ -213,6 +216,8 @@ def restore(workdir: str | os.PathLike, step: int | None = None, like: PyTree = 
                     "another step"
                 ) from None
             except Damage as error:
+                if not (folder / str(candidate)).exists():
+                    continue  # a training that goes on has removed it since
                 problems.append(f"checkpoint {candidate} is damaged ({error})")
                 logging.getLogger(__name__).warning("%s, trying an older one", problems[-1])
     raise CheckpointError(f"{'; '.join(problems)} in {folder}: restore another step or train again")

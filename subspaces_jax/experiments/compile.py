@@ -22,7 +22,7 @@ from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import aot, build
 from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.build import steps as build_steps
-from subspaces_jax.experiments.fields import FIELDS, ONE_NETWORK, STEP
+from subspaces_jax.experiments.fields import FIELDS, ONE_NETWORK
 
 GIB = 2**30
 HBM = {  # per chip, https://cloud.google.com/tpu/docs/system-architecture-tpu-vm (v4, v5e, v5p, v6e), by device_kind
@@ -40,7 +40,7 @@ LIBTPU = {  # so that it asks no metadata server, and several processes may use 
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 # one network trained on whole batches: what a subspace is compared with
-PLAIN = ONE_NETWORK | {name: FIELDS[name].default for name in (*STEP, "matmul_precision")}
+PLAIN = ONE_NETWORK | {name: FIELDS[name].default for name in ("num_parts", "rematerialise", "matmul_precision")}
 COLLECTIVES = (
     "all-reduce",
     "all-gather",

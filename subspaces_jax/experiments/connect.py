@@ -61,9 +61,11 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
     """
     clock, config = time.perf_counter(), schema.checked(config, FIELDS)
     settings, folder = SimpleNamespace(**config), records.resolve(workdir)
+    if jax.process_count() > 1:
+        raise ConfigError("paths are made in one process: leave --coordinator out")
     choices.check("connector", settings.connector, CONNECTORS, GIVEN)
     if (folder / records.CONFIG).exists():
-        _check_own(folder, config)
+        _check_own(folder, settings)
     opened = members.open_all(settings)
     networks, made = members.gathered(settings, opened, members.key_of(settings, "members")), opened[0].experiment
     path, others = connected(settings, made, networks), networks.names[2:]
@@ -154,19 +156,36 @@ def _of(settings: Any, opened: list[Run], networks: Networks, sampled: Sampled, 
     return profiles.scored(settings, opened, of_tree, sampled.points, sampled.params_at, label=label)
 
 
-def _check_own(folder: pathlib.Path, config: Config) -> None:
+def _check_own(folder: pathlib.Path, settings: Any) -> None:
     """Refuses a folder that holds something else than this path."""
     if (kind := records.read_header(folder).kind) != "connect":
         raise RunDirectoryError(f"workdir {folder} holds a run of the kind {kind}: name another workdir")
-    if not (folder / records.RESULTS / f"{RESULTS}.json").exists():
-        return
-    there = records.load_facts(folder, RESULTS)["config"]
-    if differing := [name for name in OF_PATH if there.get(name, FIELDS[name].default) != config[name]]:
-        name = differing[0]
+    if (variant := records.read_header(folder).variant) != settings.connector:
         raise RunDirectoryError(
-            f"workdir {folder} holds another path ({name} = {there.get(name)!r} there, {config[name]!r} here): name "
+            f"workdir {folder} holds another path (connector = {variant!r} there, {settings.connector!r} here): name "
             "another workdir"
         )
+    if not (folder / records.RESULTS / f"{RESULTS}.json").exists():
+        return
+    try:
+        there = records.load_facts(folder, RESULTS).get("config")
+    except records.DamagedError:
+        return  # they are made anew, and the weights are compared
+    if not isinstance(there, dict):
+        return
+    there = there | {"runs": _folders(there.get("runs", ""))}
+    asked = vars(settings) | {"runs": _folders(settings.runs)}
+    if differing := [name for name in OF_PATH if there.get(name, FIELDS[name].default) != asked[name]]:
+        name = differing[0]
+        raise RunDirectoryError(
+            f"workdir {folder} holds another path ({name} = {there.get(name)!r} there, {asked[name]!r} here): name "
+            "another workdir"
+        )
+
+
+def _folders(text: str) -> str:
+    """Runs by their absolute paths."""
+    return ",".join(str(pathlib.Path(part).expanduser().absolute()) for part in choices.split(text))
 
 
 def _check_knots(folder: pathlib.Path, knots: Any) -> None:

@@ -66,6 +66,11 @@ def run(
         )
     if which not in WHICH or t is not None and which != "endpoints":
         raise ConfigError(f"which is {which!r}: one of {', '.join(WHICH)}, and without it where t names a point")
+    of_steps = {"captures": lambda: list(own.plan.captured_steps), "snapshots": lambda: runs.kept_steps(own)}
+    if which != "endpoints" and (step is not None and which != "midpoint" or own.experiment.num_members > 1):
+        raise ConfigError(
+            f"which is {which!r}: all of a run of one network or subspace; of members, or of one step, leave it out"
+        )
     found = runs.networks(own, which, step)
     found = found if t is None else _at(own, found, t)
     several = len(found.names) > 1
@@ -75,8 +80,16 @@ def run(
     if own.experiment.num_members > 1:  # each has statistics of its own
         stats = checkpoints.restore(own.folder, found.step).batch_stats
         variables = lambda m: {"params": row(m), "batch_stats": jax.tree.map(lambda leaf: leaf[m], stats)}
-    elif refresh and (which != "endpoints" or own.experiment.num_rows > 1) and jax.tree.leaves(found.batch_stats):
+    elif (
+        refresh
+        and own.experiment.refreshes
+        and (which != "endpoints" or own.experiment.num_rows > 1)
+        and jax.tree.leaves(found.batch_stats)
+    ):
         variables = lambda m: _refreshed(own.experiment, {"params": row(m), "batch_stats": found.batch_stats})
+    elif which in of_steps:
+        steps = of_steps[which]()
+        variables = lambda m: {"params": row(m), "batch_stats": checkpoints.restore(own.folder, steps[m]).batch_stats}
     if out.suffix == PLAIN:
         return [_plain(place(m), variables(m)) for m in range(len(found.names))]
     if out.suffix != state_dicts.SAFE:

@@ -35,7 +35,8 @@ OVERRIDABLE = (  # what may change in the middle of a run: neither what it is no
     "num_epochs", "learning_rate", "schedule", "warmup_epochs", "momentum", "weight_decay", "label_smoothing",
     "dropout", "beta", "augmentation", "log_every", "checkpoint_every", "keep_every", "keep_steps", "keep_first",
     "test_every", "test_train", "stop", "num_workers", "eval_batch_size", "num_points", "num_refresh_batches",
-    "data_dir", "idx_dir", "archive", "num_devices", "num_parts", "rematerialise", "matmul_precision", "profile_steps",
+    "refresh", "data_dir", "idx_dir", "archive", "num_devices", "num_parts", "rematerialise", "matmul_precision",
+    "profile_steps",
 )  # fmt: skip
 
 

@@ -133,7 +133,7 @@ def _of_flax(made: Experiment, source: choices.Source) -> runs.Networks:
         raise CheckpointError(
             f"config.initial: {source.folder} has statistics of another architecture than the config: {difference}"
         )
-    if wrong := {name: leaf.dtype for name, leaf in trees.leaf_names(found).items()
+    if wrong := {name: leaf.dtype for name, leaf in trees.leaf_names({"params": found["params"]}).items()
                  if not jnp.issubdtype(leaf.dtype, jnp.floating)}:  # fmt: skip
         name, dtype = next(iter(wrong.items()))
         raise CheckpointError(

@@ -34,10 +34,13 @@ def stack(params: Sequence[PyTree]) -> PyTree:
 def unstack(stacked: PyTree) -> list[PyTree]:
     """A stack with leaves [K, ...] -> K parameter trees; of NumPy arrays, which are not copied, NumPy arrays."""
     num = num_endpoints(stacked)
-    return _rows(stacked, num) if _on_host(stacked) else _rows_on_device(stacked, num)
+    of_one = _row if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(stacked)) else _row_on_host
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(stacked)):
+        of_one = _row_on_host
+    return [of_one(stacked, k) for k in range(num)]
 
 
-# One program a tree: operations called one by one are compiled for every shape of a leaf, and for every K.
+# One program a tree: operations called one by one are compiled for every shape of a leaf, and of `stack` for every K.
 
 
 @partial(jax.jit, inline=True)
@@ -45,11 +48,13 @@ def _stacked(params: Sequence[PyTree]) -> PyTree:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
 
 
-def _rows(stacked: PyTree, num: int) -> list[PyTree]:
-    return [jax.tree.map(lambda leaf: leaf[k], stacked) for k in range(num)]
+@jax.jit
+def _row(stacked: PyTree, k: int | jax.Array) -> PyTree:
+    return jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, k, keepdims=False), stacked)
 
 
-_rows_on_device = jax.jit(_rows, static_argnums=1, inline=True)
+def _row_on_host(stacked: PyTree, k: int) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf[k], stacked)
 
 
 def _on_host(tree: PyTree) -> bool:

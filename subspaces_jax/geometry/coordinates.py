@@ -8,6 +8,7 @@ A subspace is a frozen dataclass with five members, and nothing else knows which
     grid(num)                  evaluation points, [T, K]
     midpoint                   [K]
 
+The ends of a curve are its first and its last endpoint, rows 0 and K - 1: what starts or freezes ends relies on it.
 Adding one is adding a class here and a row to the table CURVES of tests/geometry/test_coordinates.py.
 """
 
@@ -227,7 +228,7 @@ def layerwise(subspace: Any, params: PyTree) -> Layerwise:
     Returns:
         A subspace whose `sample` gives a prefix tree of `params` with one [K] a module. `contract` takes it as it is.
     """
-    if not isinstance(params, Mapping) or not params:
+    if not isinstance(params, dict) or not params:
         raise ValueError(f"expected parameters as a non-empty nested dict, got {type(params).__name__}")
 
     def structure(node):

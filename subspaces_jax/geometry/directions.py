@@ -70,8 +70,13 @@ def random_directions(
     if zero.issuperset(named):
         found = ", ".join(named) or "none"
         raise ValueError(f"no leaf has two axes and moves, so that all directions are zero; the leaves are {found}")
-    drawn = _drawn if isinstance(key, jax.core.Tracer) else _compiled(jax.default_backend())
-    leaves = drawn(named, key, num, normalise, orthogonal, frozenset(zero), frozenset(layer_stacks))
+    given = (named, key, num, normalise, orthogonal, frozenset(zero), frozenset(layer_stacks))
+    try:
+        leaves = _compiled(jax.default_backend())(*given)
+    except Exception as error:
+        if "compiler_options" not in str(error):
+            raise
+        leaves = _drawn(*given)  # within a program, which has options of its own
     return jax.tree.unflatten(jax.tree.structure(params), [leaves[name] for name in named])
 
 

@@ -146,6 +146,10 @@ def test_a_paths_folder_holds_one_path(trained, tmp_path):
     connected(trained, "ab", tmp_path / "path", "linear", num_points=3, num_refined=0)
     connected(trained, "ab", tmp_path / "path", "linear", num_points=2, num_refined=0)  # scored otherwise
     assert evaluate.run(None, tmp_path / "path")["scores"]["accuracy"]
+    results = tmp_path / "path" / "results" / "path.json"
+    for content in ("", "{}"):  # what is damaged is made anew
+        results.write_text(content)
+        connected(trained, "ab", tmp_path / "path", "linear", num_points=2, num_refined=0)
     for names, connector in (("ba", "linear"), ("ab", "arc")):
         with pytest.raises(RunDirectoryError, match="holds another path .* name another workdir"):
             connected(trained, names, tmp_path / "path", connector, num_points=3)

@@ -58,6 +58,8 @@ def test_the_mean_of_captures_is_written_as_it_is_evaluated(tmp_path):
     (mean,) = export.run(tmp_path / "run", tmp_path / "mean.msgpack", which="midpoint")
     found = serialization.msgpack_restore(mean.read_bytes())["params"]["Dense_0"]["bias"]
     np.testing.assert_allclose(found, np.mean(rows, axis=0), rtol=1e-5, atol=1e-7)
+    with pytest.raises(ConfigError, match="or of one step, leave it out"):
+        export.run(tmp_path / "run", tmp_path / "x.msgpack", which="captures", step=11)
     each = export.run(tmp_path / "run", tmp_path / "one.msgpack", which="captures")
     for file, row in zip(each, rows, strict=True):
         np.testing.assert_array_equal(

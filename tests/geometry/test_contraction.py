@@ -8,7 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from subspaces_jax.geometry import Bezier, Line, Simplex, contract, init_stack, layerwise, num_endpoints, stack, unstack
+from subspaces_jax.geometry import (
+    Bezier,
+    Line,
+    Simplex,
+    contract,
+    contraction,
+    init_stack,
+    layerwise,
+    num_endpoints,
+    stack,
+    unstack,
+)
 
 
 @pytest.mark.parametrize("k", [0, 1, 2])
@@ -106,3 +117,12 @@ def test_coordinates_of_another_number_are_refused(num, coordinates):
 def test_trees_of_several_kinds_of_mappings_are_stacked(small_stack):
     a, b = unstack(small_stack(2))
     chex.assert_trees_all_equal(stack([a, flax.core.freeze(b)]), stack([a, b]))
+
+
+def test_taking_a_stack_apart_compiles_one_program_whatever_its_length(small_stack):
+    contraction._row.clear_cache()
+    for num in (2, 5):
+        rows = unstack(small_stack(num))
+        assert len(rows) == num and all(row["Dense_0"]["kernel"].shape == (3, 5) for row in rows)
+    assert contraction._row._cache_size() == 2  # one a K, not one a row
+    assert len(jax.jit(unstack)(small_stack(3))) == 3

@@ -166,3 +166,10 @@ def test_more_orthogonal_directions_than_weights_are_zero_and_all_fixed_is_refus
     assert np.all(np.any(found[:2], axis=1)) and not np.any(found[2])
     with pytest.raises(ValueError, match="no leaf has two axes and moves.*the leaves are kernel"):
         random_directions(params, getkey(), fixed=("kernel",))
+
+
+def test_random_directions_are_the_same_within_a_program(small_stack):
+    params = jax.tree.map(lambda leaf: leaf[0], small_stack(1))
+    expected = random_directions(params, jax.random.key(3))
+    found = jax.jit(lambda params: random_directions(params, jax.random.key(3)))(params)
+    chex.assert_trees_all_close(found, expected, rtol=1e-5)

@@ -233,7 +233,7 @@ class Experiment:
         unread = self.without_data or not self.num_epochs
         return Splits(settings, self.seed, self.config["eval_split"], self.given, unread)
 
-    @cached_property
+    @property
     def programs(self) -> Programs:
         """What is compiled."""
         return Programs(self)

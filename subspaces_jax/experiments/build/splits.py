@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from subspaces_jax.data import catalogue, sources
+from subspaces_jax.data import catalogue, corruption, sources
 from subspaces_jax.experiments.build import data as build_data
 
 
@@ -74,11 +74,20 @@ class Splits:
 
     def scored_split(self, split: str) -> sources.Arrays:
         """A split as evaluation reads it, see `build.data.scored`."""
-        if split == "train" and self.streams and not self.given:
-            return build_data.scored(self.settings, split, _part())
+        if split == "train" and not self.given:
+            return self._scored_train
         found = {"train": lambda: self.train, "validation": lambda: self.validation, "test": lambda: self.test}[split]()
         assert found is not None, f"nothing is held out for {split}, which `check` refuses"
         return found
+
+    @cached_property
+    def _scored_train(self) -> sources.Arrays:
+        """The training split as it is: without augmentation, which is what brings its pixels into another order."""
+        if self.streams:
+            return build_data.scored(self.settings, "train", _part())
+        if self.settings.pixel_seed is None:
+            return self.train
+        return self.train._replace(images=corruption.pixel_shuffle(self.train.images, self.settings.pixel_seed))
 
     def info_of(self, dataset: str) -> catalogue.DatasetInfo:
         """What is known of another data set, read as this one is."""

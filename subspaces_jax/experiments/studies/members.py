@@ -48,7 +48,7 @@ FIELDS: dict[str, Field] = {
 }
 PATCHES = Field("coarse", lambda value: value in ("coarse", "all"), "of maps, that weights are adjusted on")
 OF_TRAINING = ("label_noise", "label_noise_kind", "corruption_seed", "shuffle", "batch_norm", "matmul_precision")
-ALIKE = (*(name for name in fields.NETWORK | fields.DATA if name not in OF_TRAINING), "eval_split")
+ALIKE = (*(name for name in fields.NETWORK | fields.DATA if name not in OF_TRAINING), "eval_split", "refresh")
 
 
 def open_any(settings: Any) -> list[Run]:
@@ -83,6 +83,12 @@ def gathered(settings: Any, opened: Sequence[Run], key: Any) -> Networks:
         runs.networks(run, settings.members, step, jax.random.fold_in(key, i), settings.num_draws)
         for i, (run, step) in enumerate(zip(opened, steps))
     ]
+    several = len(opened) > 1 or settings.members in ("captures", "snapshots")
+    if several and not opened[0].experiment.refreshes and jax.tree.leaves(parts[0].batch_stats):
+        raise ConfigError(
+            f"{opened[0].folder} has refresh=False, and networks of several checkpoints have statistics of their own: "
+            "name one checkpoint, or runs that refresh theirs"
+        )
     found = runs.stacked(parts, opened)._replace(batch_stats=parts[-1].batch_stats)
     if not (rows := [int(part) for part in choices.split(getattr(settings, "only", ""))]):
         return found
@@ -196,20 +202,25 @@ def features_of(settings: Any, made: Experiment, split: sources.Arrays | None = 
         made: the experiment, of networks without BatchNorm.
         split: None for the training split.
     """
-    images, size = (made.data.train if split is None else split).images, settings.eval_batch_size
+    images, size = (made.data.scored_split("train") if split is None else split).images, settings.eval_batch_size
     starts = range(0, 0 if callable(images) else len(images), size)
     batches = images if callable(images) else lambda: (images[start : start + size] for start in starts)
     normalised = jax.jit(made.model.inputs)
     return Features(
         layer_inputs(made.model.network),
-        lambda: (normalised(jnp.asarray(batch[0] if isinstance(batch, tuple) else batch)) for batch in batches()),
+        lambda: (normalised(jnp.asarray(_real(batch) if isinstance(batch, tuple) else batch)) for batch in batches()),
         patches=settings.patches,
     )
 
 
+def _real(batch: tuple[Any, ...]) -> Any:
+    """The images of a streamed batch that are no padding."""
+    return np.asarray(batch[0])[np.asarray(batch[2], bool)]
+
+
 def criterion_of(made: Experiment) -> Criterion:
     """The mean loss of an experiment's task on its training images as they are, in a random order of each pass."""
-    model, train = made.model, made.data.train
+    model, train = made.model, made.data.scored_split("train")
 
     def loss(params, images, labels):
         return jnp.mean(made.task.loss(model.apply({"params": params}, images), model.targets(images, labels)))

@@ -65,9 +65,9 @@ def scored(
     """
     made, of_train = opened[0].experiment, {}
     task, mesh, size = made.task, made.mesh, settings.eval_batch_size
-    splits = made.data.train, members.test_split(settings, made)
+    splits = made.data.scored_split("train"), members.test_split(settings, made)
     train, test = (_first(split, settings.num_examples) for split in splits)
-    train = evaluation.on_device((flat(train.images), train.labels), mesh)
+    images, labels = (evaluation.on_device(part, mesh) for part in (flat(train.images), train.labels))
     of_task, shared = Measure(task.scores, task.read), passes(made)
     shared |= {"images": flat(test.images), "labels": test.labels}
 
@@ -76,7 +76,7 @@ def scored(
         if settings.splits == "test":
             return
         (found,), _ = evaluation.measure(
-            made.model.apply, variables, train[0], train[1], (of_task,), targets=made.model.targets, batch_size=size,
+            made.model.apply, variables, images, labels, (of_task,), targets=made.model.targets, batch_size=size,
             mesh=mesh, where=f"point {t}", finite=options.get("finite", True),
         )  # fmt: skip
         of_train[t] = found
@@ -117,7 +117,9 @@ def scored_at_once(settings: Any, opened: Sequence[Run], networks: Networks, poi
     made = opened[0].experiment
     at_points = made.model.at_points
     assert at_points is not None, "see `offers_all_at_once`"
-    splits = {"te": members.test_split(settings, made)} | ({} if settings.splits == "test" else {"tr": made.data.train})
+    splits = {"te": members.test_split(settings, made)} | (
+        {} if settings.splits == "test" else {"tr": made.data.scored_split("train")}
+    )
     grams = [rows @ rows.T for rows in map(_rows, jax.tree.leaves(networks.stack))]
     coordinates = np.asarray(points, np.float64)
     l2 = 0.5 * made.weight_decay * np.einsum("tk,kj,tj->t", coordinates, sum(grams), coordinates)
@@ -135,7 +137,7 @@ def scored_at_once(settings: Any, opened: Sequence[Run], networks: Networks, poi
 
 def offers_all_at_once(settings: Any, made: Experiment) -> bool:
     """Whether a network offers `scored_at_once`, and its data are in memory."""
-    splits = (made.data.train, members.test_split(settings, made))
+    splits = (made.data.scored_split("train"), members.test_split(settings, made))
     return made.model.at_points is not None and not any(callable(split.images) for split in splits)
 
 

@@ -51,7 +51,7 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     opened = members.open_all(settings)
     networks = members.gathered(settings, opened, members.key_of(settings, "members"))
     made, own = opened[0].experiment, geometry.unstack(networks.stack)
-    base = members.test_split(settings, made) if settings.base == "test" else made.data.train
+    base = members.test_split(settings, made) if settings.base == "test" else made.data.scored_split("train")
     table, features = members.axis_table(made), members.features_of(settings, made, base)
     _check(made, networks)
     image = jax.eval_shape(made.model.inputs, jax.ShapeDtypeStruct((1, *made.data.info.image_shape), jnp.uint8))
