@@ -146,7 +146,7 @@ def endpoint_statistics(
     stacked: PyTree, select: Callable[[str], bool] | None = None
 ) -> dict[str, Float[jax.Array, ""]]:
     """Means over all pairs of endpoints: "cosine_squared" in [0, 1] and "distance" (L2). Needs K >= 2."""
-    leaves = _rows_of(stacked, select)
+    leaves = [jnp.asarray(leaf) for leaf in _rows_of(stacked, select)]  # NumPy's take no traced index
     largest = _largest(leaves)
     overall = metrics.power_of_two(jnp.max(largest))
     own = jnp.minimum(metrics.power_of_two(largest), overall)  # that of zeros may be anything
