@@ -4,16 +4,14 @@ python -m launch.connect --config=configs/connect.py:arc --config.runs=runs/a,ru
 """
 
 from launch import app
-from subspaces_jax import parallel
 from subspaces_jax.experiments import connect, plot, references
 
 
 def run(config, workdir):
     facts = connect.run(config, workdir)
-    if parallel.is_main():
-        print(connect.table(facts))
-        print(references.text(facts["config"]))
-        plot.run(config, workdir)
+    print(connect.table(facts))
+    print(references.text(facts["config"]))
+    plot.run(config, workdir)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def select(tree: PyTree, predicate: Callable[[str], bool]) -> list[Any]:
 
 def natural(name: str) -> list[Any]:
     """A key that sorts names by the numbers in them, "Conv_2" before "Conv_10"."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 def is_kernel(name: str) -> bool:

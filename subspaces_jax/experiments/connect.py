@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from subspaces_jax import checkpoints, geometry, parallel, records
+from subspaces_jax import checkpoints, geometry, records
 from subspaces_jax.analysis import paths
 from subspaces_jax.checkpoints import Resumable
 from subspaces_jax.connecting import CONNECTORS, Path, Sampled
@@ -88,10 +88,9 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
         "title": "{connector}: {network} on {dataset}".format(**made.config, connector=settings.connector),
         "seconds": float(arrays["computation_time"]),
     }
-    if parallel.is_main():
-        with records.locked(folder):
-            _keep(folder, made, path, networks, settings.connector)
-            records.save_results(folder, RESULTS, arrays, facts)
+    with records.locked(folder):
+        _keep(folder, made, path, networks, settings.connector)
+        records.save_results(folder, RESULTS, arrays, facts)
     return facts
 
 
@@ -158,12 +157,13 @@ def _of(settings: Any, opened: list[Run], networks: Networks, sampled: Sampled, 
 
 def _check_own(folder: pathlib.Path, settings: Any) -> None:
     """Refuses a folder that holds something else than this path."""
-    if (kind := records.read_header(folder).kind) != "connect":
-        raise RunDirectoryError(f"workdir {folder} holds a run of the kind {kind}: name another workdir")
-    if (variant := records.read_header(folder).variant) != settings.connector:
+    header = records.read_header(folder)
+    if header.kind != "connect":
+        raise RunDirectoryError(f"workdir {folder} holds a run of the kind {header.kind}: name another workdir")
+    if header.variant != settings.connector:
         raise RunDirectoryError(
-            f"workdir {folder} holds another path (connector = {variant!r} there, {settings.connector!r} here): name "
-            "another workdir"
+            f"workdir {folder} holds another path (connector = {header.variant!r} there, {settings.connector!r} here): "
+            "name another workdir"
         )
     if not (folder / records.RESULTS / f"{RESULTS}.json").exists():
         return

@@ -34,9 +34,8 @@ def stack(params: Sequence[PyTree]) -> PyTree:
 def unstack(stacked: PyTree) -> list[PyTree]:
     """A stack with leaves [K, ...] -> K parameter trees; of NumPy arrays, which are not copied, NumPy arrays."""
     num = num_endpoints(stacked)
-    of_one = _row if all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(stacked)) else _row_on_host
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(stacked)):
-        of_one = _row_on_host
+    on_device = lambda leaf: isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer)
+    of_one = _row if all(map(on_device, jax.tree.leaves(stacked))) else _row_on_host
     return [of_one(stacked, k) for k in range(num)]
 
 

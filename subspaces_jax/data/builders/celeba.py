@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
+from subspaces_jax import trees
 from subspaces_jax.data import crops, files, images
 from subspaces_jax.data.builders import png
 from subspaces_jax.data.recipes import SOURCE
@@ -133,4 +134,4 @@ def face(path: pathlib.Path) -> io.BytesIO:
 
 def _natural(path: pathlib.Path) -> tuple[list[Any], str]:
     """Numbers within names by their value."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)], path.name
+    return trees.natural(path.name), path.name
