@@ -458,6 +458,29 @@ def test_a_save_that_fails_says_it_in_one_line(tmp_path):
     assert [checkpoints.steps(folder) for folder in tmp_path.iterdir()] == [[]] * 4
 
 
+LEAVING = """
+from subspaces_jax.checkpoints import failures
+
+async def write():
+    pass
+
+of_orbax = dict(globals())
+exec(compile("async def async_serialize():\\n    pass", "/site/orbax/checkpoint/file.py", "exec"), of_orbax)
+try:
+    with failures.without_tracebacks():
+        raise OSError("disk full")
+except OSError:
+    left = [of_orbax["async_serialize"](), write()]  # as long as Python lives
+    of_orbax["async_serialize"]()  # and at once
+"""
+
+
+def test_writes_that_nobody_began_are_not_spoken_of(tmp_path):
+    """Orbax leaves them behind where the disk is full, and Python warns of them when it ends."""
+    process = script(LEAVING, tmp_path)
+    assert process.stderr == "sys:1: RuntimeWarning: coroutine 'write' was never awaited\n", process
+
+
 def test_other_messages_are_let_through(tmp_path, caplog):
     from absl import logging
 

@@ -3,15 +3,20 @@
 Damage of a checkpoint is `Damage`; a reason outside the run, such as a full disk, is the OSError that it was.
 """
 
+import atexit
 import errno
+import gc
+import inspect
 import logging
 import os
 import re
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import CoroutineType
 from typing import Any
 
 import jax
@@ -19,6 +24,7 @@ import jax
 from subspaces_jax.errors import first_line
 
 SECONDS_FOR_THREADS = 5.0
+LEFT_BEHIND = r"coroutine '\S*(serialize|write_|save|commit|finalize|ocdbt)\S*' was never awaited"  # by Orbax
 OUTSIDE: tuple[int, ...] = (errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC)
 OUTSIDE += (errno.EDQUOT, errno.EROFS)
 OUTSIDE += (errno.EIO, errno.EINTR, errno.EBUSY, errno.ETIMEDOUT, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN)
@@ -104,10 +110,21 @@ def without_tracebacks() -> Iterator[None]:
             except BaseException:
                 _CLOSED_LOOPS.stay()  # a write that nobody waits for may end long after, and so may a task of one
                 logging.getLogger("asyncio").addFilter(_not_a_task_of_orbax)
+                warnings.filterwarnings("ignore", LEFT_BEHIND, RuntimeWarning)
+                atexit.unregister(_close_coroutines)
+                atexit.register(_close_coroutines)
                 _await_threads(before)
                 raise
     finally:
         logger.removeFilter(of_others)
+
+
+def _close_coroutines() -> None:
+    """Closes what Orbax never awaited: Python would say so when no filter of warnings holds any more."""
+    for found in gc.get_objects():
+        if isinstance(found, CoroutineType) and f"{os.sep}orbax{os.sep}" in found.cr_code.co_filename:
+            if inspect.getcoroutinestate(found) == inspect.CORO_CREATED:
+                found.close()
 
 
 def _not_a_task_of_orbax(record: logging.LogRecord) -> bool:
