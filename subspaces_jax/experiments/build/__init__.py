@@ -1,6 +1,7 @@
 """From a config to objects, once a command: `experiment(config)`. This package alone reads a config.
 
 agreement.py  whether fields agree with one another
+configured.py a field as an attribute
 data.py       data sets, in memory or as streams; splits.py, those of an experiment
 members.py    members that differ in options
 model.py      the network as the functions that training and evaluation take
@@ -27,6 +28,7 @@ from subspaces_jax.experiments.build import plan as build_plan
 from subspaces_jax.experiments.build import steps as build_steps
 from subspaces_jax.experiments.build import training as build_training
 from subspaces_jax.experiments.build.agreement import check
+from subspaces_jax.experiments.build.configured import Configured
 from subspaces_jax.experiments.build.model import Model
 from subspaces_jax.experiments.build.plan import Plan
 from subspaces_jax.experiments.build.programs import Programs
@@ -70,23 +72,28 @@ class Experiment:
     given: Given | None = None
     without_data: bool = False
 
+    seed = Configured[int]()
+    variant = Configured[str]()
+    dataset = Configured[str]()
+    network_text = Configured[str]("network")  # the calls that these are, for records and messages
+    subspace_text = Configured[str]("subspace")
+    initial_text = Configured[str]("initial")
+    fork_text = Configured[str]("fork")
+    profile_text = Configured[str]("profile_steps")
+    inner_endpoints = Configured[str]()  # how those between two initial ends start, of fields.INNER
+    num_samples = Configured[int]()
+    num_members = Configured[int]()
+    num_epochs = Configured[int]()
+    log_every = Configured[int]()
+    weight_decay = Configured[float]()  # the coefficient of |w|^2 / 2, whatever it is that decays
+    captures = Configured[bool]("capture")
+    scores_train = Configured[bool]("test_train")  # whether tests during training score the training split, too
+    num_points = Configured[int]()
+    eval_batch_size = Configured[int]()
+    refreshes = Configured[bool]("refresh")  # whether BatchNorm statistics are taken anew at each point that is scored
+    num_refresh_batches = Configured[int]()
+
     # what it is
-
-    @property
-    def seed(self) -> int:
-        return self.config["seed"]
-
-    @property
-    def variant(self) -> str:
-        return self.config["variant"]
-
-    @property
-    def num_samples(self) -> int:
-        return self.config["num_samples"]
-
-    @property
-    def num_members(self) -> int:
-        return self.config["num_members"]
 
     @property
     def batch_size(self) -> int:
@@ -94,33 +101,14 @@ class Experiment:
         return self.config["batch_size"] or self.data.num_examples
 
     @property
-    def dataset(self) -> str:
-        return self.config["dataset"]
-
-    @property
     def initial(self) -> list[choices.Source]:
         """Whose networks the endpoints start from: run directories, or RANDOM."""
         return [choices.source(text) for text in choices.split(self.config["initial"])]
 
     @property
-    def initial_text(self) -> str:
-        """The field, for messages."""
-        return self.config["initial"]
-
-    @property
-    def inner_endpoints(self) -> str:
-        """How those between two initial ends start, of fields.INNER."""
-        return self.config["inner_endpoints"]
-
-    @property
     def fork(self) -> choices.Source | None:
         """The run and its step that training goes on from."""
         return choices.source(self.config["fork"]) if self.config["fork"] else None
-
-    @property
-    def fork_text(self) -> str:
-        """The field, for messages."""
-        return self.config["fork"]
 
     @property
     def alone(self) -> "Experiment":
@@ -135,10 +123,6 @@ class Experiment:
         options = getattr(self.model.network, "initial_options", ())
         configs = [build_members.alone(self.config, m, options) for m in range(self.num_members)]
         return [experiment(config, self.given, self.without_data) for config in configs]
-
-    @property
-    def captures(self) -> bool:
-        return self.config["capture"]
 
     @property
     def keys(self) -> list[jax.Array]:
@@ -179,11 +163,6 @@ class Experiment:
         return build_training.task(self.config["task"], self.config["label_smoothing"])
 
     @property
-    def network_text(self) -> str:
-        """The call that the network is, for records."""
-        return self.config["network"]
-
-    @property
     def model(self) -> Model:
         config = self.config
         settings = build_model.Settings(
@@ -198,11 +177,6 @@ class Experiment:
     def space(self) -> Any:
         """The subspace, one point for all modules."""
         return build_training.subspace(self.config["subspace"], self.config["num_endpoints"])
-
-    @property
-    def subspace_text(self) -> str:
-        """The call that the subspace is, for messages."""
-        return self.config["subspace"]
 
     def drawn_space(self, params: Any) -> Any:
         """The subspace as training draws from it: layerwise where the config says so."""
@@ -250,14 +224,6 @@ class Experiment:
         return build_plan.plan(self.config, self.optimizer_settings, num_examples)
 
     @property
-    def num_epochs(self) -> int:
-        return self.config["num_epochs"]
-
-    @property
-    def log_every(self) -> int:
-        return self.config["log_every"]
-
-    @property
     def save_every(self) -> int:
         return self.config["checkpoint_every"] * self.plan.steps_per_epoch
 
@@ -267,17 +233,8 @@ class Experiment:
         return tuple(map(int, choices.split(self.profile_text)))
 
     @property
-    def profile_text(self) -> str:
-        return self.config["profile_steps"]
-
-    @property
     def test_every(self) -> int:
         return self.config["test_every"] * self.plan.steps_per_epoch
-
-    @property
-    def scores_train(self) -> bool:
-        """Whether tests during training score the training split, too."""
-        return self.config["test_train"]
 
     @property
     def stops_early(self) -> bool:
@@ -317,11 +274,6 @@ class Experiment:
         )
 
     @property
-    def weight_decay(self) -> float:
-        """The coefficient of |w|^2 / 2, whatever it is that decays."""
-        return self.config["weight_decay"]
-
-    @property
     def schedule(self) -> optax.Schedule:
         """The learning rate as a function of the step."""
         return build_training.schedule(self.optimizer_settings, self.plan.steps_per_epoch)
@@ -346,23 +298,6 @@ class Experiment:
         return build_training.weight_statistics(self.config["statistics"], build_training.traits(self.model.network))
 
     # evaluation
-
-    @property
-    def num_points(self) -> int:
-        return self.config["num_points"]
-
-    @property
-    def eval_batch_size(self) -> int:
-        return self.config["eval_batch_size"]
-
-    @property
-    def refreshes(self) -> bool:
-        """Whether BatchNorm statistics are taken anew at each point that is scored."""
-        return self.config["refresh"]
-
-    @property
-    def num_refresh_batches(self) -> int:
-        return self.config["num_refresh_batches"]
 
     @property
     def refresh_key(self) -> jax.Array:
