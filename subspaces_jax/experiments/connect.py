@@ -27,7 +27,7 @@ from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.fields import ONE_NETWORK
 from subspaces_jax.experiments.runs import Networks, Run
 from subspaces_jax.experiments.schema import Config, Field, at_least
-from subspaces_jax.experiments.studies import members, profiles
+from subspaces_jax.experiments.studies import members, network_parts, profiles
 from subspaces_jax.plots import curves
 
 RESULTS = "path"
@@ -36,7 +36,7 @@ FIELDS: dict[str, Field] = profiles.FIELDS | {
     "connector": Field("linear", bool, f"a call of {', '.join(CONNECTORS)}: how the two are connected"),
     "num_points": Field(21, at_least(2), "of the whole path, at least 2"),
     "num_refined": Field(3, at_least(0), "more points on each side of the worst one; 0 leaves it as found"),
-    "patches": members.PATCHES,
+    "patches": network_parts.PATCHES,
 }
 OF_PATH = ("runs", "steps", "members", "only", "num_draws", "seed", "connector", "patches")  # not of how it is scored
 # what the chain of knots is not, of what the networks' runs may have been
@@ -100,7 +100,12 @@ def connected(settings: Any, made: Experiment, networks: Networks) -> Path:
     if (num := len(networks.names)) < 2 or num > 2 and not takes_others:
         raise ConfigError(f"config.runs and config.members give {num} networks, a path connects two")
     a, b, *others = geometry.unstack(networks.stack)
-    of_data = (members.axis_table(made), members.features_of(settings, made), others, members.criterion_of(made))
+    of_data = (
+        network_parts.axis_table(made),
+        network_parts.features_of(settings, made),
+        others,
+        network_parts.criterion_of(made),
+    )
     given = dict(zip(GIVEN, (a, b, *of_data)))
     return choices.make("connector", settings.connector, CONNECTORS, given)
 

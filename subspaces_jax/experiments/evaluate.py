@@ -14,7 +14,7 @@ from subspaces_jax.analysis import ensembles
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import build, runs
 from subspaces_jax.experiments.build import Experiment
-from subspaces_jax.experiments.build.model import flat
+from subspaces_jax.experiments.build.images import flat
 from subspaces_jax.experiments.calls import SPLITS
 from subspaces_jax.experiments.fields import FREE, LABELS
 from subspaces_jax.experiments.runs import Run

@@ -10,7 +10,7 @@ from subspaces_jax import batch_stats, checkpoints, geometry, records, state_dic
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import runs
 from subspaces_jax.experiments.build import Experiment
-from subspaces_jax.experiments.build.model import flat
+from subspaces_jax.experiments.build.images import flat
 from subspaces_jax.experiments.runs import Networks, Run
 from subspaces_jax.networks import torch_names, weight_files
 

@@ -16,7 +16,7 @@ from subspaces_jax import batch_stats, checkpoints, evaluation, geometry, parall
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import build, runs, starts
 from subspaces_jax.experiments.build import Experiment
-from subspaces_jax.experiments.build.model import flat
+from subspaces_jax.experiments.build.images import flat
 from subspaces_jax.experiments.build.steps import of_members
 from subspaces_jax.training.dispatch import joined, row_of
 from subspaces_jax.training.loop import fit, step_of

@@ -9,7 +9,7 @@ from test_connectivity import study
 from subspaces_jax import records
 from subspaces_jax.errors import ConfigError, RunDirectoryError
 from subspaces_jax.experiments import build, connect, evaluate, train
-from subspaces_jax.experiments.studies import members
+from subspaces_jax.experiments.studies import network_parts
 
 PLAIN = dict(network="mlp_8", subspace="none", beta=0.0, num_epochs=3, pixel_shuffle=True, corruption_seed=5)
 
@@ -51,7 +51,7 @@ def test_features_are_of_every_image_once_as_it_is(trained):
     both = [build.experiment(config | {"stream": stream}) for stream in (False, True)]
     for split, num in (("train", 1437), ("test", 360)):
         seen = [
-            np.concatenate(list(members.features_of(settings, made, made.data.scored_split(split)).images()))
+            np.concatenate(list(network_parts.features_of(settings, made, made.data.scored_split(split)).images()))
             for made in both
         ]
         assert len(seen[0]) == len(seen[1]) == num

@@ -4,6 +4,7 @@ agreement.py  whether fields agree with one another
 configured.py a field as an attribute
 data.py       data sets, in memory or as streams; splits.py, those of an experiment
 members.py    members that differ in options
+images.py     images on their way to a network
 model.py      the network as the functions that training and evaluation take
 plan.py       a training in steps
 steps.py      the mesh and the compiled steps; programs.py, those of an experiment

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from subspaces_jax import geometry, parallel
-from subspaces_jax.data import augmentation, corruption
 from subspaces_jax.data.catalogue import DatasetInfo
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import choices
-from subspaces_jax.experiments.calls import AUGMENTATIONS, DTYPES, NORMALISATIONS
+from subspaces_jax.experiments.build.images import as_images, augmenter, floats, normaliser, settled
+from subspaces_jax.experiments.calls import DTYPES
 from subspaces_jax.networks import checks, families
 from subspaces_jax.tasks import Task
 from subspaces_jax.training import objective
@@ -96,10 +96,10 @@ def model(settings: Settings, info: DatasetInfo, task: Task) -> Model:
         raise ConfigError(f"config.feature_diversity needs features, and {settings.network} sows none: set it to 0")
     train_options, eval_options = traits.train_options, traits.eval_options
     alone = (lambda function: checks.alone(function, parallel.AXIS)) if traits.binds_axis else lambda function: function
-    normalise, augment = _normalise(settings, info), _augment(settings, info)
+    normalise, augment = normaliser(settings.normalisation, settings.dtype, info), augmenter(settings, info)
     shaped = lambda outputs: outputs.astype(jnp.float32).reshape(outputs.shape[0], *shape)
-    carrying = partial(_as_images, info)  # an order of their pixels, some training images
-    as_images = lambda images: _settled(info, carrying(images))
+    carrying = partial(as_images, info)  # an order of their pixels, some training images
+    in_order = lambda images: settled(info, carrying(images))
 
     run = partial(_in_precision, settings.matmul_precision)
 
@@ -108,17 +108,17 @@ def model(settings: Settings, info: DatasetInfo, task: Task) -> Model:
         return alone(make)(key)
 
     def apply(variables, images):
-        images = as_images(images)
+        images = in_order(images)
         of_inputs = lambda inputs: run(module.apply, variables, inputs, **eval_options)
         return shaped(alone(of_inputs)(normalise(images)))
 
     def features(variables, images):
-        images = as_images(images)
+        images = in_order(images)
         keep = lambda inputs: run(module.apply, variables, inputs, **eval_options, mutable=["intermediates"])[1]
         return alone(keep)(normalise(images))["intermediates"]["features"][0]
 
     def at_points(stack, points, images):
-        outputs = run(module.at_points, stack, points, normalise(as_images(images)))
+        outputs = run(module.at_points, stack, points, normalise(in_order(images)))
         return outputs.astype(jnp.float32).reshape(*outputs.shape[:2], *shape)
 
     def train_mode(module, kept, variables, inputs, key):
@@ -159,7 +159,7 @@ def model(settings: Settings, info: DatasetInfo, task: Task) -> Model:
         _targets(task, info),
         features if traits.sows_features else None,
         augment,
-        lambda images: normalise(as_images(images)),
+        lambda images: normalise(in_order(images)),
         at_points if hasattr(module, "at_points") else None,
         traits.params,
     )
@@ -208,31 +208,6 @@ def _rematerialised(what: str, forward: Callable[..., Any]) -> Callable[..., Any
     return jax.checkpoint(forward, policy=policies[what]) if what in policies else forward
 
 
-def flat(images: Any) -> Any:
-    """Images [N, H, W, C] as [N, H W C], a stream as it is.
-
-    This is how a data set is to lie on a TPU: with few channels last, it would be laid out anew for every dispatch.
-    """
-    return images if callable(images) else images.reshape(images.shape[0], -1)
-
-
-def _as_images(info: DatasetInfo, images: jax.Array) -> jax.Array:
-    """Flat images as [B, H, W, channels], and two channels more where they carry an order of their pixels."""
-    extra = images.size != images.shape[0] * int(np.prod(info.image_shape))
-    shape = (*info.image_shape[:-1], info.image_shape[-1] + 2) if extra else info.image_shape
-    return images.reshape(images.shape[0], *shape)
-
-
-def _settled(info: DatasetInfo, images: jax.Array) -> jax.Array:
-    """Images with their pixels in the order that they carry, if any."""
-    return corruption.in_order(images, info.image_shape[-1]) if len(info.image_shape) == 3 else images
-
-
-def floats(images: Any) -> jax.Array:
-    """Images as floats: those of bytes scaled to [0, 1], others as they are."""
-    return images.astype(jnp.float32) / 255.0 if images.dtype == jnp.uint8 else images.astype(jnp.float32)
-
-
 def _output_shape(task: Task, info: DatasetInfo) -> tuple[int, ...]:
     """The shape of an example's outputs, where the data set has what the task scores."""
     if info.label not in LABELS.get(task.name, (info.label,)):
@@ -268,41 +243,5 @@ def _example(info: DatasetInfo) -> jax.Array:
 
 @lru_cache(KEPT)
 def _targets(task: Task, info: DatasetInfo) -> Callable[[jax.Array, PyTree], PyTree]:
-    inputs = lambda images: floats(_settled(info, _as_images(info, images)))
+    inputs = lambda images: floats(settled(info, as_images(info, images)))
     return lambda images, labels: task.targets(None if images is None else inputs(images), labels)
-
-
-def _normalise(settings: Settings, info: DatasetInfo) -> Callable[[jax.Array], jax.Array]:
-    chosen = choices.make("normalisation", settings.normalisation, NORMALISATIONS)
-    mean, std = (info.mean, info.std) if chosen is None else chosen
-    dtype = DTYPES[settings.dtype]
-    channels = info.image_shape[-1] if info.image_shape else 1
-    if len(mean) not in (0, 1, channels) or len(mean) != len(std):
-        raise ConfigError(
-            f"config.normalisation is {settings.normalisation!r}: it takes as many numbers as {channels} channels, or 1"
-        )
-
-    def normalise(images):
-        if not mean:
-            return floats(images).astype(dtype)
-        if images.dtype != jnp.uint8:
-            images = images.astype(jnp.float32) * 255.0
-        return augmentation.normalise(images, mean, std, dtype)
-
-    return normalise
-
-
-def _augment(settings: Settings, info: DatasetInfo) -> Callable[[jax.Array, jax.Array], jax.Array] | None:
-    made = choices.make_all("augmentation", settings.augmentation, AUGMENTATIONS)
-    parts = [part for parts in made for part in parts]
-    if settings.pixel_seed is not None and not info.streams:  # a stream's images come augmented and shuffled
-        parts.append(lambda keys, images: corruption.pixel_shuffle(images, settings.pixel_seed))
-    if not settings.own_orders:
-        return augmentation.compose(*parts) if parts else None
-    augment, channels = augmentation.compose(*parts), info.image_shape[-1]
-
-    def augment_carrying(keys, images):
-        moved = jnp.concatenate([augment(keys, images[..., :channels]), images[..., channels:]], axis=-1)
-        return corruption.in_order(moved, channels)
-
-    return augment_carrying

@@ -20,7 +20,7 @@ from subspaces_jax.analysis import lpips, paths
 from subspaces_jax.errors import ConfigError, SubspacesError
 from subspaces_jax.experiments import choices, runs
 from subspaces_jax.experiments.build import Experiment
-from subspaces_jax.experiments.build.model import flat, floats
+from subspaces_jax.experiments.build.images import flat, floats
 from subspaces_jax.experiments.evaluate import title
 from subspaces_jax.experiments.runs import Run
 from subspaces_jax.experiments.schema import Field, anything, at_least

@@ -18,7 +18,7 @@ from subspaces_jax import geometry
 from subspaces_jax.connecting import Permutations, identity, match_networks, match_universe, permute
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments.schema import Field
-from subspaces_jax.experiments.studies import members
+from subspaces_jax.experiments.studies import members, network_parts
 from subspaces_jax.networks.axes import AxisTable
 from subspaces_jax.plots import together
 
@@ -39,7 +39,7 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     own, made = geometry.unstack(networks.stack), opened[0].experiment
     if len(own) < 2:
         raise ConfigError("config.runs and config.members give 1 network, matching takes at least two")
-    table = members.axis_table(made)
+    table = network_parts.axis_table(made)
     found = _to_one_order(own, table)
     matched = geometry.stack([permute(network, table, one) for network, one in zip(own, found)])
     middle = geometry.Simplex(len(own)).midpoint

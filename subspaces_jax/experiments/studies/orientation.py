@@ -30,7 +30,8 @@ from subspaces_jax.experiments import choices, runs
 from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.runs import Run
 from subspaces_jax.experiments.schema import LARGEST, Field, anything, at_least
-from subspaces_jax.experiments.studies import members
+from subspaces_jax.experiments.studies import members, network_parts
+from subspaces_jax.experiments.studies import orientation_passes as passes
 from subspaces_jax.networks import axes
 from subspaces_jax.plots import hyperplanes as plots
 from subspaces_jax.plots import style
@@ -59,10 +60,12 @@ def run(settings: Any) -> tuple[Statistics, dict[str, Any]]:
     opened = members.open_all(settings)
     made = opened[0].experiment
     steps = _same([_steps(settings.steps, run) for run in opened], opened)
-    measure = Oriented(settings.normalize, settings.with_dense, settings.with_pointwise, tuple(members.layers_of(made)))
+    measure = Oriented(
+        settings.normalize, settings.with_dense, settings.with_pointwise, tuple(network_parts.layers_of(made))
+    )
     counted = _counted(measure, made)
-    stages = axes.stages(members.layers_of(made), axes.stage_starts(made.model.network), counted)
-    named, projections, distances = _over_training(settings, opened, steps, measure)
+    stages = axes.stages(network_parts.layers_of(made), axes.stage_starts(made.model.network), counted)
+    named, projections, distances = passes.over_training(settings, opened, steps, measure)
     arrays: Statistics = {"steps": np.array(steps)}
     arrays["epochs"] = arrays["steps"] / opened[0].plan.steps_per_epoch
     groups = _groups(counted, stages)
@@ -71,7 +74,7 @@ def run(settings: Any) -> tuple[Statistics, dict[str, Any]]:
     for name, values in pooled.items():
         arrays |= {f"{name}/{of}": value for of, value in _statistics(values, arrays["edges"]).items()}
     arrays |= distances
-    arrays |= _along(settings, opened, steps[-1], measure, groups) if settings.num_points else {}
+    arrays |= passes.along(settings, opened, steps[-1], measure, groups) if settings.num_points else {}
     shown = ("mean", "std", "mass", "z", "p_value", "l2", "linf")
     facts = {
         "members": named,
@@ -203,62 +206,6 @@ def _groups(counted: Mapping[str, Any], stages: Mapping[str, tuple[int, int]]) -
     return found | {NET: list(counted)}
 
 
-def _over_training(
-    settings: Any, opened: Sequence[Run], steps: Sequence[int], measure: Oriented
-) -> tuple[list[str], Statistics, Statistics]:
-    """Names [M], projections {layer: [M, S, N]} and distances {"<layer>/l2": [M, S]}; one checkpoint at a time."""
-    statistics = jax.jit(jax.vmap(measure))  # type: ignore[arg-type, type-var]  # a NamedTuple can be called, too
-    distance = jax.jit(jax.vmap(lambda now, before: hyperplanes.distance_from_init(
-        now, before, measure.with_dense, with_pointwise=measure.with_pointwise, layers=measure.layers)))  # fmt: skip
-    from_start = all(settings.initial_step in run.steps for run in opened)
-    if settings.initial_step and not from_start:
-        raise CheckpointError(f"config.initial_step: not all runs have a checkpoint of step {settings.initial_step}")
-    progress = members.progress(len(opened) * len(steps), "orientation")
-    names, rows, moved = [], [], []
-    for number, run in enumerate(opened):
-        initial = runs.networks(run, settings.members, settings.initial_step).stack if from_start else None
-        of_run, moved_of_run = [], []
-        for s, step in enumerate(steps):
-            networks = runs.networks(run, settings.members, step)
-            of_run.append(jax.device_get(statistics(networks.stack)))
-            if from_start:
-                moved_of_run.append(jax.device_get(distance(networks.stack, initial)))
-            progress.update(number * len(steps) + s + 1, f"{run.name} step {step}")
-        rows.append(_stacked(of_run))
-        moved.append(_stacked([_flat(of_step) for of_step in moved_of_run]))
-        names += [name.replace(f" step {steps[-1]}", "").removesuffix(" midpoint") for name in networks.names]
-    progress.close()
-    joined = _joined(rows)
-    projections = {name.removesuffix("/projections"): of for name, of in joined.items() if name.endswith("projections")}
-    return names, projections, _joined(moved)
-
-
-def _along(
-    settings: Any, opened: Sequence[Run], step: int, measure: Oriented, groups: Mapping[str, list[str]]
-) -> Statistics:
-    """Along the lines or curves of all runs at a step: the task's scores and the orientation of each point."""
-    space, rows = opened[0].experiment.space, []
-    for run in opened:
-        if not run.experiment.is_curve or run.experiment.space != space:
-            raise ConfigError(
-                f"config.num_points is for lines and curves of one kind, {run.folder} has another subspace"
-            )
-        networks, points = runs.networks(run, "endpoints", step), space.grid(settings.num_points)
-        found, _ = members.scored(
-            settings, [run], networks, points, of_params={"orientation": measure}, with_pairs=False,
-            progress=members.progress(len(points), run.name).over,
-        )  # fmt: skip
-        rows.append({name: of[None] for name, of in found.items()})
-    found = _joined(rows)
-    arrays = {"t": np.linspace(0.0, 1.0, settings.num_points)}
-    arrays |= {f"along/{name}": of for name, of in found.items() if "/" not in name}
-    for name, layers in groups.items():
-        values = np.concatenate([found[f"orientation/{layer}/projections"] for layer in layers], axis=-1)
-        of_values = {"projections": values, "mass": hyperplanes.mass(values), "mean": values.mean(-1, np.float64)}
-        arrays |= {f"along/{name}/{key}": of for key, of in of_values.items()}
-    return arrays
-
-
 def _statistics(projections: np.ndarray, edges: np.ndarray) -> Statistics:
     """Of projections [M, S, N]."""
     mass = hyperplanes.mass(projections)
@@ -282,17 +229,3 @@ def _of_members(opened: Sequence[Run], names: Sequence[str]) -> Iterator[tuple[R
     """Each network with its run, in order."""
     each = len(names) // len(opened)
     return ((opened[i // each], name) for i, name in enumerate(names))
-
-
-def _flat(tree: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    return {f"{layer}/{key}": value for layer, of in tree.items() for key, value in of.items()}
-
-
-def _stacked(rows: Sequence[Mapping[str, Any]]) -> Statistics:
-    """S times [M, ...] -> [M, S, ...]."""
-    return {name: np.stack([row[name] for row in rows], axis=1) for name in rows[0]} if rows else {}
-
-
-def _joined(rows: Sequence[Mapping[str, Any]]) -> Statistics:
-    """[M, ...] of each run -> of all."""
-    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}

@@ -21,7 +21,7 @@ from subspaces_jax.data.sources import Arrays
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.evaluation import Measure
 from subspaces_jax.experiments.build import Experiment
-from subspaces_jax.experiments.build.model import flat
+from subspaces_jax.experiments.build.images import flat
 from subspaces_jax.experiments.evaluate import passes
 from subspaces_jax.experiments.runs import Networks, Run
 from subspaces_jax.experiments.schema import Field, at_least

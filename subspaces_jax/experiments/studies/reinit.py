@@ -14,7 +14,7 @@ Reference: Zhang et al., Are All Layers Created Equal?, 2019, arXiv:1902.01996.
 
 import textwrap
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,14 +24,14 @@ from matplotlib.figure import Figure
 
 from subspaces_jax import evaluation, geometry, metrics, records
 from subspaces_jax.analysis import reinitialisation
-from subspaces_jax.errors import CheckpointError, ConfigError
+from subspaces_jax.errors import ConfigError
 from subspaces_jax.evaluation import Measure
 from subspaces_jax.experiments import choices, runs
-from subspaces_jax.experiments.build.model import flat
+from subspaces_jax.experiments.build.images import flat
 from subspaces_jax.experiments.evaluate import passes
 from subspaces_jax.experiments.runs import Run
 from subspaces_jax.experiments.schema import Field, anything, at_least
-from subspaces_jax.experiments.studies import members
+from subspaces_jax.experiments.studies import members, network_parts, reinit_rows
 from subspaces_jax.networks import axes
 from subspaces_jax.plots import barriers as plots
 from subspaces_jax.plots import style
@@ -72,23 +72,11 @@ FIELDS: dict[str, Field] = {name: members.FIELDS[name] for name in _shared} | {
 }
 
 
-class Rows(NamedTuple):
-    """A stack [K, ...] of the trained network and what its layers are reset to, and what it is.
-
-    Attributes: network: of results; epochs: of rows 1 to K - 1, None of fresh ones; batch_stats: of one network.
-    """
-
-    network: str
-    stack: PyTree
-    epochs: list[float | None]
-    batch_stats: PyTree
-
-
 def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Scores of every reset of every network; one compiled program serves all of them."""
     opened = members.open_all(settings)
     made = opened[0].experiment
-    layers = members.layers_of(made)
+    layers = network_parts.layers_of(made)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), made.stack_shapes)
     stages = axes.stages(layers, axes.stage_starts(made.model.network), layers)
     try:
@@ -101,9 +89,9 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     found = []
     for number, (run, step) in enumerate(zip(opened, steps)):
         for at in ats:
-            rows = _rows(settings, run, step, at, number)
+            rows = reinit_rows.rows_of(settings, run, step, at, number)
             found.append((run, rows, _scores(settings, run, rows, parts)))
-    _check_epochs([rows for _, rows, _ in found])
+    reinit_rows.check_epochs([rows for _, rows, _ in found])
     names = list(found[0][2])
     arrays = {f"trained_{name}": np.stack([of[name][0] for *_, of in found]) for name in names}
     epochs = found[-1][1].epochs
@@ -117,7 +105,7 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     facts = {
         "members": [rows.network for _, rows, _ in found],
         "seeds": [run.experiment.seed for run, *_ in found],
-        "trained_epoch": [_epoch(run, step) for run, step in zip(opened, steps) for _ in ats],
+        "trained_epoch": [reinit_rows.epoch(run, step) for run, step in zip(opened, steps) for _ in ats],
         "rows": _row_names(epochs),
         "epochs": epochs,
         "parts": {name: list(of) for name, of in parts.items()},
@@ -188,57 +176,9 @@ def panel(axis: Axes, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> N
     axis.set_aspect("auto")
 
 
-def _rows(settings: Any, run: Run, step: int | None, at: float | None, number: int) -> Rows:
-    """The trained network of a run and what its layers are reset to, as one stack."""
-    made = run.experiment
-    trained, stats = _network(run, step, at)
-    sources = [choices.source(text if "@" in text else f"{run.folder}@{text}")
-               for text in choices.split(settings.checkpoints)]  # fmt: skip
-    if not sources:
-        sources = [choices.Source(str(run.folder), at) for at in run.steps[:-1] if at in run.plan.kept_steps]
-        sources += [choices.Source(str(run.folder), run.steps[-1])]
-    opened = _opened(run, sources)
-    others = [_network(other, source.step, at)[0] for other, source in zip(opened, sources)]
-    key = jax.random.fold_in(members.key_of(settings, "fresh"), number)
-    fresh = geometry.unstack(made.programs.random_stack(key, settings.num_fresh)) if settings.num_fresh else []
-    try:
-        stack = geometry.stack([trained, *others, *fresh])
-    except ValueError as error:
-        names = ", ".join(dict.fromkeys(source.folder for source in sources))
-        raise CheckpointError(f"layers of {run.folder} cannot be reset to those of {names}: {error}") from None
-    reached = [source.step for source in sources if source.step is not None]
-    epochs = [step_of / other.plan.steps_per_epoch for other, step_of in zip(opened, reached)]
-    name = run.name if at is None else f"{run.name} t={at:g}"
-    return Rows(name, stack, [*epochs, *[None] * len(fresh)], stats)
-
-
-def _network(run: Run, step: int | None, at: float | None) -> tuple[PyTree, PyTree]:
-    """Parameters of the midpoint, or of the point `at` of a line or curve, and statistics."""
-    if at is None:
-        networks = runs.networks(run, "midpoint", step)
-        if len(networks.names) != 1:
-            raise ConfigError(f"{run.folder} has {len(networks.names)} members: reset layers of runs of one network")
-        return geometry.unstack(networks.stack)[0], networks.batch_stats
-    if not run.experiment.is_curve:
-        raise ConfigError(f"config.at is for lines and curves, {run.folder} has another subspace: leave it empty")
-    networks = runs.networks(run, "endpoints", step)
-    point = run.experiment.space.coordinates(jnp.float32(at))
-    return geometry.contract(networks.stack, point), networks.batch_stats
-
-
-def _opened(run: Run, sources: Sequence[choices.Source]) -> list[Run]:
-    """The run of each checkpoint; all checkpoints that are missing are named in one message."""
-    if unclear := [source.folder for source in sources if source.step is None]:
-        raise ConfigError(f"config.checkpoints: {unclear[0]!r} is no step, and no run and its step, as in runs/a@200")
-    opened = [run if source.folder == str(run.folder) else runs.open_run(source.folder) for source in sources]
-    missing = [f"{of.folder}@{of.step}" for of, other in zip(sources, opened) if of.step not in other.steps]
-    if missing:
-        there = "; ".join(dict.fromkeys(f"{other.folder} has {other.steps}" for other in opened))
-        raise CheckpointError(f"config.checkpoints: there are no checkpoints {', '.join(missing)}: {there}")
-    return opened
-
-
-def _scores(settings: Any, run: Run, rows: Rows, parts: dict[str, tuple[str, ...]]) -> dict[str, np.ndarray]:
+def _scores(
+    settings: Any, run: Run, rows: reinit_rows.Rows, parts: dict[str, tuple[str, ...]]
+) -> dict[str, np.ndarray]:
     """{score: [1 + (K - 1) G]} of the trained network and all resets."""
     made, test = run.experiment, members.test_split(settings, run.experiment)
     shared = passes(made) | {"images": flat(test.images), "labels": test.labels, "batch_size": settings.eval_batch_size}
@@ -283,19 +223,6 @@ def _top_read(sums):
 
 
 _TOP = Measure(_top_sums, _top_read)  # the fraction of examples whose class is among those of the TOP largest logits
-
-
-def _check_epochs(found: Sequence[Rows]) -> None:
-    for rows in found[1:]:
-        if rows.epochs != found[0].epochs:
-            raise ConfigError(
-                f"{rows.network} has checkpoints of epochs {rows.epochs} but {found[0].network} of {found[0].epochs}: "
-                "name steps that all have, as in config.checkpoints=0,100"
-            )
-
-
-def _epoch(run: Run, step: int | None) -> float:
-    return (run.steps[-1] if step is None else step) / run.plan.steps_per_epoch
 
 
 def _row_names(epochs: Sequence[float | None]) -> list[str]:

@@ -26,7 +26,7 @@ from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.runs import Networks, Run
 from subspaces_jax.experiments.schema import Field, anything, at_least
-from subspaces_jax.experiments.studies import members
+from subspaces_jax.experiments.studies import members, network_parts
 from subspaces_jax.plots import together
 
 FIELDS: dict[str, Field] = members.FIELDS | {
@@ -37,7 +37,7 @@ FIELDS: dict[str, Field] = members.FIELDS | {
         "training or test: the images on which layers are fitted to the trunk",
     ),
     "bias": Field(False, anything, "whether the bias of a layer is fitted to the trunk with its kernel"),
-    "patches": members.PATCHES,
+    "patches": network_parts.PATCHES,
 }
 
 
@@ -52,7 +52,7 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     networks = members.gathered(settings, opened, members.key_of(settings, "members"))
     made, own = opened[0].experiment, geometry.unstack(networks.stack)
     base = members.test_split(settings, made) if settings.base == "test" else made.data.scored_split("train")
-    table, features = members.axis_table(made), members.features_of(settings, made, base)
+    table, features = network_parts.axis_table(made), network_parts.features_of(settings, made, base)
     _check(made, networks)
     image = jax.eval_shape(made.model.inputs, jax.ShapeDtypeStruct((1, *made.data.info.image_shape), jnp.uint8))
     try:
