@@ -461,6 +461,12 @@ def test_a_save_that_fails_says_it_in_one_line(tmp_path):
 LEAVING = """
 from subspaces_jax.checkpoints import failures
 
+class StandIn:
+    def __getattribute__(self, name):
+        raise AssertionError("asked for " + name)
+
+stand_in = [StandIn()]
+
 async def write():
     pass
 

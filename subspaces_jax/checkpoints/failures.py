@@ -120,9 +120,12 @@ def without_tracebacks() -> Iterator[None]:
 
 
 def _close_coroutines() -> None:
-    """Closes what Orbax never awaited: Python would say so when no filter of warnings holds any more."""
+    """Closes what Orbax never awaited: Python would say so when no filter of warnings holds any more.
+
+    Of no object but a coroutine is anything asked: some are stand-ins that import what they stand for.
+    """
     for found in gc.get_objects():
-        if isinstance(found, CoroutineType) and f"{os.sep}orbax{os.sep}" in found.cr_code.co_filename:
+        if type(found) is CoroutineType and f"{os.sep}orbax{os.sep}" in found.cr_code.co_filename:
             if inspect.getcoroutinestate(found) == inspect.CORO_CREATED:
                 found.close()
 
