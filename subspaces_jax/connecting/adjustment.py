@@ -56,6 +56,7 @@ class Adjusted(NamedTuple):
     size: int
 
 
+@np.errstate(invalid="ignore", over="ignore")  # refused below
 def grams(
     batches: Iterable[tuple[Array, Array]], where: str | None = None, kernel: Float[Array, "*in out"] | None = None
 ) -> Grams:

@@ -31,6 +31,7 @@ class Pair(NamedTuple):
     low: jax.Array
 
 
+@np.errstate(invalid="ignore", over="ignore")  # of numbers that are not finite, whose sums are the caller's to judge
 def inner_products(
     a: Real[Array, "..."], b: Real[Array, "..."], where: str | None = None
 ) -> Float64[np.ndarray, "n m"]:
