@@ -32,6 +32,25 @@ def accuracy(probs: Float[Array, "..."], labels: Integer[Array, "..."]) -> Float
     return jnp.mean(_correct(probs, _align(labels, probs.ndim - 1)), axis=-1)
 
 
+def class_accuracy(probs: Float[Array, "..."], labels: Integer[Array, "..."]) -> Float[jax.Array, "..."]:
+    """Accuracy within each class: the fraction of its examples whose most probable class it is (its recall).
+
+    Args:
+        probs: [..., N, C] probabilities (or logits).
+        labels: [N] integer classes.
+
+    Returns:
+        [..., C], in [0, 1]; NaN for a class that has no examples, or one whose probabilities are NaN.
+
+    >>> class_accuracy(jnp.array([[0.7, 0.3], [0.6, 0.4], [0.2, 0.8]]), jnp.array([0, 1, 1]))
+    Array([1. , 0.5], dtype=float32)
+    """
+    _check(probs, labels)
+    right = _correct(probs, _align(labels, probs.ndim - 1))
+    bins = jnp.broadcast_to(labels, right.shape)
+    return _sum_bins(right, bins, probs.shape[-1]) / _sum_bins(jnp.ones_like(right), bins, probs.shape[-1])
+
+
 def negative_log_likelihood(probs: Float[Array, "..."], labels: Integer[Array, "..."]) -> Float[jax.Array, "..."]:
     """Mean of -log p[label] in nats; probabilities below the smallest normal float32 count as that number.
 

@@ -55,6 +55,8 @@ def test_agrees_with_scikit_learn():
     args = jnp.asarray(probs), jnp.asarray(labels)
     expected = sklearn.metrics.accuracy_score(labels, probs.argmax(-1))
     np.testing.assert_allclose(metrics.accuracy(*args), expected, rtol=1e-6)
+    expected = sklearn.metrics.recall_score(labels, probs.argmax(-1), average=None)
+    np.testing.assert_allclose(metrics.class_accuracy(*args), expected, rtol=1e-6)
     exact = probs.astype(np.float64) / probs.sum(-1, keepdims=True, dtype=np.float64)
     expected = sklearn.metrics.log_loss(labels, exact)
     np.testing.assert_allclose(metrics.negative_log_likelihood(*args), expected, rtol=1e-4)
@@ -184,6 +186,9 @@ def test_what_is_not_a_number_has_no_accuracy():
     probs, labels = np.full((2, 4, 3), 1 / 3, np.float32), np.array([0, 0, 1, 2])
     probs[1, 2] = np.nan
     np.testing.assert_array_equal(metrics.accuracy(probs, labels), [0.5, np.nan])
+    np.testing.assert_array_equal(metrics.class_accuracy(probs, labels), [[1, 0, 0], [1, np.nan, 0]])
+    four_classes = np.pad(probs, ((0, 0), (0, 0), (0, 1)))
+    np.testing.assert_array_equal(metrics.class_accuracy(four_classes, labels)[0], [1, 0, 0, np.nan])
     assert np.isnan(metrics.summary_sums(probs[1], labels, jnp.ones(4))["accuracy"])
     assert metrics.summary_sums(probs[1], labels, jnp.array([1, 1, 0, 1]))["accuracy"] == 2
 

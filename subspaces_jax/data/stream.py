@@ -10,7 +10,7 @@ import functools
 import os
 import sys
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Self
 
 import grain
@@ -104,6 +104,7 @@ def train_stream(
     batch_size: int,
     *,
     image_size: int = 224,
+    resize: int | None = None,
     shape: tuple[int, ...] | None = None,
     padding: int = 0,
     shuffle: bool = True,
@@ -124,6 +125,8 @@ def train_stream(
         source: encoded images and labels by index, all of them in each process.
         batch_size: B, of the whole batch.
         image_size: H and W of the batches, pixels.
+        resize: pixels of the shorter side of images whose middle is cut out, as in eval_stream, in the place of random
+            crops and mirroring; None for those.
         shape: (H, W, channels) of images that are neither cropped nor mirrored, but resized where they are of another
             size (see `images.resized`); in the place of image_size.
         padding: of these, black pixels on each side.
@@ -137,7 +140,8 @@ def train_stream(
 
     Raises:
         DataError: the source has fewer examples than a batch; from the stream, an image that cannot be decoded.
-        ConfigError: relabel has another length than the source, or B is no multiple of P.
+        ConfigError: relabel has another length than the source, B is no multiple of P, or the crop is larger than what
+            it is cut from.
 
     Reference: Szegedy et al., Going Deeper with Convolutions, 2014, arXiv:1409.4842, for the crops.
     """
@@ -150,8 +154,13 @@ def train_stream(
     if shape:
         examples = examples.map(functools.partial(_whole_example, shape, padding))
     else:
-        shape, crop = (image_size, image_size, 3), functools.partial(_train_example, image_size)
-        examples = examples.random_map(crop, seed=_named_seed(seed, "crops"))
+        shape = (image_size, image_size, 3)
+        if resize is None:
+            examples = examples.random_map(
+                functools.partial(_train_example, image_size), seed=_named_seed(seed, "crops")
+            )
+        else:
+            examples = examples.map(_middle(resize, image_size))
     batch = _Batches(source, examples, batch_size, steps, _rows(batch_size, part), shape, pixel_seed)
     return Stream(grain.MapDataset.range(sys.maxsize).map(batch), start_step, num_workers, num_threads)
 
@@ -183,10 +192,8 @@ def eval_stream(
         ConfigError: the crop is larger than what it is cut from, or B is no multiple of P.
         DataError: from the stream, an image that cannot be decoded.
     """
-    if not 1 <= crop <= resize:
-        raise ConfigError(f"crop is {crop} and resize {resize}: the crop is cut from the resized image, lower it")
+    cropped = _middle(resize, crop)
     whole = functools.partial(_whole_example, shape or (), padding)
-    cropped = functools.partial(_eval_example, resize, crop)
     examples = (
         grain.MapDataset.source(source)
         .map_with_index(functools.partial(_indexed, len(source), None))
@@ -262,7 +269,14 @@ def _train_example(size: int, example: tuple[int, bytes, Label], rng: np.random.
         return crops.random_crop(image, size, rng), label
 
 
-def _eval_example(resize: int, crop: int, example: tuple[int, bytes, Label]) -> tuple[np.ndarray, Label]:
+def _middle(resize: int, crop: int) -> Callable[[tuple[int, bytes, Label]], tuple[np.ndarray, Label]]:
+    """Of an example, the middle of its image."""
+    if not 1 <= crop <= resize:
+        raise ConfigError(f"crop is {crop} and resize {resize}: the crop is cut from the resized image, lower it")
+    return functools.partial(_middle_example, resize, crop)
+
+
+def _middle_example(resize: int, crop: int, example: tuple[int, bytes, Label]) -> tuple[np.ndarray, Label]:
     index, content, label = example
     with _opened(index, content) as image:
         return crops.middle_crop(image, resize, crop), label

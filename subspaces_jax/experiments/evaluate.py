@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from subspaces_jax import evaluation, geometry, parallel, records, tasks
+from subspaces_jax import evaluation, geometry, metrics, parallel, records, tasks
 from subspaces_jax.analysis import ensembles
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import build, runs
@@ -45,7 +45,9 @@ def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | No
     Returns:
         The facts written to results/points.json: "step", "num_steps" (of the whole training), "variant", "columns"
         (name, title, unit, factor of the scores that tables show), "scores" by name and point, "midpoint" (a row, or
-        None), with "ensembles" for members and captures, with "cosine_squared" and "distance" for subspaces, "seconds".
+        None), with "class_accuracy" of classifications (of the midpoint, or of the first point where there is none;
+        results/points.npz has those of all, [T, C]), with "ensembles" for members and captures, with "cosine_squared"
+        and "distance" for subspaces, "seconds".
 
     Raises:
         RunDirectoryError, CheckpointError, ConfigError, DataError, NonFiniteOutputError: see `errors`.
@@ -77,6 +79,10 @@ def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | No
         "regularisation": _regularisation(made, networks),
         "scores": {name: values.tolist() for name, values in arrays.items() if values.ndim == 1},
     }
+    if "logits" in arrays:
+        labels = made.data.scored.labels
+        arrays["class_accuracy"] = np.stack([metrics.class_accuracy(logits, labels) for logits in arrays["logits"]])
+        facts["class_accuracy"] = records.plain(arrays["class_accuracy"][midpoint or 0])
     if (made.num_members > 1 or made.captures) and "logits" in arrays:
         members = arrays["logits"][1 if made.captures else 0 :]
         by_size = ensembles.by_size(members, made.data.scored.labels)
@@ -179,11 +185,22 @@ def table(facts: dict[str, Any]) -> str:
     lines.append(
         "* midpoint (of captures, their mean); pair: ensemble of point t with its mirror image; ECE with 20 bins"
     )
+    if of_class := facts.get("class_accuracy"):
+        lines.append(f"accuracy of classes at point {facts['midpoint'] or 0}: {_of_classes(of_class)}")
     for size, accuracy in enumerate(facts.get("ensembles", {}).get("accuracy", []), start=1):
         lines.append(f"ensembles of {size}: accuracy {100 * accuracy:.3f} %")
     if facts.get("split", "test") != "test":
         lines.append(f"scored on the {facts['split']} split")
     return "\n".join(lines)
+
+
+def _of_classes(accuracies: list[float | None]) -> str:
+    """Those of up to 10 classes in order, of more the least and the greatest; None of a class that is not there."""
+    there = {c: 100 * value for c, value in enumerate(accuracies) if value is not None}
+    if len(accuracies) <= 10:
+        return ", ".join(f"{value:.1f}" for value in there.values()) + " %"
+    order = sorted(there, key=there.__getitem__)
+    return " to ".join(f"{there[c]:.1f} % (class {c})" for c in (order[0], order[-1]))
 
 
 def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, "Figure"]:

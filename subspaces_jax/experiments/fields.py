@@ -33,10 +33,10 @@ ENDS = "ends"  # the first and the last endpoint of a curve
 INNER = ("linear", "fresh")
 OVERRIDABLE = (  # what may change in the middle of a run: neither what it is nor how its steps are counted
     "num_epochs", "learning_rate", "schedule", "warmup_epochs", "momentum", "weight_decay", "label_smoothing",
-    "dropout", "beta", "augmentation", "log_every", "checkpoint_every", "keep_every", "keep_steps", "keep_first",
-    "test_every", "test_train", "stop", "num_workers", "eval_batch_size", "num_points", "num_refresh_batches",
-    "refresh", "data_dir", "idx_dir", "archive", "num_devices", "num_parts", "rematerialise", "matmul_precision",
-    "profile_steps",
+    "dropout", "beta", "augmentation", "crops", "log_every", "checkpoint_every", "keep_every", "keep_steps",
+    "keep_first", "test_every", "test_train", "stop", "num_workers", "eval_batch_size", "num_points",
+    "num_refresh_batches", "refresh", "data_dir", "idx_dir", "archive", "num_devices", "num_parts", "rematerialise",
+    "matmul_precision", "profile_steps",
 )  # fmt: skip
 
 
@@ -86,6 +86,12 @@ DATA: dict[str, Field] = {  # what is learned
         "whether each epoch has a new order; without, all have the same, and what does not fill a batch is never seen",
     ),
     "augmentation": _call("none", AUGMENTATIONS, "of training images, several with | between them"),
+    "crops": Field(
+        "random",
+        one_of("random", "middle"),
+        "of training images that stream in all sizes: random, and mirrored half of the time, or the middle, as in "
+        "evaluation",
+    ),
     "normalisation": _call("dataset", NORMALISATIONS, "of inputs; dataset has the data set's own mean and deviation"),
     "input_noise": Field(0.0, at_least(0.0), "standard deviation of noise on normalised training inputs, at least 0"),
     "num_train_examples": Field(0, at_least(0), "of the training split, 0 for all"),

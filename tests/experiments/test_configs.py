@@ -61,6 +61,16 @@ def load(name, form="tiny", **fields):
     return app.to_dict(config)
 
 
+def test_accuracies_of_classes_are_told_all_or_the_least_and_the_greatest():
+    facts = {"scores": {name: [0.5] for name, *_ in evaluate.COLUMNS}, "midpoint": 0}
+    (line,) = [
+        line for line in evaluate.table(facts | {"class_accuracy": [0.5, None, 1.0]}).splitlines() if "class" in line
+    ]
+    assert line == "accuracy of classes at point 0: 50.0, 100.0 %"
+    many = evaluate.table(facts | {"class_accuracy": [0.5, None, 0.25, *[0.75] * 9]})
+    assert "at point 0: 25.0 % (class 2) to 75.0 % (class" in many
+
+
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_runs_tiny_from_training_to_figures(name, tmp_path):
     config = load(name, num_epochs=1)
@@ -73,10 +83,14 @@ def test_every_config_runs_tiny_from_training_to_figures(name, tmp_path):
     score = facts["columns"][0][0]
     assert score == ("accuracy" if config["task"].startswith("classification") else "loss")
     assert len(facts["scores"][score]) == num_points
-    assert evaluate.table(facts).count("\n") == num_points + 1
+    assert evaluate.table(facts).count("\n") == num_points + 1 + (score == "accuracy")
     arrays, read_back = records.load_results(tmp_path, evaluate.RESULTS)
     assert read_back["scores"] == facts["scores"]
     assert score == "loss" or arrays["logits"].shape == (num_points, 360, 10)
+    if score == "accuracy":
+        share = np.bincount(arrays["labels"]) / 360
+        np.testing.assert_allclose(arrays["class_accuracy"] @ share, facts["scores"]["accuracy"], rtol=1e-5)
+        assert facts["class_accuracy"] == arrays["class_accuracy"][facts["midpoint"]].tolist()
     figures = plot.run(None, tmp_path)["figures"]
     assert_drawn(figures, {"training", "profile"} if num_points > 1 else {"training"})
     stored = json.loads((tmp_path / "config.json").read_text())

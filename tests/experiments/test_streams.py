@@ -132,6 +132,21 @@ def test_pixels_of_a_stream_are_shuffled_as_those_of_arrays(config):
         assert not np.array_equal(shuffled, plain)
 
 
+def test_without_augmentation_a_stream_trains_on_the_images_that_evaluation_sees(config):
+    """In the order of the files; what fills no batch is left out. Random crops are others; whole images have none."""
+    config |= {"batch_size": 16, "eval_batch_size": 16, "shuffle": False}
+    made = build.experiment(config | {"crops": "middle"})
+    batches = itertools.islice(made.data.train_streams(16, 1, 0)[0], 4)
+    seen = next(iter(made.data.scored_split("train").images()))
+    for batch in itertools.islice(batches, 0, None, 2):  # two an epoch, and the first of the next epoch is the same
+        np.testing.assert_array_equal(batch.images, seen.images)
+        np.testing.assert_array_equal(batch.labels, seen.labels)
+    (stream,) = build.experiment(config).data.train_streams(16, 1, 0)
+    assert not np.array_equal(next(stream).images, seen.images)
+    with pytest.raises(ConfigError, match="config.crops is for images that stream in all sizes, and those of digits"):
+        build.experiment(config | {"dataset": "digits", "crops": "middle"})
+
+
 @pytest.mark.parametrize("devices", [1, 2])
 def test_members_of_a_stream_are_runs_of_their_own_seeds(config, devices, tmp_path):
     config |= dict(subspace="none", beta=0.0, network="mlp_8", num_epochs=1, test_every=0, num_devices=devices)

@@ -92,6 +92,11 @@ def _check_data(config: dict[str, Any], known: catalogue.DatasetInfo) -> None:
         raise ConfigError(
             "config.pixel_orders is 'own', which takes images in memory: choose 'shared', or stream=False"
         )
+    if config["crops"] != "random" and not known.streams:
+        raise ConfigError(
+            f"config.crops is for images that stream in all sizes, and those of {config['dataset']} are whole: leave "
+            "it 'random', and say with augmentation what is done to them"
+        )
     if config["image_padding"] and known.streams:
         raise ConfigError(
             f"config.image_padding pads whole images, and those of {config['dataset']} are crops: set it 0"

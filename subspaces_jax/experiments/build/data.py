@@ -26,6 +26,7 @@ class Settings(NamedTuple):
     classes: str
     validation: str
     shuffle: bool
+    crops: str
     stream: bool
     num_train_examples: int
     train_fraction: float
@@ -84,6 +85,12 @@ class Settings(NamedTuple):
         return None if catalogue.info(self.dataset).streams else self.info.image_shape
 
     @property
+    def resize(self) -> int:
+        """Pixels of the shorter side of images whose middle is taken."""
+        crop = self.info.image_shape[0]
+        return crop if self.dataset.startswith("imagenet_c") else round(crop / 0.875)  # ImageNet-C's are such crops
+
+    @property
     def folders(self) -> dict[str, str | None]:
         """Where it is, as `sources` takes it."""
         return {name: getattr(self, name) or None for name in ("data_dir", "idx_dir", "archive")}
@@ -135,11 +142,9 @@ def scored(settings: Settings, split: str, part: tuple[int, int] = (0, 1)) -> so
     from subspaces_jax.data import stream
 
     source, size, crop = _source(settings, split), settings.eval_batch_size, settings.info.image_shape[0]
-    # ImageNet-C's files are such crops themselves
-    resize = crop if settings.dataset.startswith("imagenet_c") else round(crop / 0.875)
     options: dict[str, Any] = {"shape": settings.whole_shape, "padding": settings.image_padding}
     options |= {"pixel_seed": settings.pixel_seed, "num_workers": settings.num_workers}
-    begin = partial(stream.eval_stream, source, size, resize=resize, crop=crop, part=part, **options)
+    begin = partial(stream.eval_stream, source, size, resize=settings.resize, crop=crop, part=part, **options)
     return sources.Arrays(begin, source.labels() if split != "train" else _noisy(settings, source.labels()))
 
 
@@ -165,6 +170,7 @@ def train_stream(
         source,
         batch_size,
         image_size=info.image_shape[0],
+        resize=settings.resize if settings.crops == "middle" else None,
         shape=settings.whole_shape,
         padding=settings.image_padding,
         shuffle=settings.shuffle,
