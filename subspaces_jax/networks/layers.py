@@ -64,7 +64,8 @@ def convolution(
     strides = tuple(window_strides)
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
-    return _convolve(lhs, rhs, strides, tuple((int(low), int(high)) for low, high in padding))
+    pads = tuple((int(low), int(high)) for low, high in padding)
+    return _convolve(lhs, rhs, strides, pads, jax.config.jax_default_matmul_precision)
 
 
 Conv = partial(nn.Conv, use_bias=False, kernel_init=KAIMING_NORMAL, conv_general_dilated=convolution)
@@ -114,17 +115,20 @@ def _window_means(length: int, size: int) -> np.ndarray:
     return inside / inside.sum(1, keepdims=True)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _convolve(images: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads) -> jax.Array:
-    return _by_platform(_canonical, _of_lax, strides, pads)(images, kernel)
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _convolve(images: jax.Array, kernel: jax.Array, strides: Pair, pads: Pads, precision: str | None) -> jax.Array:
+    """The convolution; it and its gradient, which is traced later, in that precision of products."""
+    with jax.default_matmul_precision(precision):
+        return _by_platform(_canonical, _of_lax, strides, pads)(images, kernel)
 
 
-def _forward(images, kernel, strides, pads):
-    return _convolve(images, kernel, strides, pads), (images, kernel)
+def _forward(images, kernel, strides, pads, precision):
+    return _convolve(images, kernel, strides, pads, precision), (images, kernel)
 
 
-def _backward(strides, pads, residuals, cotangent):
-    return _by_platform(_canonical_gradients, _gradients_of_lax, strides, pads)(*residuals, cotangent)
+def _backward(strides, pads, precision, residuals, cotangent):
+    with jax.default_matmul_precision(precision):
+        return _by_platform(_canonical_gradients, _gradients_of_lax, strides, pads)(*residuals, cotangent)
 
 
 _convolve.defvjp(_forward, _backward)

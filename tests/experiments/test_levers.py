@@ -1,6 +1,7 @@
 """What makes a step cheaper or more exact and must not change what it means."""
 
 import json
+import re
 
 import chex
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from test_configs import load
 
-from subspaces_jax import checkpoints
+from subspaces_jax import checkpoints, geometry
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import build, train
 
@@ -48,6 +49,22 @@ def test_every_product_has_the_precision_of_the_config(precision, usual):
     products = program.count("dot_general[")
     assert products >= 5 and program.count(f"Precision.{precision.upper()}, Precision.{precision.upper()}") == products
     assert "Precision" not in usual[0]
+
+
+@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
+def test_every_convolution_and_its_gradient_has_the_precision_of_the_config(platform):
+    """Kernels of one pixel and of more, strides, an image that is larger than its gradient; as lowered."""
+    network = "cifar_resnet(depth=8, width=4)"
+    made = build.experiment(load("line_digits", **FIELDS | {"network": network}, matmul_precision="highest"))
+    variables = jax.eval_shape(lambda key: made.model.init(key, 1), jax.random.key(0))
+    params, stats = made.model.shapes, variables["batch_stats"]
+    batch = {"images": jnp.zeros((8, 64), jnp.uint8), "labels": jnp.zeros(8, jnp.int32)}
+    keys = jax.random.split(jax.random.key(1), 8)
+    mean = lambda point, stats: jnp.mean(made.model.objective({"params": point, "batch_stats": stats}, batch, keys)[0])
+    lowered = jax.jit(jax.grad(mean)).trace(params, stats).lower(lowering_platforms=(platform,)).as_text()
+    products = re.findall(r"stablehlo\.(?:convolution|dot_general)\(?.*", lowered)
+    assert len(products) >= 25
+    assert not [line for line in products if line.count("HIGHEST") != 2]
 
 
 def test_flat_leaves_are_those_of_a_tpu_with_many_steps_a_dispatch_and_train_alike(tmp_path):
