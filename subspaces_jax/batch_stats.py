@@ -13,6 +13,7 @@ import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
@@ -47,7 +48,7 @@ def refresh_batch_stats(
         apply_train: train mode, (variables, images, key) -> (outputs, batch_stats), augmenting as in training if the
             statistics shall be those of training images; hashable, compiled once for each.
         variables: {"params": ..., "batch_stats": ...}.
-        images: [N, ...], visited in a random order drawn from `key`; or a stream, as it comes.
+        images: [N, ...], visited in a random order drawn from `key`; or a stream, as it comes, of whole batches.
         key: PRNG key.
         batch_size: B.
         mesh: each batch is split over its devices, and its statistics are those of the whole batch; None for all
@@ -55,6 +56,9 @@ def refresh_batch_stats(
 
     Returns:
         The new batch_stats; {} where the network has none.
+
+    Raises:
+        ValueError: a batch of a stream is filled up.
     """
     variables = flax.core.unfreeze(variables)
     stats = variables.get("batch_stats", {})
@@ -67,7 +71,9 @@ def refresh_batch_stats(
         return parallel.settled(_refresh(apply_train, variables, images, key, batch_size, mesh))
     averaged: tuple[bool, ...] = ()  # of each leaf of the statistics
     number = 0
-    for number, (batch, *_) in enumerate(images(), start=1):
+    for number, (batch, *rest) in enumerate(images(), start=1):
+        if len(rest) > 1 and rest[1] is not None and not np.all(rest[1]):
+            raise ValueError(f"batch {number} of the stream is filled up, which statistics would count: leave it out")
         if number == 1:
             mesh = parallel.for_batches(mesh, len(batch) * jax.process_count())
             variables, key = parallel.replicate((variables, key), mesh)

@@ -4,6 +4,9 @@ The launch scripts print these without a traceback and exit with status 2. Every
 ours and keeps its traceback.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class SubspacesError(Exception):
     """Base of all errors that the user can mend."""
@@ -36,3 +39,11 @@ class NonFiniteOutputError(SubspacesError, FloatingPointError):
 def first_line(error: BaseException) -> str:
     """What went wrong, short enough for a message: the first line of what another library says, or the error's name."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """For a message: what the name may have meant, or `otherwise`, without it all that there is."""
+    known = list(known)
+    if near := difflib.get_close_matches(name, known, n=3, cutoff=0.5):
+        return f"did you mean {' or '.join(near)}?"
+    return f"there are {', '.join(known)}" if otherwise is None else otherwise

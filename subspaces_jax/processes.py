@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, TextIO
 
-from jax._src import clusters, distributed  # environments of clusters, and the key-value store: without public names
-
 from subspaces_jax.errors import ConfigError
 
 WATCH = "subspaces_jax/watch"  # key of the port and the password of process 0
@@ -44,6 +42,8 @@ def detected() -> Place:
     Raises:
         ConfigError: there is no such environment, or it does not say enough.
     """
+    from jax._src import clusters  # no public name, and one process needs none
+
     find = clusters.ClusterEnv.auto_detect_unset_distributed_params
     try:
         coordinator, num_processes, process_id, local = find(None, None, None, None, None, int(SILENCE))
@@ -157,6 +157,8 @@ def _connected(host: str, process_id: int) -> Link:
 
 
 def _store() -> Any:
+    from jax._src import distributed  # likewise
+
     return distributed.global_state.client
 
 

@@ -31,7 +31,8 @@ class Column(NamedTuple):
 class Task(NamedTuple):
     """Attributes:
     name: of the task.
-    output_shape: (shape of an example, number of classes) -> the shape that the network's outputs of an example have.
+    output_shape: (shape of an example, number of classes, shape of its real label, () of others) -> the shape that the
+        network's outputs of an example have.
     targets: (inputs [b, ...], labels [b, ...]) -> targets [b, ...]; inputs are floats after augmentation, before
         normalisation and noise; labels may be ().
     loss: (outputs, targets) -> [b], what training minimises.
@@ -44,7 +45,7 @@ class Task(NamedTuple):
     """
 
     name: str
-    output_shape: Callable[[tuple[int, ...], int], tuple[int, ...]]
+    output_shape: Callable[..., tuple[int, ...]]
     targets: Callable[[jax.Array, PyTree], PyTree]
     loss: Callable[[jax.Array, PyTree], jax.Array]
     scores: Callable[[jax.Array, PyTree, jax.Array], Sums]
@@ -113,7 +114,7 @@ def classification(label_smoothing: float = 0.0, detailed: bool = False, top: in
 
     return Task(
         "classification",
-        output_shape=lambda shape, num_classes: (num_classes,),
+        output_shape=lambda shape, num_classes, label_shape=(): (num_classes,),
         targets=lambda inputs, labels: labels,
         loss=lambda logits, labels: losses.cross_entropy(logits, labels, label_smoothing),
         scores=scores,
@@ -131,7 +132,8 @@ def classification(label_smoothing: float = 0.0, detailed: bool = False, top: in
 
 
 def regression(p: float = 2.0, detailed: bool = False) -> Task:
-    """Outputs are real numbers [b, d], targets the labels as such, [b] or [b, d]; the loss is sum_d |difference|^p.
+    """Outputs are real numbers [b, d], targets the labels as such, [b, ...] of d numbers each, d = 1 of classes; the
+    loss is sum_d |difference|^p.
 
     Scores, means over examples: "loss"; "mae" and "mse" over all d.
 
@@ -154,7 +156,7 @@ def regression(p: float = 2.0, detailed: bool = False) -> Task:
 
     made = _of_differences(
         "regression",
-        lambda shape, num_classes: (1,),
+        lambda shape, num_classes, label_shape=(): (math.prod(label_shape),),
         targets,
         loss,
         (Column("loss", "loss"), Column("mae", "MAE"), Column("mse", "MSE")),
@@ -211,7 +213,7 @@ def reconstruction(loss: str = "mae", levels: int = 5, residual: bool = False) -
     if residual and loss != "laplacian":
         raise ValueError(f"residual belongs to the loss laplacian, got {loss!r}: leave it False")
 
-    def output_shape(shape, num_classes):
+    def output_shape(shape, num_classes, label_shape=()):
         if loss == "laplacian":
             losses.check_levels(levels, shape)
         return shape
@@ -240,11 +242,16 @@ TASKS: dict[str, Callable[..., Task]] = {
 def _of_differences(name, output_shape, targets, loss, columns, more=lambda outputs, targets: {}) -> Task:
     """A task whose scores are norms of the difference between outputs and targets of one shape, and `more`."""
 
+    def checked_loss(outputs, targets):
+        if jnp.shape(outputs) != jnp.shape(targets):
+            raise ValueError(f"{name} compares outputs and targets of one shape: {outputs.shape} and {targets.shape}")
+        return loss(outputs, targets)
+
     def scores(outputs, targets, mask):
         outputs = outputs.astype(jnp.float32)
         difference = outputs - targets
         values = {
-            "loss": loss(outputs, targets),
+            "loss": checked_loss(outputs, targets),
             "mae": _mean_over_example(jnp.abs(difference)),
             "mse": _mean_over_example(jnp.square(difference)),
         }
@@ -254,7 +261,7 @@ def _of_differences(name, output_shape, targets, loss, columns, more=lambda outp
         {"squared_difference": _mean_over_example(jnp.square(outputs - others))}, mask
     )
     mean = lambda outputs: jnp.mean(outputs, axis=0)
-    return Task(name, output_shape, targets, loss, scores, read, mean, compare, columns)
+    return Task(name, output_shape, targets, checked_loss, scores, read, mean, compare, columns)
 
 
 def _summed(values: dict[str, jax.Array], mask: jax.Array) -> Sums:

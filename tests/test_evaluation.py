@@ -176,6 +176,14 @@ def test_a_stream_refreshes_every_point_by_what_it_has_traced_for_the_first(task
     assert float(jnp.abs(first["BatchNorm_1"]["var"] - second["BatchNorm_1"]["var"]).max()) > 1e-3
 
 
+def test_a_stream_whose_batches_are_filled_up_refreshes_nothing(task):
+    images, labels, variables = task
+    full, padded = np.ones(20, bool), np.arange(20) < 3
+    stream = lambda: iter([(images[:20], labels[:20], full), (images[20:40], labels[20:40], padded)])
+    with pytest.raises(ValueError, match="batch 2 of the stream is filled up"):
+        evaluation.refresh_batch_stats(apply_train, point(variables), stream, jax.random.key(1))
+
+
 def test_networks_without_statistics_have_none_to_refresh(task):
     images, _, variables = task
     assert evaluation.refresh_batch_stats(apply_train, {"params": {}}, images, jax.random.key(0)) == {}

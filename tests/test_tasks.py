@@ -103,6 +103,11 @@ def test_regression_is_the_sum_of_powers(p):
     expected = {"loss": (difference**p).sum(-1).mean(), "mae": difference.mean(), "mse": (difference**2).mean()}
     assert found == pytest.approx(expected, rel=1e-4)
     assert task.targets(None, jnp.arange(4)).shape == (4, 1), "classes may be taken for numbers"
+    assert [task.output_shape((8, 8, 1), 10, shape) for shape in ((), (3,), (2, 2))] == [(1,), (3,), (4,)]
+    narrow = jnp.zeros((N, 1))  # which NumPy would spread over the targets
+    for compared in (task.loss, lambda *pair: task.scores(*pair, jnp.ones(N))):
+        with pytest.raises(ValueError, match=rf"regression compares .* of one shape: \({N}, 1\) and \({N}, 3\)"):
+            compared(narrow, targets)
 
 
 @pytest.mark.parametrize("loss", ["mae", "mse"])

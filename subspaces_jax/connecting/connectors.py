@@ -1,6 +1,5 @@
 """Connectors by name: general names, those of the paper's tables and those of its code."""
 
-import difflib
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -9,6 +8,7 @@ from subspaces_jax.connecting.butterfly import butterfly, weight_adjusted
 from subspaces_jax.connecting.flows import bijection, flow
 from subspaces_jax.connecting.paths import Path
 from subspaces_jax.connecting.simultaneous import direct, simultaneous, transported, whole_neurons
+from subspaces_jax.errors import did_you_mean
 from subspaces_jax.networks.axes import AxisTable
 
 PyTree = Any
@@ -69,9 +69,7 @@ def connect(method: str, params_a: PyTree, params_b: PyTree, table: AxisTable | 
     (1, {'w': Array([0., 1.], dtype=float32)})
     """
     if method not in CONNECTORS:
-        near = difflib.get_close_matches(method, CONNECTORS, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"one of {', '.join(CONNECTORS)}"
-        raise ValueError(f"there is no connector {method!r}: {hint}")
+        raise ValueError(f"there is no connector {method!r}: {did_you_mean(method, CONNECTORS)}")
     connector = CONNECTORS[method]
     if table is None and getattr(connector, "func", connector) not in (direct, simultaneous):
         raise ValueError(f"{method} needs the axis table of the networks: pass module.unit_axes()")

@@ -5,7 +5,7 @@ import difflib
 from collections.abc import Iterable
 
 from subspaces_jax.data import functions
-from subspaces_jax.errors import DataError
+from subspaces_jax.errors import DataError, did_you_mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +97,5 @@ def info(name: str) -> DatasetInfo:
 def check_known(what: str, name: str, known: Iterable[str]) -> None:
     """Refuses a name that is not among the known ones."""
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=2)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise DataError(f"{what} {name!r} is unknown: {hint}there are {', '.join(known)}")
+        hint = f"{did_you_mean(name, known, '')} there are {', '.join(known)}"
+        raise DataError(f"{what} {name!r} is unknown: {hint.strip()}")

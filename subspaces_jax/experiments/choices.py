@@ -8,13 +8,12 @@ variants of a config and the fields of a sweep all use it.
 """
 
 import ast
-import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from subspaces_jax.errors import ConfigError
+from subspaces_jax.errors import ConfigError, did_you_mean
 
 OPENING, CLOSING, QUOTES = "([{", ")]}", "'\""
 TYPES: dict[type, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), bool: (bool,)}
@@ -131,13 +130,6 @@ def takes(field: str, text: str, table: Table, name: str) -> bool:
     """Whether the constructor of one call has an argument of this name."""
     (call,) = _parsed(field, text, pipeline=False)
     return name in _parameters(_constructor(field, call, table))
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """What the name may have meant, or all that there is."""
-    known = list(known)
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(known)}"
 
 
 def _parsed(field: str, text: str, pipeline: bool) -> list[Call]:

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from subspaces_jax.errors import ConfigError
+from subspaces_jax.errors import ConfigError, did_you_mean
 from subspaces_jax.experiments import choices
 
 Config = Mapping[str, Any]
@@ -119,7 +119,7 @@ def unknown_field(name: str, fields: Mapping[str, Field]) -> str:
 
 def unknown(name: str, known: Mapping[str, Any]) -> str:
     """The name, and what it may have meant."""
-    return f"{name!r}, which is unknown: {choices.did_you_mean(name, known)}"
+    return f"{name!r}, which is unknown: {did_you_mean(name, known)}"
 
 
 def _unquoted(text: str) -> str:

@@ -73,7 +73,8 @@ def num_endpoints(stacked: PyTree) -> int:
 def contract(stacked: PyTree, coordinates: PyTree) -> PyTree:
     """The point of a stack with the given coordinates: sum_k coordinates[k] * stack[k], at full float32 precision.
 
-    One-hot coordinates give the endpoint exactly, and the gradient for endpoint k is coordinates[k] times the gradient
+    One-hot coordinates give the endpoint exactly (where all endpoints are finite: 0 times infinity is not a number; and
+    -0 becomes 0), and the gradient for endpoint k is coordinates[k] times the gradient
     at the point.
 
     Args:
@@ -112,5 +113,6 @@ def init_stack(module: Any, key: PRNGKeyArray, num_endpoints: int, *inputs: Any,
     if num_endpoints < 1:
         raise ValueError(f"a stack has at least 1 endpoint, got num_endpoints = {num_endpoints}")
     keys = jax.random.split(key, num_endpoints)
-    params = jax.vmap(lambda k: module.init(k, *inputs, **keywords)["params"])(keys)
-    return {**module.init(keys[0], *inputs, **keywords), "params": params}
+    stacked = jax.vmap(lambda k: module.init(k, *inputs, **keywords))(keys)
+    first = {name: jax.tree.map(lambda leaf: leaf[0], tree) for name, tree in stacked.items() if name != "params"}
+    return first | {"params": stacked["params"]}

@@ -71,12 +71,8 @@ def random_directions(
         found = ", ".join(named) or "none"
         raise ValueError(f"no leaf has two axes and moves, so that all directions are zero; the leaves are {found}")
     given = (named, key, num, normalise, orthogonal, frozenset(zero), frozenset(layer_stacks))
-    try:
-        leaves = _compiled(jax.default_backend())(*given)
-    except Exception as error:
-        if "compiler_options" not in str(error):
-            raise
-        leaves = _drawn(*given)  # within a program, which has options of its own
+    within = any(isinstance(leaf, jax.core.Tracer) for leaf in (*named.values(), key))  # a program with its own options
+    leaves = (_drawn if within else _compiled(jax.default_backend()))(*given)
     return jax.tree.unflatten(jax.tree.structure(params), [leaves[name] for name in named])
 
 

@@ -1,7 +1,6 @@
 """Networks by name: calls of NETWORKS; a family and its sizes joined by underscores; or a module from anywhere, as
 package.module:Name."""
 
-import difflib
 import importlib
 import inspect
 import re
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
+from subspaces_jax.errors import did_you_mean
 from subspaces_jax.networks import imagenet_resnet
 from subspaces_jax.networks.alexnet import AlexNet
 from subspaces_jax.networks.autoencoder import Autoencoder
@@ -201,9 +201,7 @@ def by_name(name: str, num_classes: int, **options: Any) -> nn.Module:
     match = re.fullmatch(r"([a-z_]*[a-z])((?:_[1-9][0-9]*)*)", name)
     family = FAMILIES.get(match.group(1)) if match else None
     if match is None or family is None:
-        near = difflib.get_close_matches(name, FAMILIES, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "unknown"
-        raise ValueError(f"{name!r}, {hint} ({EVERY_NAME})")
+        raise ValueError(f"{name!r}, {did_you_mean(name, FAMILIES, 'unknown')} ({EVERY_NAME})")
     if options.get("dropout") and "dropout" not in family.options:
         raise ValueError(f"{name!r}, which has no dropout: set dropout=0")
     sizes = tuple(int(size) for size in re.findall(r"\d+", match.group(2)))

@@ -65,7 +65,8 @@ def convolution(
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(lhs.shape[1:3], rhs.shape[:2], strides, padding)
     pads = tuple((int(low), int(high)) for low, high in padding)
-    return _convolve(lhs, rhs, strides, pads, jax.config.jax_default_matmul_precision)
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return _convolve(lhs, rhs, strides, pads, precision)
 
 
 Conv = partial(nn.Conv, use_bias=False, kernel_init=KAIMING_NORMAL, conv_general_dilated=convolution)

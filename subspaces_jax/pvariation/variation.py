@@ -72,7 +72,8 @@ def p_variation_partition(
 ) -> tuple[Float[jax.Array, ""], Integer[np.ndarray, " r"]]:
     """The p-variation of one path and the subsequence that attains it.
 
-    Of equally good predecessors of a point the earliest is taken, so that long steps win over short ones.
+    Of equally good predecessors of a point the earliest is taken, so that long steps win over short ones; but of p = 1,
+    where no step can be better than several, all points.
 
     Args:
         path: [L, D], not traced.

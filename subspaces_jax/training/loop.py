@@ -48,7 +48,8 @@ def fit(
         advance: (state, step, n) -> (state after n steps, a report with "bad", see `dispatch.Report`); it never crosses
             an epoch.
         num_steps, steps_per_epoch: durations in steps.
-        examples_per_step: for the rate in examples per second, over what was computed since the row before.
+        examples_per_step: for the rate in examples per second, over what was computed since the row before, and the
+            time that training took for it: tests and saves are not in it.
         log_every, save_every, evaluate_every: periods in steps, 0 for never; the end is always recorded and saved.
         read: a report on the host -> the numbers of its row.
         record: takes (step, row); rows hold what has been since the last stop.
@@ -99,7 +100,10 @@ def fit(
         flush()
         scores = {}
         if evaluate is not None and evaluate_every and (stop % evaluate_every == 0 or stop == num_steps):
+            jax.block_until_ready(report)
+            begun = time.perf_counter()
             scores = evaluate(state)
+            clock += time.perf_counter() - begun
         pending, step = (stop, report, scores), stop
         saves = stop == num_steps or stop in save_at or (save_every and stop % save_every == 0)
         if saves or enough is not None:

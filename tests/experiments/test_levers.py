@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from test_configs import load
 
-from subspaces_jax import checkpoints, geometry
+from subspaces_jax import checkpoints
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import build, train
 

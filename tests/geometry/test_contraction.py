@@ -26,6 +26,8 @@ from subspaces_jax.geometry import (
 def test_one_hot_coordinates_return_the_endpoint_bit_for_bit(small_stack, k):
     stacked = small_stack(3)
     chex.assert_trees_all_equal(contract(stacked, jnp.eye(3)[k]), unstack(stacked)[k])
+    largest = {"a": jnp.full((3, 2), np.finfo(np.float32).max) * jnp.array([[1.0], [-1.0], [1.0]])}
+    chex.assert_trees_all_equal(contract(largest, jnp.eye(3)[k]), {"a": largest["a"][k]})
 
 
 def test_contraction_equals_numpy(small_stack, getkey):
@@ -100,6 +102,22 @@ def test_init_stack_draws_independent_endpoints_and_does_not_stack_statistics(ge
     assert variables["batch_stats"]["BatchNorm_0"]["mean"].shape == (4,)
     with pytest.raises(ValueError, match="at least 1"):
         init_stack(_Normed(), getkey(), 0, jnp.ones((2, 5)))
+
+
+class _WithState(nn.Module):
+    """Draws a state of its own, beside parameters."""
+
+    @nn.compact
+    def __call__(self, x):
+        state = self.variable("codes", "code", lambda: jax.random.normal(self.make_rng("params"), (3,)))
+        return nn.Dense(2)(x) + state.value.sum()
+
+
+def test_each_endpoint_is_an_initialisation_and_every_other_state_that_of_the_first(getkey):
+    key, x = getkey(), jnp.ones((2, 5))
+    found = init_stack(_WithState(), key, 3, x)
+    alone = [_WithState().init(k, x) for k in jax.random.split(key, 3)]
+    chex.assert_trees_all_equal(found, {"params": stack([one["params"] for one in alone]), "codes": alone[0]["codes"]})
 
 
 def test_any_module_applies_to_a_point(getkey):

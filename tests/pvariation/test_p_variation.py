@@ -159,6 +159,7 @@ def test_the_partition_attains_the_value_and_the_certificate_says_that_none_is_b
         np.testing.assert_allclose(running, recursion(np.float32(path), 2.0), rtol=3e-6)
         assert bellman_residual(path, 2.0, running) < 2e-6
         assert bellman_residual(path, 2.0, running * 1.01) > 1e-4
+        np.testing.assert_array_equal(p_variation_partition(path, 1.0)[1], np.arange(len(path)))
         assert bellman_residual(path, 2.0, running.at[70].multiply(0.9)) > 1e-4
 
 

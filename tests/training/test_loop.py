@@ -71,12 +71,13 @@ def test_it_stops_at_epochs_and_periods_and_saves_only_what_was_recorded():
     assert run.rows[8].keys() == {"epoch", "loss", "images_per_second"} and run.rows[8]["epoch"] == 1.6
 
 
-def test_the_rate_is_of_what_was_computed_and_not_of_what_was_saved(monkeypatch):
-    """On a device that is done with a dispatch when it returns, of a second a step; saving takes ten."""
+@pytest.mark.parametrize("evaluate_every", [0, 1, 4])
+def test_the_rate_is_of_what_was_computed_and_not_of_what_was_saved_or_tested(evaluate_every, monkeypatch):
+    """On a device that is done with a dispatch when it returns, of a second a step; saving and tests take ten."""
     run, now = Recorder(), [0.0]
     monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(loop, "_is_ready", lambda report: True)
-    advance, save = run.advance, run.save
+    advance, save, evaluate = run.advance, run.save, run.evaluate
 
     def slow(seconds, function, *args):
         now[0] += seconds
@@ -84,8 +85,10 @@ def test_the_rate_is_of_what_was_computed_and_not_of_what_was_saved(monkeypatch)
 
     run.advance = lambda state, step, num: slow(num, advance, state, step, num)
     run.save = lambda step, state: slow(10, save, step, state)
-    run.fit(num_steps=15)
-    assert {step: row["images_per_second"] for step, row in run.rows.items()} == dict.fromkeys((4, 5, 8, 10, 12, 15), 2)
+    run.evaluate = lambda state: slow(10, evaluate, state)
+    run.fit(num_steps=15, evaluate_every=evaluate_every)
+    rates = {step: row["images_per_second"] for step, row in run.rows.items()}
+    assert rates == dict.fromkeys(range(1, 16) if evaluate_every == 1 else (4, 5, 8, 10, 12, 15), 2)
 
 
 def test_a_resumed_run_stops_where_the_whole_one_does():

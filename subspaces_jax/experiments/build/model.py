@@ -216,7 +216,7 @@ def _output_shape(task: Task, info: DatasetInfo) -> tuple[int, ...]:
             f"data set has {info.label!r}: choose another task or config.dataset"
         )
     try:
-        return task.output_shape(info.image_shape, info.num_classes)
+        return task.output_shape(info.image_shape, info.num_classes, info.label_shape)
     except ValueError as error:
         raise ConfigError(f"config.task: {error}") from None
 

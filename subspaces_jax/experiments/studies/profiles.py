@@ -226,7 +226,7 @@ def _names(made: Experiment) -> list[str]:
 
     def of_zeros():
         labels = jnp.zeros(1, jnp.int32) if info.label == "class" else jnp.zeros((1, *info.label_shape))
-        outputs = jnp.zeros((1, *task.output_shape(info.image_shape, info.num_classes)))
+        outputs = jnp.zeros((1, *task.output_shape(info.image_shape, info.num_classes, info.label_shape)))
         wanted = made.model.targets(jnp.zeros((1, *info.image_shape)), labels)
         return task.read(task.scores(outputs, wanted, jnp.ones(1)))
 
