@@ -1,21 +1,16 @@
 """Power laws fitted to series of numbers, such as norms of gradients by step, and what is left out before."""
 
-from functools import partial
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Float64, Real
 
 from subspaces_jax.arrays import Array
 
-STEPS = 300  # at most, of a fit
+STEPS = 300  # evaluations at most, of a fit
 SHIFTS = (0.3, 3.0, 30.0, 300.0)  # that a fit of the shift starts from, beside 1
-TOLERANCE = 1e-12  # relative fall of the sum of squares at which a fit ends
-START = 1e-3  # damping of the first step
-LARGEST_DAMPING = 1e12
+TOLERANCE = 1e-14  # relative change of the sum of squares, or of the parameters, at which a fit ends
+NEAR = 1e-6  # a bound: the method stays within
 
 
 class PowerLaw(NamedTuple):
@@ -81,10 +76,10 @@ def fit_power_law(
     exponents: tuple[float, float] = (0.0, 10.0),
     shifts: tuple[float, float] | None = None,
 ) -> PowerLaw:
-    """Least squares of y = scale / (t + shift)^exponent, by the Levenberg-Marquardt method within bounds.
+    """Least squares of y = scale / (t + shift)^exponent within bounds, by `scipy.optimize.least_squares`.
 
-    Values are divided by their largest before, and the scale's logarithm is fitted, so that it may be of any size. All
-    runs are fitted in one program, in float64 whatever JAX is set to.
+    Values are divided by their largest before, and the scale's logarithm is fitted, so that it may be of any size; a
+    fit of the shift starts from several.
 
     Args:
         t: [n] or [..., n], at least 0.
@@ -107,7 +102,8 @@ def fit_power_law(
     >>> print(f"{law.scale:.2e} {law.exponent:.3f} {law.r_squared:.3f}")
     6.00e-09 0.600 1.000
 
-    Reference: More, The Levenberg-Marquardt Algorithm: Implementation and Theory, 1978.
+    Reference: Branch, Coleman and Li, A Subspace, Interior, and Conjugate Gradient Method for Large-Scale
+    Bound-Constrained Minimization Problems, 1999, for the method.
     """
     t, y, where = _checked(t, y, where, 2 + infer_shift)
     low = 0.0 if np.min(t) > 0 else 1e-3 * float(np.min(t[t > 0], initial=np.inf if np.any(t > 0) else 1.0))
@@ -121,10 +117,9 @@ def fit_power_law(
     flat = [np.broadcast_to(of, (*batch, y.shape[-1])).reshape(-1, y.shape[-1]) for of in (t, y, where)]
     lower, upper = np.array([-np.inf, exponents[0], shifts[0]]), np.array([np.inf, exponents[1], shifts[1]])
     starts = np.array((1.0, *SHIFTS)) if infer_shift else np.ones(1)
-    with jax.enable_x64(True):
-        found = jax.device_get(_fit_all(*flat, np.clip(starts, *shifts) if infer_shift else starts, lower, upper,
-                                        infer_shift))  # fmt: skip
-    return PowerLaw._make([*(np.asarray(of).reshape(batch) for of in found), len(starts)])
+    starts = np.clip(starts, *shifts) if infer_shift else starts
+    fits = [_best(t[w], y[w], starts, lower, upper, infer_shift) for t, y, w in zip(*flat)]
+    return PowerLaw._make([*(np.array(of).reshape(batch) for of in zip(*fits)), len(starts)])
 
 
 def without_period(
@@ -185,92 +180,59 @@ def _checked(t, y, where, num_parameters):
     return np.where(where, t, np.max(t, initial=1.0, where=where)), np.where(where, y, 0.0), where
 
 
-@partial(jax.jit, static_argnums=6)
-def _fit_all(t, y, where, starts, lower, upper, infer_shift):
-    return jax.vmap(lambda t, y, where: _best(t, y, where, starts, lower, upper, infer_shift))(t, y, where)
+@np.errstate(over="ignore", invalid="ignore")  # of steps too far, which the method takes back
+def _best(t, y, starts, lower, upper, infer_shift):
+    """What a `PowerLaw` has of one series [n], but for the number of starts: the best fit from all of them."""
+    from scipy.optimize import least_squares  # a quarter of a second to import
 
-
-def _best(t, y, where, starts, lower, upper, infer_shift):
-    """One series [n], from all starts."""
-    weights = where.astype(y.dtype)
-    unit = jnp.max(y)
-    y, free = y / unit, jnp.array([True, True, infer_shift])
-    middle = jnp.exp(jnp.sum(weights * jnp.log(t + 1)) / jnp.sum(weights))  # about which the scale is fitted
-    fit = lambda shift: _levenberg_marquardt(t, y, weights, middle, _start(t, y, weights, middle, shift, lower, upper),
-                                             lower, upper, free)  # fmt: skip
-    theta, cost, steps, converged = jax.vmap(fit)(starts)
-    best = jnp.argmin(jnp.where(jnp.isfinite(cost), cost, jnp.inf))
-    theta, cost = theta[best], cost[best]
-    _, jacobian = _errors(theta, t, y, weights, middle)
-    num, num_free = jnp.sum(weights), 2 + infer_shift
+    unit, free = float(np.max(y)), slice(2 + infer_shift)
+    y = y / unit
+    middle = np.exp(np.mean(np.log(t + 1)))  # about which the scale is fitted
+    fits = []
+    for shift in starts:
+        theta = lambda moved, shift=shift: (*moved, shift)[:3]
+        fits.append(
+            least_squares(
+                lambda moved: _value(theta(moved), t, middle) - y,
+                _start(t, y, middle, shift, lower, upper)[free],
+                lambda moved: _jacobian(theta(moved), t, middle)[:, free],
+                (lower[free], upper[free]),
+                x_scale="jac", ftol=TOLERANCE, xtol=TOLERANCE, gtol=None, max_nfev=STEPS,
+            )
+        )  # fmt: skip
+    best = min(fits, key=lambda fit: fit.cost)
+    at_lower = np.isclose(best.x, lower[free], rtol=NEAR, atol=NEAR)
+    at_upper = np.isclose(best.x, upper[free], rtol=NEAR, atol=NEAR)
+    at_bounds = np.where(at_lower, lower[free], np.where(at_upper, upper[free], best.x))
+    cost, (amplitude, exponent, shift) = 2 * best.cost, (*at_bounds, starts[0])[:3]
     # of the logarithm of the scale, which is that of the value at the middle and exponent times log(middle + shift)
-    log_scale = theta[0] + theta[1] * jnp.log(middle + theta[2])
-    change = jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    change = change.at[0].set(jnp.array([1.0, jnp.log(middle + theta[2]), theta[1] / (middle + theta[2])]))
-    inverse = jnp.linalg.inv(jacobian[:, :num_free].T @ jacobian[:, :num_free])
-    variance = jnp.zeros((3, 3)).at[:num_free, :num_free].set(inverse * jnp.where(num > num_free, cost, jnp.nan)
-                                                              / jnp.maximum(num - num_free, 1))  # fmt: skip
-    errors = jnp.sqrt(jnp.diagonal(change @ variance @ change.T))
-    scale = unit * jnp.exp(log_scale)
-    mean = jnp.sum(weights * y) / num
-    spread = jnp.sum(weights * (y - mean) ** 2)
-    r_squared = jnp.where(spread > 0, 1 - cost / jnp.where(spread > 0, spread, 1), jnp.nan)
-    at_bound = jnp.any(free & ((theta <= lower) | (theta >= upper)))
-    shift_error = errors[2] if infer_shift else 0.0 * scale
-    return (scale, theta[1], theta[2], scale * errors[0], errors[1], shift_error, r_squared, converged[best], at_bound,
-            num.astype(int), steps[best])  # fmt: skip
+    change = np.eye(3)[free, free]
+    change[0] = np.array([1.0, np.log(middle + shift), exponent / (middle + shift)])[free]
+    num, num_free = len(t), len(best.x)
+    variance = np.linalg.pinv(best.jac.T @ best.jac) * (cost / (num - num_free) if num > num_free else np.nan)
+    errors = np.zeros(3)
+    errors[free] = np.sqrt(np.diagonal(change @ variance @ change.T))
+    scale, spread = unit * np.exp(amplitude + exponent * np.log(middle + shift)), np.sum((y - y.mean()) ** 2)
+    return (scale, exponent, shift, scale * errors[0], *errors[1:], 1 - cost / spread if spread > 0 else np.nan,
+            best.success, bool(np.any(at_lower | at_upper)), num, best.nfev)  # fmt: skip
 
 
-def _start(t, y, weights, middle, shift, lower, upper):
+def _start(t, y, middle, shift, lower, upper):
     """A straight line through the logarithms of what is positive."""
-    weights = weights * (y > 0)
-    x = jnp.log((t + shift) / (middle + shift))
-    logs = jnp.log(jnp.where(y > 0, y, 1))
-    total = jnp.sum(weights)
-    x_mean, log_mean = jnp.sum(weights * x) / total, jnp.sum(weights * logs) / total
-    spread = jnp.sum(weights * (x - x_mean) ** 2)
-    slope = jnp.sum(weights * (x - x_mean) * (logs - log_mean)) / jnp.where(spread > 0, spread, 1)
-    exponent = jnp.clip(-slope, lower[1], upper[1])
-    return jnp.array([log_mean + exponent * x_mean, exponent, shift])
+    x, logs = np.log((t + shift) / (middle + shift))[y > 0], np.log(y[y > 0])
+    spread = np.sum((x - x.mean()) ** 2)
+    slope = np.sum((x - x.mean()) * (logs - logs.mean())) / spread if spread > 0 else 0.0
+    exponent = np.clip(-slope, lower[1], upper[1])
+    return np.array([logs.mean() + exponent * x.mean(), exponent, shift])
 
 
-def _errors(theta, t, y, weights, middle):
-    """Errors [n] and their derivatives [n, 3] by the logarithm of the value at the middle, exponent and shift."""
+def _value(theta, t, middle):
     amplitude, exponent, shift = theta
-    x = jnp.log(t + shift) - jnp.log(middle + shift)
-    value = jnp.exp(amplitude - exponent * x)
-    by_shift = -exponent * (1 / (t + shift) - 1 / (middle + shift))
-    root = jnp.sqrt(weights)
-    jacobian = (root * value)[:, None] * jnp.stack([jnp.ones_like(x), -x, by_shift], axis=1)
-    return root * (value - y), jacobian
+    return np.exp(amplitude - exponent * np.log((t + shift) / (middle + shift)))
 
 
-def _levenberg_marquardt(t, y, weights, middle, theta, lower, upper, free):
-    """(theta, sum of squares, steps, whether it converged); parameters at a bound that pull outwards stay there."""
-    cost_of = lambda theta: jnp.sum(_errors(theta, t, y, weights, middle)[0] ** 2)
-
-    def go_on(state):
-        _, _, damping, steps, done = state
-        return ~done & (steps < STEPS) & (damping < LARGEST_DAMPING)
-
-    def step(state):
-        theta, cost, damping, steps, _ = state
-        errors, jacobian = _errors(theta, t, y, weights, middle)
-        gradient = jacobian.T @ errors
-        outwards = ((theta <= lower) & (gradient > 0)) | ((theta >= upper) & (gradient < 0))
-        moves = free & ~outwards
-        curvature = jnp.where(moves[:, None] & moves[None], jacobian.T @ jacobian, 0)
-        diagonal = jnp.where(moves, damping * jnp.diagonal(curvature) + 1e-300, 1.0)
-        change = jnp.linalg.solve(curvature + jnp.diag(diagonal), -jnp.where(moves, gradient, 0))
-        new = jnp.where(moves, jnp.clip(theta + change, lower, upper), theta)
-        new_cost = cost_of(new)
-        better = new_cost < cost
-        settled = jnp.abs(cost - new_cost) <= TOLERANCE * cost
-        damping = jnp.where(better, jnp.maximum(damping / 5, 1e-12), damping * 4)
-        theta, cost = jnp.where(better, new, theta), jnp.where(better, new_cost, cost)
-        return theta, cost, damping, steps + 1, settled | (cost <= 1e-28 * jnp.sum(weights))
-
-    theta, cost, _, steps, done = lax.while_loop(
-        go_on, step, (theta, cost_of(theta), jnp.full((), START, y.dtype), 0, jnp.zeros((), bool))
-    )
-    return theta, cost, steps, done
+def _jacobian(theta, t, middle):
+    """[n, 3] by the logarithm of the value at the middle, exponent and shift."""
+    _, exponent, shift = theta
+    x, by_shift = np.log((t + shift) / (middle + shift)), -exponent * (1 / (t + shift) - 1 / (middle + shift))
+    return _value(theta, t, middle)[:, None] * np.stack([np.ones_like(x), -x, by_shift], axis=1)
