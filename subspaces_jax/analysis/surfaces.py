@@ -98,4 +98,4 @@ def levels(
         return np.linspace(low, high, num + 1)
     found = low + np.exp(np.linspace(log_alpha, log_range, num + 1))
     found[0], found[-1] = low, high
-    return found
+    return found if np.all(np.diff(found) > 0) else np.linspace(low, high, num + 1)  # the first are lost to rounding

@@ -32,7 +32,8 @@ def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | No
 
     Of another split than the run's own eval_split to results/points_train, points_validation or points_test.
 
-    A curve gets config.num_points points, equally spaced in t, each also as an ensemble with its mirror image. A
+    A curve gets config.num_points points, equally spaced in t, and its midpoint where that is not among them, each also
+    as an ensemble with its mirror image. A
     simplex gets its lattice with config.num_points to a side, and its barycentre. One network gets one point. Members
     trained together get one each, and a run that captured checkpoints one for each and one for their mean (SWA); both
     get the scores of their ensembles by size.
@@ -45,9 +46,9 @@ def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | No
     Returns:
         The facts written to results/points.json: "step", "num_steps" (of the whole training), "variant", "columns"
         (name, title, unit, factor of the scores that tables show), "scores" by name and point, "midpoint" (a row, or
-        None), with "class_accuracy" of classifications (of the midpoint, or of the first point where there is none;
-        results/points.npz has those of all, [T, C]), with "ensembles" for members and captures, with "cosine_squared"
-        and "distance" for subspaces, "seconds".
+        None), "t" of the points of a curve (or None), with "class_accuracy" of classifications (of the midpoint, or of
+        the first point where there is none; results/points.npz has those of all, [T, C]), with "ensembles" for members
+        and captures, with "cosine_squared" and "distance" for subspaces, "seconds".
 
     Raises:
         RunDirectoryError, CheckpointError, ConfigError, DataError, NonFiniteOutputError: see `errors`.
@@ -57,7 +58,7 @@ def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | No
     _check_own(made, own, step)
     which = "captures" if made.captures and step is None else "endpoints"
     networks = runs.networks(own, which, step, like=made.stack_shapes)
-    points, midpoint = _points(made, len(networks.names))
+    points, midpoint, t = _points(made, len(networks.names))
     progress = records.Progress(len(points), unit="point", label="evaluate")
     arrays = evaluation.along(
         networks.stack,
@@ -75,6 +76,7 @@ def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | No
         "variant": own.variant,
         "columns": [list(column) for column in made.task.columns],
         "midpoint": midpoint,
+        "t": t,
         "split": made.data.eval_split,
         "regularisation": _regularisation(made, networks),
         "scores": {name: values.tolist() for name, values in arrays.items() if values.ndim == 1},
@@ -147,17 +149,23 @@ def _check_own(made: Experiment, own: Run, step: int | None) -> None:
         raise ConfigError(f"{own.folder} captured checkpoints, which are evaluated together: leave step out")
 
 
-def _points(made: Experiment, num_rows: int) -> tuple[jax.Array, int | None]:
-    """Coordinates [T, K] to evaluate, and the row of the midpoint."""
+def _points(made: Experiment, num_rows: int) -> tuple[jax.Array, int | None, list[float] | None]:
+    """Coordinates [T, K] to evaluate, the row of the midpoint, and of a curve t [T], from 0 to 1."""
     if made.captures:
-        return jnp.concatenate([jnp.full((1, num_rows), 1.0 / num_rows), jnp.eye(num_rows)]), 0
+        return jnp.concatenate([jnp.full((1, num_rows), 1.0 / num_rows), jnp.eye(num_rows)]), 0, None
     if made.num_members > 1:
-        return jnp.eye(num_rows), None
+        return jnp.eye(num_rows), None, None
     points, midpoint = made.space.grid(made.num_points), made.space.midpoint
+    t = np.linspace(0.0, 1.0, len(points)).tolist() if made.is_curve else None
     row = nearest(points, midpoint)
     if np.allclose(points[row], midpoint, atol=1e-6):
-        return points, row
-    return jnp.concatenate([points, midpoint[None]]), len(points)
+        return points, row, t
+    if t is None:
+        return jnp.concatenate([points, midpoint[None]]), len(points), None
+    half = (
+        len(points) // 2
+    )  # in its place, so that each point has its mirror image at the same place from the other end
+    return jnp.insert(points, half, midpoint, axis=0), half, [*t[:half], 0.5, *t[half:]]
 
 
 def nearest(points: jax.Array, point: jax.Array) -> int:
@@ -216,7 +224,7 @@ def panel(axis: "Axes", arrays: dict[str, np.ndarray], facts: dict[str, Any]) ->
     """The first score along the path, for an overview."""
     from subspaces_jax.plots import paths
 
-    paths.draw(axis, facts["scores"], facts.get("columns", COLUMNS)[0])
+    paths.draw(axis, facts, facts.get("columns", COLUMNS)[0])
 
 
 def title(config: dict[str, Any]) -> str:

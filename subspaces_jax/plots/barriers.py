@@ -1,7 +1,7 @@
 """Figures of barriers: between every two of several networks, and between runs that were forked from one."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -20,7 +20,7 @@ def matrix(
     names: Sequence[str],
     columns: Sequence[str] | None = None,
     label: str = "barrier (nats)",
-    decimals: int = 2,
+    decimals: int | None = None,
     title: str = "",
     colours: str = "viridis_r",
     axes: tuple[str, str] = ("", ""),
@@ -28,11 +28,11 @@ def matrix(
     """A heat map with its numbers written into it.
 
     Args:
-        values: [R, C]; what is not finite is left blank, the diagonal for example.
+        values: [R, C]; what is not a number is left blank, the diagonal for example, and infinity has no colour.
         names: of the R rows.
         columns: names of the C columns; by default those of the rows.
         label: of the colour bar, with unit.
-        decimals: of the numbers.
+        decimals: of the numbers; None for two digits at least of the largest, as powers of ten where it is far from 1.
         title: above the figure.
         colours: name of a Matplotlib colour map, low values first.
         axes: labels of the columns' axis and of the rows'.
@@ -63,24 +63,38 @@ def draw_matrix(
     names: Sequence[str],
     columns: Sequence[str],
     label: str,
-    decimals: int = 2,
+    decimals: int | None = None,
     colours: str = "viridis_r",
     axes: tuple[str, str] = ("", ""),
     size: float = 8.0,
 ) -> None:
     """The panel of `matrix`; arguments as there, and `size` of the numbers, 0 for none."""
+    values = np.asarray(values, np.float64)
     shown = axis.imshow(np.ma.masked_invalid(values), cmap=mpl.colormaps[colours], interpolation="nearest")
+    written = _written(values, decimals)
     for (i, j), value in np.ndenumerate(values) if size else ():
         if np.isfinite(value):
             red, green, blue, _ = shown.cmap(shown.norm(value))
             dark = 0.299 * red + 0.587 * green + 0.114 * blue < MIDDLE_GREY
-            text = f"{round(value, decimals) + 0.0:.{decimals}f}"  # no -0.00
-            axis.text(j, i, text, ha="center", va="center", color="white" if dark else "black", fontsize=size)
+            color = "white" if dark else "black"
+            axis.text(j, i, written(value), ha="center", va="center", color=color, fontsize=size)
+        elif not np.isnan(value):
+            axis.text(j, i, r"$\infty$" if value > 0 else r"$-\infty$", ha="center", va="center", fontsize=size)
     axis.set_xticks(range(len(columns)), map(style.named, columns), rotation=45, ha="right", rotation_mode="anchor")
     axis.set_yticks(range(len(names)), map(style.named, names))
     axis.set(xlabel=axes[0], ylabel=axes[1])
     axis.grid(False)
     axis.figure.colorbar(shown, ax=axis, shrink=0.9).set_label(label)
+
+
+def _written(values: np.ndarray, decimals: int | None) -> Callable[[float], str]:
+    """How the numbers are written, see `matrix`."""
+    largest = float(np.max(np.abs(values), initial=0.0, where=np.isfinite(values)))
+    if decimals is None:
+        decimals = style.decimals(largest)
+        if decimals > 5 or largest >= 1e6:
+            return lambda value: f"{value:.1e}"
+    return lambda value: f"{round(value, decimals) + 0.0:.{decimals}f}"  # no -0.00
 
 
 def instability(
@@ -95,8 +109,8 @@ def instability(
 
     Args:
         steps: [F], increasing, at least 0; more than a decade of them is shown on a logarithmic axis with its zero.
-        barriers: {"train": values, "test": values}; each [F], or [seeds, F], of which the mean is drawn and the sample
-            standard deviation as a band.
+        barriers: {"train": values, "test": values}; each [F], or F lists of the values of as many seeds as there are of
+            a step, of which the mean is drawn and the sample standard deviation as a band.
         label: of the barrier, with unit.
         stable: a dotted line; runs whose barrier is below it count as linearly connected (2 % of error in the paper).
         xlabel: what steps count.
@@ -114,10 +128,11 @@ def instability(
     with style.panels(1, height=2.8) as (figure, (axis,)):
         looks = zip(style.COLOURS.values(), ("-", "--", "-.", ":"), "os^d")
         for (split, values), (colour, line, marker) in zip(barriers.items(), looks):
-            values = np.atleast_2d(np.asarray(values, np.float64))
-            if values.shape[1:] != steps.shape:
-                raise ValueError(f"{split!r} has barriers of shape {values.shape} at {len(steps)} steps")
-            style.band(axis, steps, values, color=colour, linestyle=line, marker=marker, label=split)
+            seeds = [np.atleast_1d(np.asarray(of_step, np.float64)) for of_step in values]
+            if len(seeds) != len(steps):
+                raise ValueError(f"{split!r} has barriers of {len(seeds)} steps, and there are {len(steps)}")
+            mean, width = (np.array([float(of(of_step)) for of_step in seeds]) for of in (np.mean, style.spread))
+            style.band_about(axis, steps, mean, width, color=colour, linestyle=line, marker=marker, label=split)
         if stable is not None:
             axis.axhline(stable, linestyle=":", color=style.COLOURS["reference"], label="stable below")
         _scale(axis, steps)

@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from subspaces_jax.plots import style
+from subspaces_jax.plots.paths import t_of
 
 Facts = dict[str, Any]
 Family = dict[str, list[Facts]]
@@ -60,10 +61,10 @@ def profiles(
     if not curves:
         return None
     with style.panels(2, height=3.3) as (figure, axes):
-        for axis, score, label in zip(axes, ("accuracy", "ece_20"), ("test accuracy (%)", "ECE (%)")):
+        for axis, score, label in zip(axes, ("accuracy", "ece_20"), (f"{_split(family)} accuracy (%)", "ECE (%)")):
             for name, (text, colour, marker) in looks(curves).items():
                 runs = curves[name]
-                t = np.linspace(0.0, 1.0, len(runs[0]["scores"][score]))
+                t = t_of(runs[0])
                 _band(
                     axis, t, [run["scores"][f"pair_{score}"] for run in runs], color=colour, marker=marker, label=text
                 )
@@ -91,7 +92,7 @@ def simplex_sizes(family: Family, standard: Sequence[Facts] = (), title: str = "
     if max(map(len, found.values())) < 2:
         return None
     with style.panels(2, height=2.9) as (figure, axes):
-        for axis, score, label in zip(axes, ("accuracy", "ece_20"), ("test accuracy (%)", "ECE (%)")):
+        for axis, score, label in zip(axes, ("accuracy", "ece_20"), (f"{_split(family)} accuracy (%)", "ECE (%)")):
             for layerwise, by_size in found.items():
                 sizes = sorted(by_size)
                 values = [[100 * at_midpoint(run, score) for run in by_size[n]] for n in sizes]
@@ -138,7 +139,10 @@ def label_noise(family: Family, best_epochs: Family | None = None, title: str = 
             ",".join(part for part in name.split(",") if not part.startswith(("noise_", "label_noise="))) or "usual"
         )
         noise = 100 * runs[0]["config"]["label_noise"]
-        method = "plain" if method == "early_stopping" else method
+        if method == "early_stopping":  # which trains as plain does
+            if name.replace(method, "plain") in family:
+                continue
+            method = "plain"
         methods.setdefault(method, {}).setdefault(noise, []).extend(at_midpoint(run, "accuracy") for run in runs)
     shown = {method: by_noise for method, by_noise in methods.items() if max(by_noise) > 0}
     if not shown:
@@ -149,7 +153,9 @@ def label_noise(family: Family, best_epochs: Family | None = None, title: str = 
             levels = sorted(by_noise)
             means, bars = zip(*((100 * np.mean(by_noise[x]), 100 * style.spread(by_noise[x])) for x in levels))
             axis.errorbar(levels, means, bars, color=colour, marker=marker or ".", label=text, capsize=2)
-        axis.set(xlabel="labels drawn anew (%)", ylabel="test accuracy (%)")
+        kinds = {run["config"].get("label_noise_kind", "anew") for runs in family.values() for run in runs}
+        axis.set(xlabel="wrong labels (%)" if kinds == {"wrong"} else "labels drawn anew (%)",
+                 ylabel=f"{_split(family)} accuracy (%)")  # fmt: skip
         return style.finished(figure, axis, title)
 
 
@@ -182,7 +188,7 @@ def dynamics(rows: dict[str, list[list[dict[str, float]]]], title: str = "") -> 
     if not shown:
         return None
     panels = (
-        ("loss", "training loss (nats)", "log"),
+        ("loss", "training loss", "log"),
         ("cosine_squared", r"$\cos^2$", "log"),
         ("distance", "distance", "linear"),
     )
@@ -196,6 +202,11 @@ def dynamics(rows: dict[str, list[list[dict[str, float]]]], title: str = "") -> 
                 _band(axis, epochs, values, scale=1.0, color=colour, label=text)
             axis.set(xlabel="epoch", ylabel=label, yscale=scale)
         return style.finished(figure, axes[0], title)
+
+
+def _split(family: Family) -> str:
+    """The split that the runs were scored on."""
+    return str(next(iter(family.values()))[0].get("split", "test"))
 
 
 def at_midpoint(facts: Facts, score: str) -> float:

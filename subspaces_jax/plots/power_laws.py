@@ -21,7 +21,7 @@ def laws(
         series: what the values are.
         title: above the figure.
     """
-    with style.panels(1, height=3.3) as (figure, (axis,)):
+    with style.panels(1, height=2.9 + 0.2 * len(names)) as (figure, (axis,)):
         for k, name in enumerate(names):
             t, values, kept = (arrays[of][k] for of in ("t", "values", "kept"))
             drawn, colour = (t > 0) & (values > 0), f"C{k}"
@@ -31,7 +31,7 @@ def laws(
         for k, fit in enumerate(fits):  # after all points, so that the legend has a column of each
             t = arrays["t"][k]
             axis.plot(t[t > 0], arrays["law"][k][t > 0], color=f"C{k}", label=formula(fit))
-        axis.set(xscale="log", yscale="log", xlabel="$t$", ylabel=series.replace("_", " "))
+        axis.set(xscale="log", yscale="log", xlabel="$t$", ylabel=style.named(series.replace("_", " ")))
         return style.finished(figure, axis, title, columns=2)
 
 
@@ -41,5 +41,8 @@ def formula(fit: dict[str, Any]) -> str:
     >>> formula({"scale": 7.1e-5, "exponent": 0.61, "shift": 1.0})
     '$7.10 \\\\times 10^{-5}\\\\,(t + 1)^{-0.61}$'
     """
+    numbers = [fit[name] for name in ("scale", "exponent", "shift")]
+    if not all(number is not None and np.isfinite(number) for number in numbers):
+        return "no law: not finite"
     digits, power = f"{fit['scale']:.2e}".split("e")
-    return rf"${digits} \times 10^{{{int(power)}}}\,(t + {fit['shift']:.3g})^{{-{fit['exponent']:.2f}}}$"
+    return rf"${digits} \times 10^{{{int(power)}}}\,(t + {fit['shift']:.3g})^{{{-fit['exponent']:.2f}}}$"

@@ -1,6 +1,7 @@
 """One look for all figures: sizes of a paper's text, colours that survive greyscale and colour blindness."""
 
 import io
+import math
 import pathlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from subspaces_jax import writing
 
@@ -95,10 +96,28 @@ def mean_and_spread(values: Any, decimals: int = 2) -> str:
     return f"{np.mean(values):.{decimals}f}" + (f" ± {spread(values):.{decimals}f}" if len(values) > 1 else "")
 
 
+def few_ticks(axis: Axes) -> None:
+    """A logarithmic axis of less than a decade with a few plain numbers; Matplotlib's labels of minor ticks overlap."""
+    low, high = sorted(axis.get_ylim())
+    if axis.get_yscale() == "log" and low > 0 and high / low < 10:
+        axis.yaxis.set_major_locator(MaxNLocator(4))
+        axis.yaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_major_formatter(ScalarFormatter())
+
+
+def decimals(largest: float, fewest: int = 2) -> int:
+    """Decimals that show two digits at least of a number that large, `fewest` at least."""
+    return max(fewest, 1 - math.floor(math.log10(abs(largest)))) if largest and math.isfinite(largest) else fewest
+
+
 def band(axis: Axes, x: Any, values: Any, **options: Any) -> None:
     """The mean of values [seeds, T] over x [T] as a line, and `spread` around it; `options` are those of the line."""
     values = np.asarray(values, np.float64)
-    mean, width = values.mean(axis=0), spread(values)
+    band_about(axis, x, values.mean(axis=0), spread(values), **options)
+
+
+def band_about(axis: Axes, x: Any, mean: Any, width: Any, **options: Any) -> None:
+    """A line through `mean` [T] and a band of `width` [T] on each side of it."""
     (line,) = axis.plot(x, mean, **options)
     axis.fill_between(x, mean - width, mean + width, color=line.get_color(), alpha=0.1, linewidth=0)
 

@@ -13,6 +13,7 @@ import numpy as np
 from subspaces_jax import writing
 from subspaces_jax.plots import style
 from subspaces_jax.plots.families import Family, at_midpoint
+from subspaces_jax.plots.paths import t_of
 
 COLUMNS = (  # title, score, point of the path (or the weights, or all members or captures), factor, decimals
     ("midpoint accuracy (%)", "accuracy", "midpoint", 100, 2),
@@ -30,7 +31,7 @@ COLUMNS = (  # title, score, point of the path (or the weights, or all members o
 
 # what LaTeX does not print as it is
 LATEX = {"^2": "$^2$", "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-LATEX |= {letter: f"\\{letter}" for letter in "&%$#_{}"}
+LATEX |= {letter: f"\\{letter}" for letter in "&%$#_{}"} | {letter: f"${letter}$" for letter in "<>|"}
 SPECIAL = re.compile("|".join(map(re.escape, LATEX)))
 HEADS = ("variant", "seeds")
 TITLES = tuple((title, decimals) for title, *_, decimals in COLUMNS)
@@ -59,11 +60,13 @@ class Table(NamedTuple):
 
 def of_family(family: Family) -> Table:
     """The table of a family: of classifications the COLUMNS, of other tasks their scores at midpoints and ends."""
-    facts = next(iter(family.values()))[0]
+    every = [facts for runs in family.values() for facts in runs]
+    facts = every[0]
     columns: tuple[tuple[str, str, str, float, int], ...] = COLUMNS
     if "accuracy" not in facts["scores"]:
+        largest = lambda name, scale: scale * max((at_midpoint(run, name) for run in every), key=abs)
         of_task = [
-            (style.label(f"{place} {title}", unit), name, place, scale, 3)
+            (style.label(f"{place} {title}", unit), name, place, scale, style.decimals(largest(name, scale), 3))
             for place in ("midpoint", "ends")
             for name, title, unit, scale in facts["columns"]
         ]
@@ -75,11 +78,12 @@ def summary(family: Family, columns: Sequence[tuple] = COLUMNS) -> list[Row]:
     """The columns of every variant; a cell is None where the variant has no such number."""
     rows = []
     for name, runs in family.items():
-        cells: list[tuple[float, float] | None] = []
+        cells: list[tuple[float, float | None] | None] = []
         for _, score, place, factor, _ in columns:
             values = [value for run in runs if (value := _at(run, score, place)) is not None]
             whole = len(values) == len(runs)
-            cells.append((factor * float(np.mean(values)), factor * float(style.spread(values))) if whole else None)
+            spread = factor * float(style.spread(values)) if len(values) > 1 else None
+            cells.append((factor * float(np.mean(values)), spread) if whole else None)
         rows.append(Row(name, len(runs), cells))
     return rows
 
@@ -142,11 +146,13 @@ def _at(facts: dict[str, Any], score: str, place: str) -> float | None:
         return facts.get(score)
     if place == "ensemble":
         return facts["ensembles"][score][-1] if "ensembles" in facts else None
-    scores, is_curve = facts["scores"].get(score), any(name.startswith("pair_") for name in facts["scores"])
+    scores = facts["scores"].get(score)
+    is_curve = facts.get("t") is not None or any(name.startswith("pair_") for name in facts["scores"])
     if scores is None or (place != "midpoint" and not is_curve):
         return None
     if place == "midpoint":
         return at_midpoint(facts, score)
     if place == "ends":
         return 0.5 * (scores[0] + scores[-1])
-    return None if (len(scores) - 1) % 5 else scores[(len(scores) - 1) // 5]
+    at_fifth = np.flatnonzero(np.isclose(t_of(facts), 0.2))
+    return scores[at_fifth[0]] if len(at_fifth) else None

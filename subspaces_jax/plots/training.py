@@ -18,9 +18,9 @@ def dynamics(rows: list[dict[str, Any]], title: str = "") -> Figure:
             "distance".
         title: above the figure.
     """
-    panels = [("loss", "training loss (nats)", "log"), ("learning_rate", "learning rate", "linear")]
+    panels = [("loss", "training loss", "log"), ("learning_rate", "learning rate", "linear")]
     if "distance" in rows[0]:
-        panels += [("cosine_squared", r"$\cos^2$ of endpoints", "log"), ("distance", "distance of endpoints", "linear")]
+        panels += [("cosine_squared", r"$\cos^2$ of endpoints", "log"), ("distance", "distance", "linear")]
     epochs, marker = [row["epoch"] for row in rows], "." if len(rows) < FEW else ""
     with style.panels(len(panels), height=2.0) as (figure, axes):
         for axis, (name, label, scale) in zip(axes, panels):
@@ -29,6 +29,7 @@ def dynamics(rows: list[dict[str, Any]], title: str = "") -> Figure:
             if min(finite, default=0.0) <= 0.0:  # a logarithmic axis leaves these out
                 scale = "linear"
             axis.set(xlabel="epoch", ylabel=label, yscale=scale)
+            style.few_ticks(axis)
             if not finite:
                 axis.text(0.5, 0.5, "not finite", ha="center", va="center", transform=axis.transAxes)
         return style.titled(figure, title)

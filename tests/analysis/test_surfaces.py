@@ -68,7 +68,9 @@ def test_what_is_not_finite_does_not_count():
     np.testing.assert_array_equal(surfaces.levels(broken), surfaces.levels(values))
 
 
-@pytest.mark.parametrize("values", [[0.5, 0.502], [0.7] * 4, [0.0] * 3, [1e-9, 3e-9], [0.0, 1e-8], [-1e6] * 2])
+@pytest.mark.parametrize(
+    "values", [[0.5, 0.502], [0.7] * 4, [0.0] * 3, [1e-9, 3e-9], [0.0, 1e-8], [-1e6] * 2, [1e30, 9e30]]
+)
 @pytest.mark.parametrize("log_alpha", [-5.0, -1.0])
 def test_levels_increase_whatever_the_range(values, log_alpha):
     found = surfaces.levels(np.array(values), log_alpha=log_alpha)

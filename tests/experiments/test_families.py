@@ -446,6 +446,15 @@ def test_figures_show_what_results_hold():
     }
     noise = families.label_noise(family, best)
     assert [text.get_text() for text in noise.legends[0].texts] == [families.BEST_EPOCH, "line"]
+    run_of = lambda accuracy: {"scores": {"accuracy": [accuracy]}, "midpoint": None, "config": {"label_noise": 0.4}}
+    noisy = {f"{name},noise_40": [run_of(0.6), run_of(0.7)] for name in ("plain", "early_stopping")}
+    for twice in (noisy, {"early_stopping,noise_40": noisy["early_stopping,noise_40"]}):  # which train alike
+        (axis,) = families.label_noise(twice).axes
+        (bar,) = axis.containers[0][2][0].get_segments()
+        np.testing.assert_allclose(bar[1, 1] - bar[0, 1], 2 * 100 * np.std([0.6, 0.7], ddof=1))
+    wrong = run_of(0.6) | {"split": "validation", "config": {"label_noise": 0.4, "label_noise_kind": "wrong"}}
+    (axis,) = families.label_noise({"line,noise_40": [wrong]}).axes
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("wrong labels (%)", "validation accuracy (%)")
     more = [text.get_text() for text in families.label_noise(other).legends[0].texts]
     assert more == ["line", "line, beta=0.0"], "another config is another method"
     assert (

@@ -14,6 +14,7 @@ from test_runs import rows
 from subspaces_jax import checkpoints, geometry, records
 from subspaces_jax.errors import CheckpointError, ConfigError, RunDirectoryError
 from subspaces_jax.experiments import analyze, build, evaluate, fields, plot, runs, schema, train
+from subspaces_jax.plots import tables
 
 STORED = pathlib.Path(__file__).parent / "stored_run"  # of the first version: a line of mlp_8 on digits, two epochs
 
@@ -85,6 +86,21 @@ def trained(tmp_path_factory):
     train.run(load("fashion_mnist", "ensemble,tiny", num_members=2, **tiny), folder / "members")
     train.run(load("fashion_mnist", "swa_constant,tiny", **tiny | {"num_epochs": 4, "num_cycles": 3}), folder / "swa")
     return folder
+
+
+def test_a_midpoint_that_is_not_among_the_points_of_a_line_has_its_place_among_them(trained, tmp_path):
+    """Of an even number: ends stay ends, mirror images pair, and the figure and the table know where points lie."""
+    shutil.copytree(trained / "line", tmp_path / "line")
+    odd = evaluate.run({"num_points": 7}, tmp_path / "line")
+    even = evaluate.run({"num_points": 4}, tmp_path / "line")
+    assert even["t"] == pytest.approx([0, 1 / 3, 0.5, 2 / 3, 1]) and even["midpoint"] == 2
+    for name in ("nll", "pair_nll", "pair_disagreement"):
+        np.testing.assert_allclose(even["scores"][name], np.array(odd["scores"][name])[[0, 2, 3, 4, 6]], rtol=1e-5)
+    (figure,) = evaluate.figures({}, even).values()
+    np.testing.assert_allclose(figure.axes[0].lines[0].get_xdata(), even["t"])
+    six = evaluate.run({"num_points": 6}, tmp_path / "line")
+    (row,) = tables.of_family({"line": [six]}).rows
+    assert row.cells[3] == (pytest.approx(100 * six["scores"]["pair_accuracy"][1]), None)
 
 
 @pytest.mark.parametrize(

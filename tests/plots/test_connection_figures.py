@@ -90,7 +90,7 @@ def test_a_matrix_shows_names_and_numbers():
 def test_instability_by_step_of_the_fork():
     steps, rng = [0, 10, 100, 1000, 5000], np.random.default_rng(0)
     values = {"train": rng.uniform(size=(3, T)), "test": rng.uniform(size=T)}
-    figure = barriers.instability(steps, values, stable=2.0)
+    figure = barriers.instability(steps, values | {"train": values["train"].T}, stable=2.0)
     (axis,) = figure.axes
     shown = lines(axis)
     np.testing.assert_allclose(shown["train"].get_xydata(), np.stack([steps, values["train"].mean(0)], -1))
@@ -110,8 +110,28 @@ def test_steps_that_do_not_fit_are_refused():
     for steps in ([0, 0], [2, 1], [-1, 3], []):
         with pytest.raises(ValueError, match="increasing steps of at least 0"):
             barriers.instability(steps, {"test": np.ones(2)})
-    with pytest.raises(ValueError, match=r"'test' has barriers of shape \(1, 3\) at 2 steps"):
+    with pytest.raises(ValueError, match="'test' has barriers of 3 steps, and there are 2"):
         barriers.instability([0, 1], {"test": np.ones(3)})
+
+
+def test_every_seed_of_a_fork_counts_however_many_others_have():
+    (axis,) = barriers.instability([0, 10], {"test": [[10.0, 30.0], [1.0]]}).axes
+    np.testing.assert_allclose(lines(axis)["test"].get_ydata(), [20.0, 1.0])
+    heights = axis.collections[0].get_paths()[0].vertices[:, 1]
+    np.testing.assert_allclose([heights.min(), heights.max()], [1.0, 20.0 + 200.0**0.5])
+
+
+@pytest.mark.parametrize(
+    "values, written",
+    [
+        ([[0.0, 0.0031], [0.00042, 0.0]], {"0.0000", "0.0031", "0.0004"}),
+        ([[12.346, 1.0], [0.0, -0.001]], {"12.35", "1.00", "0.00"}),
+        ([[1e30, 2e-9], [0.0, 1.0]], {"1.0e+30", "2.0e-09", "0.0e+00", "1.0e+00"}),
+        ([[np.nan, np.inf], [-np.inf, 2.0]], {r"$\infty$", r"$-\infty$", "2.00"}),
+    ],
+)
+def test_numbers_in_cells_can_be_read_and_infinity_is_no_blank(values, written):
+    assert {text.get_text() for text in barriers.matrix(values, ["a", "b"]).axes[0].texts} == written
 
 
 def test_a_figure_is_saved_whole_and_leaves_nothing_beside(tmp_path):

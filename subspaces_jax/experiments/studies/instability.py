@@ -63,13 +63,11 @@ def table(facts: dict[str, Any]) -> str:
 
 
 def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, Figure]:
-    """Barriers against the step of the fork, mean and spread over its seeds where all steps have as many."""
+    """Barriers against the step of the fork, mean and spread over the seeds of each step."""
     drawn, steps = {}, np.unique(facts["steps"])
     of_step = [np.flatnonzero(np.asarray(facts["steps"]) == step) for step in steps]
-    least = min(map(len, of_step))
-    rows = np.array([of[:least] for of in of_step]).T  # [seeds, F]
     for name, title, unit, scale in facts["columns"]:
-        found = {split: scale * np.asarray(facts["barriers"][f"{prefix}_{name}"])[rows]
+        found = {split: [scale * np.asarray(facts["barriers"][f"{prefix}_{name}"])[rows] for rows in of_step]
                  for prefix, split in reversed(profiles.PREFIXES.items())
                  if f"{prefix}_{name}" in facts["barriers"]}  # fmt: skip
         drawn[f"instability_{name}"] = plots.instability(

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from subspaces_jax import geometry
 from subspaces_jax.analysis import surfaces
-from subspaces_jax.errors import ConfigError
+from subspaces_jax.errors import ConfigError, RunDirectoryError
 from subspaces_jax.experiments import choices, runs
 from subspaces_jax.experiments.build import Experiment
 from subspaces_jax.experiments.runs import Networks, Run
@@ -121,12 +121,14 @@ def _surfaces(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> list[plot
     wanted = ("tr_loss", "te_err") if "err" in columns else (f"tr_{first}", f"te_{first}")
     panels = []
     for key in wanted:
-        if key in arrays:
+        if key in arrays and np.isfinite(arrays[key]).any():
             title, unit, scale = columns[key[3:]]
             split = profiles.PREFIXES[key[:2]]
             text = f"{split} {title} ({unit})" if unit else f"{split} {title}"
             vmax, log_alpha = _scales(key, scale * arrays[key]) if "err" in columns else (None, -5.0)
             panels.append(plots.Surface(scale * arrays[key], text, vmax, log_alpha))
+    if not panels:
+        raise RunDirectoryError("no point of the plane has a finite score: there is nothing to draw")
     return panels
 
 
@@ -143,7 +145,8 @@ def _marks(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, An
 def _scales(key: str, values: np.ndarray) -> tuple[float | None, float]:
     """Of the paper where they leave something to see."""
     vmax, log_alpha = SCALES[key]
-    return (vmax, log_alpha) if np.nanmin(values) < 0.9 * vmax else (None, log_alpha)
+    lowest = np.min(values, initial=np.inf, where=np.isfinite(values))
+    return (vmax, log_alpha) if lowest < 0.9 * vmax else (None, log_alpha)
 
 
 def _through(settings: Any, opened: list[Run]) -> tuple[Networks, Chosen]:
