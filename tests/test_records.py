@@ -470,6 +470,12 @@ def test_the_first_line_of_an_error():
     assert len(first_line(ValueError("x" * 1000))) == 120
 
 
+def test_arrays_of_objects_are_refused_when_they_are_written(tmp_path):
+    with pytest.raises(TypeError, match="results/study: names is an array of objects"):
+        records.save_results(tmp_path, "study", {"names": np.array(["a", None])}, {})
+    assert not (tmp_path / "results").exists()
+
+
 def test_facts_keep_their_order(tmp_path):
     """Layers come in the order of the network, which is not that of the alphabet."""
     records.save_results(tmp_path, "x", {}, {"parts": {"Dense_2": 1, "Dense_10": 2, "Conv_0": 3}, "a": 0})

@@ -5,7 +5,7 @@ Pure functions of parameter trees and axis tables, see `networks.axes`: no run d
 
 from subspaces_jax.connecting.activations import match_activations
 from subspaces_jax.connecting.adjustment import Adjusted, Grams, adjust_weights, grams, solve
-from subspaces_jax.connecting.connectors import CONNECTORS, connect
+from subspaces_jax.connecting.connectors import CONNECTORS, connect, needs_table
 from subspaces_jax.connecting.couplings import Flow
 from subspaces_jax.connecting.features import Features, layer_inputs
 from subspaces_jax.connecting.flows import Criterion, fit_bijection, fit_flow
@@ -53,6 +53,7 @@ __all__ = [
     "match_activations",
     "match_networks",
     "match_universe",
+    "needs_table",
     "operations",
     "permute",
     "permute_batch_stats",

@@ -71,6 +71,12 @@ def connect(method: str, params_a: PyTree, params_b: PyTree, table: AxisTable | 
     if method not in CONNECTORS:
         raise ValueError(f"there is no connector {method!r}: {did_you_mean(method, CONNECTORS)}")
     connector = CONNECTORS[method]
-    if table is None and getattr(connector, "func", connector) not in (direct, simultaneous):
+    if table is None and needs_table(method):
         raise ValueError(f"{method} needs the axis table of the networks: pass module.unit_axes()")
     return connector(params_a, params_b, table, **options)
+
+
+def needs_table(method: str) -> bool:
+    """Whether a connector looks at layers, not at weights alone."""
+    connector = CONNECTORS[method]
+    return getattr(connector, "func", connector) not in (direct, simultaneous)

@@ -108,6 +108,8 @@ def _build(builder_class: Any, root: pathlib.Path, options: dict[str, Any]) -> A
     try:
         return builder_class(data_dir=str(root), file_format="array_record", **options)
     except Exception as error:  # whatever TFDS makes of damaged metadata, or of another format
+        if not where.exists():
+            raise  # of the builder's own code
         raise DataError(f"{where} is damaged ({first_line(error)}): delete that folder, it is prepared again") from None
 
 

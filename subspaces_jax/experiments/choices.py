@@ -151,7 +151,10 @@ def _made(field, call, table, given, usual) -> Any:
     try:
         return constructor(**(extra | bound))
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"config.{field} {_text(call)!r}: {' '.join(str(error).split())}") from None
+        within = error.__traceback__ is not None and error.__traceback__.tb_next is not None
+        if isinstance(error, TypeError) and within:
+            raise  # of the constructor's own code: what it was called with is no reason
+        raise ConfigError(f"config.{field} {_text(call)!r}: {' '.join(str(error).split())}") from error
 
 
 def _constructor(field: str, call: Call, table: Table) -> Callable[..., Any]:

@@ -10,6 +10,7 @@ at the joints of the pieces are the run's checkpoint, the knots of a chain: any 
 
 import pathlib
 import time
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,7 +21,7 @@ from matplotlib.figure import Figure
 from subspaces_jax import checkpoints, geometry, records
 from subspaces_jax.analysis import paths
 from subspaces_jax.checkpoints import Resumable
-from subspaces_jax.connecting import CONNECTORS, Path, Sampled
+from subspaces_jax.connecting import CONNECTORS, Path, Sampled, needs_table
 from subspaces_jax.errors import ConfigError, RunDirectoryError
 from subspaces_jax.experiments import build, choices, runs, schema
 from subspaces_jax.experiments.build import Experiment
@@ -28,6 +29,7 @@ from subspaces_jax.experiments.fields import ONE_NETWORK
 from subspaces_jax.experiments.runs import Networks, Run
 from subspaces_jax.experiments.schema import Config, Field, at_least
 from subspaces_jax.experiments.studies import members, network_parts, profiles
+from subspaces_jax.networks import axes
 from subspaces_jax.plots import curves
 
 RESULTS = "path"
@@ -96,17 +98,15 @@ def run(config: Config, workdir: str | pathlib.Path) -> dict[str, Any]:
 
 def connected(settings: Any, made: Experiment, networks: Networks) -> Path:
     """The path between two networks of one experiment; more are what a flow or a bijection is fitted to, too."""
-    takes_others = choices.takes("connector", settings.connector, CONNECTORS, "others")
-    if (num := len(networks.names)) < 2 or num > 2 and not takes_others:
+    takes = partial(choices.takes, "connector", settings.connector, CONNECTORS)
+    if (num := len(networks.names)) < 2 or num > 2 and not takes("others"):
         raise ConfigError(f"config.runs and config.members give {num} networks, a path connects two")
     a, b, *others = geometry.unstack(networks.stack)
-    of_data = (
-        network_parts.axis_table(made),
-        network_parts.features_of(settings, made),
-        others,
-        network_parts.criterion_of(made),
-    )
-    given = dict(zip(GIVEN, (a, b, *of_data)))
+    looks_at_layers = needs_table(choices.parse(settings.connector)[0].name)
+    table = network_parts.axis_table(made) if looks_at_layers else axes.table_of(made.model.network)
+    given = {"params_a": a, "params_b": b, "table": table, "others": others}
+    given |= {"features": network_parts.features_of(settings, made)} if takes("features") else {}
+    given |= {"criterion": network_parts.criterion_of(made)} if takes("criterion") else {}
     return choices.make("connector", settings.connector, CONNECTORS, given)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.core import meta
 from jaxtyping import PRNGKeyArray
 
 from subspaces_jax import trees
@@ -107,12 +108,13 @@ def init_stack(module: Any, key: PRNGKeyArray, num_endpoints: int, *inputs: Any,
         *inputs, **keywords: what `module.init` takes after the key.
 
     Returns:
-        The module's variables with "params" stacked, leaves [K, ...]; every other collection ("batch_stats") is that
-        of the first initialisation, not stacked, because it belongs to a point and not to an endpoint.
+        The module's variables, out of the boxes of `nn.with_partitioning`, "params" stacked, leaves [K, ...]; every
+        other collection ("batch_stats") is that of the first initialisation, not stacked, because it belongs to a point
+        and not to an endpoint.
     """
     if num_endpoints < 1:
         raise ValueError(f"a stack has at least 1 endpoint, got num_endpoints = {num_endpoints}")
     keys = jax.random.split(key, num_endpoints)
-    stacked = jax.vmap(lambda k: module.init(k, *inputs, **keywords))(keys)
+    stacked = jax.vmap(lambda k: meta.unbox(module.init(k, *inputs, **keywords)))(keys)
     first = {name: jax.tree.map(lambda leaf: leaf[0], tree) for name, tree in stacked.items() if name != "params"}
     return first | {"params": stacked["params"]}

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.core import meta
 from flax.errors import InvalidRngError
 
 from subspaces_jax import trees
@@ -137,7 +138,7 @@ def _traced(
     key = jax.eval_shape(lambda: jax.random.key(0))
     one = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)  # stacks are initialised with one example
     batch = jax.ShapeDtypeStruct((BATCH, *input_shape), dtype)
-    variables = run("initialisation", lambda key, x: dict(module.init(key, x, **test)), key, one)
+    variables = run("initialisation", lambda key, x: dict(meta.unbox(module.init(key, x, **test))), key, one)
     _check_parameters(name, variables.get("params", {}))
     kept = {
         collection: variables.pop(collection) for collection in ("params", "batch_stats") if collection in variables
@@ -190,6 +191,14 @@ def _check_parameters(name: str, params: PyTree) -> None:
     leaves = trees.leaf_names(params)
     if not leaves or not any(math.prod(leaf.shape) for leaf in leaves.values()):
         raise ValueError(f"{name!r} has no parameters: there is nothing to train")
+    for path, _ in jax.tree.leaves_with_path(params):
+        if strange := [key.key for key in path if not isinstance(getattr(key, "key", ""), str)]:
+            raise ValueError(
+                f"{name!r} has parameters under the key {strange[0]!r}, which comes back from a checkpoint as text: "
+                "hold its parts in attributes or an nnx.Dict, not in a list"
+            )
+    if empty := [leaf for leaf, value in leaves.items() if not math.prod(value.shape)]:
+        raise ValueError(f"{name!r} has the parameter {empty[0]} without a number, which cannot be saved: leave it out")
     _check_floats(name, "parameter", leaves)
 
 

@@ -31,7 +31,14 @@ MAKERS = {  # of each kind of folder, the command that makes its results, and wh
 
 
 def save_results(workdir: str | os.PathLike, name: str, arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> None:
-    """Writes results/<name>.npz (arrays) and results/<name>.json (facts, in their order), each whole or not at all."""
+    """Writes results/<name>.npz (arrays) and results/<name>.json (facts, in their order), each whole or not at all.
+
+    Raises:
+        TypeError: an array of objects, which could not be read again.
+    """
+    for key, values in arrays.items():
+        if np.asarray(values).dtype.hasobject:
+            raise TypeError(f"results/{name}: {key} is an array of objects, numbers are expected")
     folder = resolve(workdir) / RESULTS
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / f"{name}.npz", folder / f".{name}.{os.getpid()}.npz") as file:

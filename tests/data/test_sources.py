@@ -151,6 +151,20 @@ def test_data_dir_is_that_of_tfds_by_default(digits_dir, monkeypatch):
     assert os.path.expanduser(prepared._default_data_dir()) == tfds.core.constants.get_default_data_dir()
 
 
+def test_a_mistake_in_a_builder_is_no_damage_of_what_it_never_wrote(tmp_path):
+    class Wrong:
+        name = "wrong"
+
+        def __init__(self, **options):
+            raise RuntimeError("of the builder")
+
+    with pytest.raises(RuntimeError, match="of the builder"):
+        prepared._build(Wrong, tmp_path, {})
+    (tmp_path / "wrong").mkdir()
+    with pytest.raises(DataError, match=r"wrong is damaged \(of the builder\): delete that folder"):
+        prepared._build(Wrong, tmp_path, {})
+
+
 @pytest.mark.parametrize("name", recipes.made_from("idx_dir"))
 def test_idx_folders_are_prepared_once_and_read_without_them(name, tmp_path):
     written = write_idx(tmp_path / "files", compress=True)

@@ -263,3 +263,36 @@ class Small(nn.Module):
         x = nn.relu(x).reshape(x.shape[0], -1)
         self.sow("intermediates", "features", x)
         return nn.Dense(self.num_classes, dtype=self.dtype)(nn.Dropout(self.dropout, deterministic=not train)(x))
+
+
+class Partitioned(nn.Module):
+    """Its weights come in boxes that say over which mesh axes they lie."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x):
+        init = nn.with_partitioning(nn.initializers.lecun_normal(), ("in", "out"))
+        return nn.Dense(self.num_classes, kernel_init=init)(x.reshape(x.shape[0], -1))
+
+
+class Empty(nn.Module):
+    """One of its parameters holds nothing."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x):
+        self.param("nothing", nn.initializers.zeros, (0, 3))
+        return nn.Dense(self.num_classes)(x.reshape(x.shape[0], -1))
+
+
+class Numbered(nn.Module):
+    """Its parameters lie under whole numbers, as those of an `nnx.List` do."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x):
+        weights = self.param("parts", lambda key: {0: jax.random.normal(key, (x[0].size, self.num_classes))})
+        return x.reshape(x.shape[0], -1) @ weights[0]

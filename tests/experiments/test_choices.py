@@ -125,5 +125,14 @@ def test_what_a_constructor_refuses_is_named():
     def picky(size=1):
         raise ValueError(f"size {size}\nis odd")
 
-    with pytest.raises(ConfigError, match=r"config.x 'picky\(size=3\)': size 3 is odd"):
+    with pytest.raises(ConfigError, match=r"config.x 'picky\(size=3\)': size 3 is odd") as caught:
         choices.make("x", "picky(size=3)", {"picky": picky})
+    assert isinstance(caught.value.__cause__, ValueError), "whose traceback says where"
+
+
+def test_a_mistake_within_a_constructor_is_no_fault_of_the_config():
+    with pytest.raises(TypeError, match="unsupported operand") as caught:
+        choices.make("x", "wrong", {"wrong": lambda size=1: size + "a"})
+    assert not isinstance(caught.value, ConfigError)
+    with pytest.raises(ConfigError, match="config.x 'wrong': .*missing 1 required positional argument: 'size'"):
+        choices.make("x", "wrong", {"wrong": lambda size: size})

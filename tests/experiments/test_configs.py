@@ -266,6 +266,11 @@ def test_variants_go_together_and_unknown_ones_are_named():
         ({"network": "vision_transformer_2_32_3_5"}, "fails in .*5 heads do not divide"),
         ({"network": "outside_module:Noisy"}, "outside_module:Noisy' .*noise"),
         ({"network": "outside_module:Constant"}, "outside_module:Constant' .*constants"),
+        ({"network": "outside_module:Empty"}, "outside_module:Empty' has the parameter nothing without a number"),
+        (
+            {"network": "outside_module:Numbered"},
+            "outside_module:Numbered' has parameters under the key 0, which comes",
+        ),
         ({"schedule": "swa_cyclic", "swa_start": 0.5, "warmup_epochs": 1}, "raise swa_start"),
         ({"subspace": "none", "beta": 0.0, "capture": True, "swa_start": 0.3}, "swa_start 0.3 of 2 epochs is before"),
         ({"keep_steps": "1,x"}, "config.keep_steps is '1,x': it takes str, steps, from 0 on"),
@@ -340,6 +345,9 @@ def test_any_flax_module_trains_as_a_line_with_no_change(tmp_path):
     assert np.isfinite(scores["pair_nll"]).all() and "pair_feature_cosine" not in scores
     last = train.run(config | {"network": "outside_module:NoKernels", "dtype": "bfloat16"}, tmp_path / "no_kernels")
     assert np.isfinite(last["loss"]) and 0 <= last["cosine_squared"] <= 1
+    last = train.run(config | {"network": "outside_module:Partitioned"}, tmp_path / "boxed")
+    assert np.isfinite(last["loss"]) and checkpoints.restore(tmp_path / "boxed").params["Dense_0"]["kernel"].ndim == 3
+    assert np.isfinite(evaluate.run(None, tmp_path / "boxed")["scores"]["nll"]).all()
     diverse = config | {"feature_diversity": 1.0, "num_samples": 2}
     with pytest.raises(ConfigError, match="outside_module:OutsideNet sows none"):
         train.run(diverse, tmp_path / "diverse")

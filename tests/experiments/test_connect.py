@@ -74,6 +74,17 @@ def test_a_network_with_itself_is_constant_and_a_permuted_copy_is_recovered(trai
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(path.params(0.5)), jax.device_get(a))
 
 
+@pytest.mark.parametrize("connector", ["linear", "simultaneous"])
+def test_networks_whose_layers_are_not_known_are_connected_by_what_looks_at_weights_alone(connector, tmp_path):
+    fields = PLAIN | {"network": "outside_module:OutsideNet", "num_epochs": 1, "num_train_examples": 200}
+    for seed, name in enumerate("ab"):
+        train.run(load("line_digits", **fields, seed=seed), tmp_path / name)
+    arrays, facts = connected(tmp_path, "ab", tmp_path / "path", connector, num_points=3)
+    assert np.isfinite(arrays["te_loss"]).all() and facts["num_pieces"] == 1
+    with pytest.raises(ConfigError, match="a network from elsewhere needs a method `unit_axes`"):
+        connected(tmp_path, "ab", tmp_path / "ot", "ot", num_points=3)
+
+
 def test_weight_adjusted_paths_and_all_connectors_together(trained, tmp_path):
     folders = []
     for connector in ("linear", "arc", "ot_wa(interpolation=arc)"):

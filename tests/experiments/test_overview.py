@@ -1,12 +1,14 @@
 """Several kinds of results in one figure, from folders that hold nothing but these results."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from subspaces_jax import records
 from subspaces_jax.errors import ConfigError, RunDirectoryError
 from subspaces_jax.experiments import analyze, plot
-from subspaces_jax.experiments.studies import overview
+from subspaces_jax.experiments.studies import STUDIES, overview
 from subspaces_jax.plots import overview as plots
 
 DROPS = np.array([[[0.2, 0.1], [0.8, 0.7]], [[0.4, 0.1], [0.8, 0.9]]])  # of 2 networks
@@ -80,6 +82,18 @@ def test_the_figure_is_drawn_from_its_own_results(folders, tmp_path):
     (tmp_path / "one/config.json").write_text((tmp_path / "one/config.json").read_text().replace(folders[1], "gone"))
     written = plot.run(None, tmp_path / "one")["figures"]
     assert [path.rpartition("/")[2] for path in written] == ["overview.pdf", "overview.png"]
+
+
+def test_a_new_study_is_shown_by_its_own_panel(tmp_path, monkeypatch):
+    panel = lambda axis, arrays, facts: axis.plot(arrays["x"], label=facts["name"])
+    monkeypatch.setitem(STUDIES, "mine", SimpleNamespace(panel=panel))
+    (tmp_path / "mine").mkdir()
+    records.write_header(tmp_path / "mine", "study", {"analysis": "mine"})
+    records.save_results(tmp_path / "mine", "mine", {"x": np.arange(3.0)}, {"name": "own"})
+    folder = str(tmp_path / "mine")
+    arrays, facts = overview.run(SimpleNamespace(runs=folder, titles=""))
+    (axis,) = overview.figures(arrays, facts)["overview"].axes
+    np.testing.assert_array_equal(axis.lines[0].get_ydata(), [0, 1, 2])
 
 
 def test_what_cannot_be_shown_is_refused(folders, tmp_path):

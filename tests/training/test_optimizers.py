@@ -162,6 +162,7 @@ def test_the_learning_rate_is_read_from_the_state(names):
         (optimizers.sgd(rate), 0.1 / 3),
         (optimizers.adam(rate), 0.1 / 3),
         (optax.chain(optax.add_decayed_weights(0.1), held), 0.7),
+        (optax.multi_transform({"all": optax.adam(rate)}, jax.tree.map(lambda _: "all", params)), 0.1 / 3),
     ):
         state = optimizer.init(params)
         for _ in range(3):

@@ -91,7 +91,7 @@ def still_endpoints(frozen: tuple[int, ...], beta: float, optimizer: str) -> tup
 
 def takes_flat_leaves(optimizer: str) -> bool:
     """Whether an optimizer does to each number what it does whatever the shape of its leaf."""
-    return choices.parse(optimizer)[0].name not in optimizers.OF_SHAPES
+    return choices.parse(optimizer)[0].name in optimizers.ELEMENTWISE
 
 
 def thin_parts(batch_size: int, num_samples: int, device_mesh: Mesh) -> str | None:

@@ -1,7 +1,7 @@
 """Several kinds of results in one figure: what a group shows first, drawn from results that are there.
 
-Takes folders of evaluated lines, and of the studies in PANELS; results/overview.npz has their arrays, those of the
-i-th folder as "<i>/<name>", and results/overview.json their facts, so that the figure can be drawn without them.
+Takes folders of evaluated lines, and of the studies that have a `panel`; results/overview.npz has their arrays, those
+of the i-th folder as "<i>/<name>", and results/overview.json their facts, so that the figure can be drawn without them.
 """
 
 from collections.abc import Callable
@@ -16,21 +16,13 @@ from subspaces_jax import records
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import choices, evaluate
 from subspaces_jax.experiments.schema import Field, anything
-from subspaces_jax.experiments.studies import connections, orientation, plane, regularity, reinit
 from subspaces_jax.plots import overview as plots
 
 FIELDS: dict[str, Field] = {
     "runs": Field("", anything, "folders of evaluated lines and of studies, a panel each, between commas"),
     "titles": Field("", anything, "of the panels, between bars: 'a line|a curve'; else the studies' names"),
 }
-PANELS: dict[str, Callable[[Axes, dict[str, np.ndarray], dict[str, Any]], None]] = {
-    evaluate.RESULTS: evaluate.panel,
-    "plane": plane.panel,
-    "connections": connections.panel,
-    "regularity": regularity.panel,
-    "orientation": orientation.panel,
-    "reinit": reinit.panel,
-}
+Panel = Callable[[Axes, dict[str, np.ndarray], dict[str, Any]], None]
 
 
 def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -71,15 +63,22 @@ def figures(arrays: dict[str, np.ndarray], facts: dict[str, Any]) -> dict[str, F
 
 
 def _drawn(part: dict[str, Any], arrays: dict[str, np.ndarray], axis: Axes) -> None:
-    PANELS[part["kind"]](axis, arrays, part["facts"])
+    _panels()[part["kind"]](axis, arrays, part["facts"])
+
+
+def _panels() -> dict[str, Panel]:
+    from subspaces_jax.experiments.studies import STUDIES  # of which this is one
+
+    of_studies = {name: study.panel for name, study in STUDIES.items() if hasattr(study, "panel")}
+    return {evaluate.RESULTS: evaluate.panel} | of_studies
 
 
 def _kind(folder: str) -> str:
     """Of a folder the name of its results."""
     header = records.read_header(folder)
     kind = evaluate.RESULTS if header.kind == "train" else str(header.config.get("analysis", header.kind))
-    if kind not in PANELS:
-        raise ConfigError(f"{folder} holds results of {kind!r}, an overview draws {', '.join(PANELS)}")
+    if kind not in (panels := _panels()):
+        raise ConfigError(f"{folder} holds results of {kind!r}, an overview draws {', '.join(panels)}")
     return kind
 
 
