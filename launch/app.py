@@ -19,6 +19,7 @@ import errno
 import faulthandler
 import io
 import logging
+import pathlib
 import re
 import select
 import threading
@@ -55,6 +56,7 @@ def main(
     needs_config: bool = True,
     needs_workdir: bool = True,
     goes_on: bool = False,
+    of_run: bool = False,
 ) -> None:
     """Parses flags, calls run(config, workdir), ends the process.
 
@@ -65,6 +67,8 @@ def main(
         run: takes the resolved config as a plain dict (None without --config) and the run directory.
         needs_config, needs_workdir: whether --config and --workdir must be given.
         goes_on: whether the command, given again after an interrupt, goes on from a checkpoint.
+        of_run: whether fields, as --config.seed=1, are changed in the config of the run in --workdir where no --config
+            is given.
     """
 
     def call(argv: Sequence[str], interrupts: "_Interrupts") -> None:
@@ -81,7 +85,8 @@ def main(
         run(_CONFIG.value and to_dict(_CONFIG.value), workdir)
         parallel.finish()
 
-    program(call, _parse, GOES_ON if goes_on else BEGINS_ANEW)
+    parse = (lambda argv: _parse(_with_config_of_run(argv))) if of_run else _parse
+    program(call, parse, GOES_ON if goes_on else BEGINS_ANEW)
 
 
 def program(
@@ -158,6 +163,20 @@ def _missing_platform(platforms: str) -> str | None:
     return None
 
 
+def _with_config_of_run(argv: Sequence[str]) -> list[str]:
+    """The arguments, and where only fields of a config are among them the config of the run in --workdir first."""
+    argv = list(argv)
+    fields_alone = any(re.match(r"--?config\.", part) for part in argv)
+    fields_alone &= not any(re.fullmatch(r"--?config(=.*)?", part) for part in argv)
+    named = [re.fullmatch(r"--?workdir(?:=(.*))?", part) for part in argv]
+    places = [i for i, found in enumerate(named) if found]
+    if not fields_alone or not places:
+        return argv
+    found = named[places[-1]]
+    workdir = found[1] if found and found[1] is not None else next(iter(argv[places[-1] + 1 :]), "")
+    return [argv[0], f"--config={pathlib.Path(__file__).with_name('of_run.py')}:{workdir}", *argv[1:]]
+
+
 def _parse(argv: Sequence[str]) -> Sequence[str]:
     """Absl's parser, with one line instead of a traceback where a config file or field is wrong."""
     try:
@@ -169,7 +188,8 @@ def _parse(argv: Sequence[str]) -> Sequence[str]:
     except (AttributeError, KeyError) as error:
         _fail(schema.unknown_field(re.findall(r"\w+", str(error))[0], _known_fields()))
     except OSError as error:
-        _fail(f"the config cannot be loaded: {str(error).splitlines()[-1].strip()}")
+        last = str(error).splitlines()[-1].strip()
+        _fail(f"the config cannot be loaded: {last.rpartition('earlier failure to load: ')[2]}")
     except (flags.Error, ValueError) as error:
         if flags.FLAGS["config"].value is None and (field := re.search(r"'config\.(\w+)'", str(error))):
             _fail(f"--config.{field[1]} changes a field of a config: give --config=FILE, too, before it")

@@ -1,7 +1,6 @@
 """Evaluates a trained run again: python -m launch.evaluate --workdir=runs/line_digits
 
-Fields that an evaluation may change, as --config.eval_split=train, come after the --config and the fields of the
-training.
+Fields that an evaluation may change, as --config.eval_split=train, are changed in the run's own config.
 """
 
 from absl import flags
@@ -20,4 +19,4 @@ def run(config, workdir):
 
 
 if __name__ == "__main__":
-    app.main(run, needs_config=False)
+    app.main(run, needs_config=False, of_run=True)

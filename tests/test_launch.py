@@ -16,12 +16,14 @@ import numpy as np
 import pytest
 from matplotlib import image
 
-from launch import app, cache
+from launch import app, cache, of_run
 from subspaces_jax import checkpoints, parallel, records
 from subspaces_jax.errors import ConfigError
+from subspaces_jax.experiments import runs
 from subspaces_jax.plots import style
 
 ROOT = pathlib.Path(__file__).parents[1]
+STORED = ROOT / "tests" / "experiments" / "stored_run"
 FIELDS = dict(num_epochs=2, num_devices=1, network="mlp_16", batch_size=64, log_every=5, checkpoint_every=1)
 INTERRUPTED = "error: interrupted; the same command goes on from the last checkpoint"
 
@@ -305,9 +307,25 @@ def test_a_cache_that_cannot_be_written_is_none(tmp_path, monkeypatch):
 
 
 def test_a_field_without_a_config_says_what_it_needs():
-    ended = launch("evaluate", "--workdir=nowhere", "--config.num_points=3")
+    ended = launch("train", "--workdir=nowhere", "--config.num_points=3")
     assert (ended.returncode, ended.out) == (2, "")
     assert ended.err == "error: --config.num_points changes a field of a config: give --config=FILE, too, before it\n"
+
+
+def test_an_evaluation_changes_fields_of_the_config_of_its_run():
+    """Wherever the run directory is named, and with its own --config as before."""
+    fields, config = ["--config.num_points=3", "--config.refresh=False"], f"{ROOT / 'launch' / 'of_run.py'}"
+    given = app._with_config_of_run
+    assert given(["x", *fields, "--workdir=a"]) == ["x", f"--config={config}:a", *fields, "--workdir=a"]
+    assert given(["x", "--workdir", "a", *fields])[1] == f"--config={config}:a"
+    for argv in (["x", "--workdir=a"], ["x", "--config=c.py", *fields, "--workdir=a"], ["x", *fields]):
+        assert given(argv) == argv
+    assert of_run.get_config(str(STORED)).to_dict() == runs.open_run(STORED).config
+    ended = launch("evaluate", "--workdir=nowhere", "--config.num_points=3")
+    assert (ended.returncode, ended.out) == (2, "") and "Configuration" not in ended.err
+    assert "nowhere is no run directory (config.json is missing)" in ended.err
+    ended = launch("evaluate", f"--workdir={STORED}", "--config.num_pints=3")
+    assert ended.err.startswith("error: config field 'num_pints', which is unknown: did you mean num_points")
 
 
 def test_a_warning_is_told_once():
