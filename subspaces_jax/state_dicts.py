@@ -84,9 +84,7 @@ def _package() -> Any:
     try:
         import safetensors.numpy
     except ImportError:
-        raise ConfigError(
-            f"files of {SAFE} need the safetensors package: pip install -e '.[weights]', or name a .pth file"
-        ) from None
+        raise ConfigError(f"files of {SAFE} need the safetensors package: pip install -e '.[weights]'") from None
     return safetensors.numpy
 
 
@@ -100,9 +98,15 @@ def _state_dict(found: Any) -> dict[str, np.ndarray]:
             found = found[name]
     if not isinstance(found, dict) or not found:
         raise ValueError(f"it holds {type(found).__name__}, no state dict")
+    if len(within := [value for value in found.values() if _is_state(value)]) == 1:  # whatever it is called
+        return dict(within[0])
     if wrong := [name for name, value in found.items() if not isinstance(value, np.ndarray)]:
-        raise ValueError(f"{wrong[0]!r} is no tensor")
+        raise _Refused(f"{wrong[0]!r} is no tensor")
     return dict(found)
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(of, np.ndarray) for of in value.values())
 
 
 class _Storage(NamedTuple):

@@ -57,6 +57,7 @@ def cited(thing: Any) -> list[str]:
     """What a docstring cites, without sections and remarks after an arXiv number."""
     parts = [part for block in _CITED.findall(inspect.getdoc(thing) or "") for part in block.split(";")]
     texts = [_REMARK.sub("", " ".join(part.split()).rstrip(".")) for part in parts]
+    texts = [text for text in texts if re.search(r"\d{4}", text)]  # without a year it is a remark, and no paper
     return [text[: match.end()] if (match := _ARXIV.search(text)) else text for text in texts]
 
 

@@ -1,5 +1,6 @@
 """Where a training starts: at random weights, at networks of runs or of other programs, or at a step of a run."""
 
+import os
 from typing import Any
 
 import jax
@@ -46,6 +47,12 @@ def _networks(made: Experiment) -> dict[int, runs.Networks]:
     named, num = made.initial, made.space.num_endpoints
     files = {i: source for i, source in enumerate(named) if state_dicts.is_weights(source.folder)}
     flax = {i: source for i, source in enumerate(named) if i not in files and checkpoints.is_flax(source.folder)}
+    others = [source.folder for i, source in enumerate(named) if i not in files and i not in flax]
+    if strange := [path for path in others if os.path.isfile(os.path.expanduser(path))]:
+        raise ConfigError(
+            f"config.initial: {strange[0]} is a file, and weights are read from files that end in "
+            f"{', '.join(state_dicts.SUFFIXES)} or .msgpack: rename it if it is one"
+        )
     opened = {
         i: runs.open_run(source.folder)
         for i, source in enumerate(named)
@@ -114,7 +121,7 @@ def _of_file(made: Experiment, source: choices.Source) -> runs.Networks:
     except (CheckpointError, ConfigError):
         raise
     except ValueError as error:
-        raise CheckpointError(f"config.initial: {source.folder} has {error}") from None
+        raise CheckpointError(f"config.initial: {source.folder} cannot be taken: {error}") from None
     stack = geometry.stack([jax.tree.map(jnp.asarray, variables["params"])])
     return runs.Networks(stack, [source.folder], variables.get("batch_stats", {}), 0)
 

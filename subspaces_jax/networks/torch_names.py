@@ -26,8 +26,8 @@ PyTree = Any
 StateDict = Mapping[str, np.ndarray]
 PARAMS = {"kernel": "weight", "scale": "weight", "bias": "bias"}
 STATISTICS = {"mean": "running_mean", "var": "running_var"}
-COUNT = "num_batches_tracked"  # that PyTorch keeps with them, and nothing here needs
-WRAPPER = "module."  # in names of what DataParallel wraps, a network or a part of it
+WRAPPERS = ("_orig_mod.", "module.")  # in names of what torch.compile, DataParallel and AveragedModel wrap, or parts
+COUNTS = ("num_batches_tracked", "n_averaged")  # of batches and of averages, which nothing here needs
 SIDE = 224  # pixels of an image that all these networks take
 
 
@@ -36,7 +36,7 @@ def from_torch(network: nn.Module, state: StateDict) -> PyTree:
 
     Args:
         network: an AlexNet, an ImageNetVGG or an ImageNetResNet (with classifier_bias) of the same sizes.
-        state: arrays by PyTorch's names; names of what DataParallel wraps are read without its "module.".
+        state: arrays by PyTorch's names; what WRAPPERS put into names is left out.
 
     Returns:
         float32 arrays of NumPy; "batch_stats" only where there are statistics.
@@ -44,7 +44,7 @@ def from_torch(network: nn.Module, state: StateDict) -> PyTree:
     Raises:
         ValueError: another network, or names or shapes that are not its own.
     """
-    state = {name.replace(WRAPPER, ""): array for name, array in state.items() if not name.endswith(COUNT)}
+    state = {_unwrapped(name): array for name, array in state.items() if not name.endswith(COUNTS)}
     table, names = network.unit_axes(), _names(network)
     wanted = {name for of in names.values() for name in of.values()}
     if parts := [f"- {name}" for name in sorted(wanted - state.keys())] + [
@@ -69,6 +69,12 @@ def from_torch(network: nn.Module, state: StateDict) -> PyTree:
     first = next(name for name in names["params"].values() if name.endswith("weight"))
     _check_shapes(network, variables, state[first].shape[1])
     return variables
+
+
+def _unwrapped(name: str) -> str:
+    for wrapper in WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
 
 
 def to_torch(network: nn.Module, variables: PyTree) -> dict[str, np.ndarray]:

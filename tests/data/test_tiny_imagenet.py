@@ -133,6 +133,11 @@ def add_line(root):
         file.write("val_0.JPEG\tn99999999\t0\t0\t1\t1\n")
 
 
+def two_classes(root):
+    with open(root / "val" / "val_annotations.txt", "a") as file:
+        file.write(f"\n\nval_0.JPEG\t{WNIDS[1]}\t0\t0\t1\t1\n")
+
+
 def rearranged(root):
     (root / "val" / "val_annotations.txt").unlink()
 
@@ -146,6 +151,7 @@ def rearranged(root):
         (empty_class, f"train/{WNIDS[0]}/images holds no .JPEG files"),
         (drop_image, "lists 'val_2.JPEG' of class 'n07734744', but there is no such image in val/images"),
         (add_line, "lists 'val_0.JPEG' of class 'n99999999', but there is no such class in wnids.txt"),
+        (two_classes, "lists 'val_0.JPEG' with two classes"),
         (rearranged, "val/val_annotations.txt cannot be read"),
         (lambda root: (root / "val" / "val_annotations.txt").write_text(""), "val_annotations.txt is empty"),
         (lambda root: (root / "val" / "val_annotations.txt").write_text("val_0.JPEG"), "of class ''"),
@@ -162,6 +168,17 @@ def test_another_layout_is_refused_with_the_file(tmp_path, spoil, expected):
     spoil(tmp_path / "tiny-imagenet-200")
     line = said(tmp_path, tmp_path / "data")
     assert expected in line and str(tmp_path) in line
+
+
+def test_empty_lines_are_none_and_a_part_of_the_data_set_is_told(tmp_path, caplog):
+    written = write_archive(tmp_path / "files")
+    with open(tmp_path / "files" / "tiny-imagenet-200" / "val" / "val_annotations.txt", "a") as file:
+        file.write("\n\n")
+    found = sources.load("tiny_imagenet", "test", data_dir=str(tmp_path / "data"), archive=str(tmp_path / "files"))
+    assert len(found.labels) == len(written["test"])
+    assert (
+        "holds 12 of the 100,000 images for train" in caplog.text and "5 of the 10,000 images for test" in caplog.text
+    )
 
 
 def test_an_archive_is_refused_where_it_is_not_asked_for_or_another_one(tmp_path):

@@ -90,6 +90,23 @@ def test_other_files_are_refused(content, message, tmp_path, monkeypatch):
     assert not (tmp_path / "never").exists()
 
 
+@pytest.mark.parametrize("name", ["state_dict", "model", "net", "ema"])
+def test_the_weights_of_a_snapshot_are_found_whatever_they_are_called(name):
+    state = jax.tree.map(np.asarray, STATE)
+    found = state_dicts._state_dict({"epoch": 3, name: state, "optimizer": {"state": {}, "groups": [1]}})
+    assert found.keys() == STATE.keys()
+    with pytest.raises(state_dicts._Refused, match="'epoch' is no tensor"):
+        state_dicts._state_dict({"epoch": 3, "a": state, "b": state})
+
+
+def test_a_file_of_another_ending_is_taken_for_no_run(tmp_path):
+    (tmp_path / "x.ckpt").write_bytes(b"?")
+    with pytest.raises(
+        ConfigError, match=r"x.ckpt is a file, and weights are read from files that end in .safetensors"
+    ):
+        train.run({"dataset": "digits", "network": "mlp_8", "initial": str(tmp_path / "x.ckpt")}, tmp_path / "run")
+
+
 def test_a_tensor_outside_its_storage_is_refused():
     storage = state_dicts._Storage(np.float32, "0", 4)
     inside = state_dicts._Tensor(storage, 1, (3,), (1,)).read(np.arange(4, dtype=np.float32).tobytes())
@@ -133,7 +150,8 @@ def test_there_and_back(name):
     variables = drawn(network, image)
     state = torch_names.to_torch(network, variables)
     wrapped = {key.replace("features.", "features.module."): value for key, value in state.items()}
-    counted = wrapped | {"bn1.num_batches_tracked": np.int64(3)}
+    wrapped = {f"module._orig_mod.{key}": value for key, value in wrapped.items()}  # AveragedModel, torch.compile
+    counted = wrapped | {"bn1.num_batches_tracked": np.int64(3), "n_averaged": np.int64(2)}
     back = torch_names.from_torch(network, counted)
     assert jax.tree.structure(back) == jax.tree.structure(dict(variables))
     for ours, found in zip(jax.tree.leaves(variables), jax.tree.leaves(back)):
@@ -208,5 +226,5 @@ def test_a_run_that_starts_from_weights_and_trains_nothing_reads_no_data(tmp_pat
     with pytest.raises(ConfigError, match="has no steps"):
         train.run(config | {"initial": "a.pth@3"}, tmp_path / "other")
     monkeypatch.setattr(Programs, "initial_state", lambda made: pytest.fail("computed what is not to be used"))
-    with pytest.raises(CheckpointError, match="config.initial: a.pth has weights of another network"):
+    with pytest.raises(CheckpointError, match="config.initial: a.pth cannot be taken: weights of another network"):
         train.run(config | {"initial": "a.pth", "network": "imagenet_vgg_11"}, tmp_path / "other")

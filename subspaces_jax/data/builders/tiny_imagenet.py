@@ -1,6 +1,7 @@
 """Tiny ImageNet as a TFDS data set, made from its published archive: TFDS's own catalogue does not have it."""
 
 import io
+import logging
 import os
 import pathlib
 import struct
@@ -15,6 +16,8 @@ from subspaces_jax.data import files, images
 from subspaces_jax.data.builders import png
 from subspaces_jax.data.recipes import SOURCE
 from subspaces_jax.errors import DataError
+
+log = logging.getLogger(__name__)
 
 SHAPE, NUM_CLASSES = (64, 64), 200
 NUM_IMAGES = {"train": 100_000, "test": 10_000}
@@ -123,6 +126,8 @@ def val_labels(archive: Archive) -> dict[str, int]:
     """
     labels, listed = _label_of(archive), {}
     for line in archive.read(ANNOTATIONS).decode(errors="replace").splitlines():
+        if not line.strip():
+            continue
         image, wnid = (*line.split("\t"), "")[:2]
         name = f"val/images/{image}"
         if wnid not in labels or name not in archive.names:
@@ -131,7 +136,8 @@ def val_labels(archive: Archive) -> dict[str, int]:
                 f"{archive.root}{ANNOTATIONS} lists {image!r} of class {wnid!r}, but there is no such {missing}: "
                 f"unpack {URL} again"
             )
-        listed[name] = labels[wnid]
+        if listed.setdefault(name, labels[wnid]) != labels[wnid]:
+            raise DataError(f"{archive.root}{ANNOTATIONS} lists {image!r} with two classes: unpack {URL} again")
     if not listed:
         raise DataError(f"{archive.root}{ANNOTATIONS} is empty: unpack {URL} again")
     return _checked(listed, archive, "test")
@@ -143,6 +149,9 @@ def _checked(labels: dict[str, int], archive: Archive, split: str) -> dict[str, 
             f"{archive.root} holds {len(labels):,} images for {split}, more than {NUM_IMAGES[split]:,}: "
             f"it is another data set, unpack {URL} again"
         )
+    if len(labels) < NUM_IMAGES[split]:
+        log.warning("%s holds %s of the %s images for %s: unpack %s again unless that is meant",
+                    archive.root, f"{len(labels):,}", f"{NUM_IMAGES[split]:,}", split, URL)  # fmt: skip
     return labels
 
 
