@@ -131,8 +131,10 @@ def _of_sweep(folder: pathlib.Path, header: records.Header) -> dict[str, Any]:
 
 
 def _of_figures(folder: pathlib.Path, header: records.Header) -> dict[str, Any]:
-    """The figures that are there; where results were never drawn they are now."""
-    if not _figures(folder) and (folder / records.RESULTS).is_dir():
+    """The figures that are there; where results were never drawn, or changed since, they are drawn now."""
+    changed = [path.stat().st_mtime for path in (folder / records.RESULTS).glob("*.json")]
+    drawn = [path.stat().st_mtime for path in _figures(folder)]
+    if changed and max(changed) > min(drawn, default=0.0):
         plot.run(None, folder)
     return {"figures": [str(path) for path in _figures(folder)]}
 

@@ -11,7 +11,7 @@ from matplotlib import image
 
 from configs import variants
 from launch import app
-from subspaces_jax import checkpoints, records, trees
+from subspaces_jax import checkpoints, geometry, records, trees
 from subspaces_jax.data import corruption
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import build, evaluate, fields, plot, train
@@ -369,6 +369,11 @@ def test_a_module_that_must_be_told_whether_it_trains(tmp_path):
     config = load("line_digits", network="outside_module:MustBeTold", augmentation="none", num_epochs=1, num_points=3)
     train.run(config, tmp_path)
     assert np.isfinite(evaluate.run(None, tmp_path)["scores"]["nll"]).all()
+    model, found = build.experiment(config).model, checkpoints.restore(tmp_path)
+    variables = {"params": geometry.unstack(found.params)[0], "batch_stats": found.batch_stats}
+    images = build.experiment(config).data.test.images[:50]
+    trained = model.apply_train(variables, images, jax.random.key(0))[0]
+    assert float(np.abs(trained - model.apply(variables, images)).max()) > 1e-3, "statistics and dropout of a batch"
 
 
 def test_pixels_are_shuffled_after_augmentation():

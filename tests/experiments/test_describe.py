@@ -2,6 +2,7 @@
 
 import html.parser
 import json
+import os
 import pathlib
 import shutil
 import types
@@ -60,6 +61,17 @@ def test_a_run_is_described_from_its_own_files(described):
     assert described["metrics"]["step"] == 22 and not described["problems"]
     assert list(described["tables"]) == ["points"] and "midpoint" in described["tables"]["points"]
     assert {pathlib.Path(path).name for path in described["figures"]} == {"training.png", "profile.png"}
+
+
+def test_figures_of_results_that_changed_since_are_drawn_anew(described, tmp_path):
+    shutil.copytree(described["folder"], tmp_path / "run")
+    result, (profile,) = tmp_path / "run/results/points.json", (tmp_path / "run/figures").glob("profile.png")
+    for seconds, is_new in ((-100, False), (100, True)):
+        profile.write_bytes(b"old")
+        at = profile.stat().st_mtime + seconds
+        os.utime(result, (at, at))
+        describe.run(None, tmp_path / "run")
+        assert (profile.read_bytes() != b"old") == is_new
 
 
 def test_its_report_stands_alone(described):

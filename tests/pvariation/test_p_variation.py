@@ -145,9 +145,10 @@ def test_closed_forms():
 @pytest.mark.parametrize("method", METHODS)
 def test_of_equally_good_predecessors_the_earliest_is_taken(method):
     path = np.array([[0, 1], [1, 0], *[[0, 0]] * 6], float)
-    value, indices = p_variation_partition(path, 3, method=method)
-    np.testing.assert_allclose(value, 1 + 2**1.5, rtol=1e-6)
-    assert indices.tolist() == [0, 1, 7]
+    for p in (1.5, 2, 3):
+        value, indices = p_variation_partition(path, p, method=method)
+        np.testing.assert_allclose(value, 1 + 2 ** (p / 2), rtol=1e-6)
+        assert indices.tolist() == [0, 1, 7], p
 
 
 def test_the_partition_attains_the_value_and_the_certificate_says_that_none_is_better():

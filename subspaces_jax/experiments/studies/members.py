@@ -182,9 +182,11 @@ class _Together(NamedTuple):
 
 
 def title(what: str, opened: Sequence[Run]) -> str:
-    """Of a figure: "barriers of a, b: mlp_8 on digits"."""
-    names = ", ".join(run.name for run in opened)
-    return "{what} of {names}: {network} on {dataset}".format(what=what, names=names, **opened[0].config)
+    """Of a figure: "barriers of a, b: mlp_8 on digits", and of which split, where it is not the test split that "test"
+    stands for."""
+    names, split = ", ".join(run.name for run in opened), opened[0].experiment.data.eval_split
+    text = "{what} of {names}: {network} on {dataset}".format(what=what, names=names, **opened[0].config)
+    return text if split == "test" else f"{text}, test: the {split} split"
 
 
 def key_of(settings: Any, name: str) -> Any:
