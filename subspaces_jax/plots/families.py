@@ -194,13 +194,14 @@ def dynamics(rows: dict[str, list[list[dict[str, float]]]], title: str = "") -> 
     )
     with style.panels(len(panels), height=2.6) as (figure, axes):
         for axis, (column, label, scale) in zip(axes, panels):
+            axis.set_yscale(scale)
             for name, (text, colour, _) in looks(shown).items():
                 runs = shown[name]
                 length = min(map(len, runs))
                 values = np.array([[row[column] for row in run[:length]] for run in runs])
                 epochs = [row["epoch"] for row in runs[0][:length]]
                 _band(axis, epochs, values, scale=1.0, color=colour, label=text)
-            axis.set(xlabel="epoch", ylabel=label, yscale=scale)
+            axis.set(xlabel="epoch", ylabel=label)
         return style.finished(figure, axes[0], title)
 
 

@@ -131,9 +131,10 @@ def along_path(
     with style.panels(2, height=2.7) as (figure, axes):
         lines = itertools.product(variations.items(), enumerate(exponents))
         colours = _colours(len(variations) * len(exponents))
-        for ((name, values), (i, p)), colour in zip(lines, colours):
+        for k, (((name, values), (i, p)), colour) in enumerate(zip(lines, colours)):
             label = f"$p = {p:g}$" if len(variations) == 1 else f"{style.named(name)}, $p = {p:g}$"
-            axes[0].plot(ts, np.asarray(values)[:, i], color=colour, label=label)
+            look = {"marker": MARKERS[k % 5], "linestyle": LINES[k % 4]}  # lines of several p may lie on one another
+            axes[0].plot(ts, np.asarray(values)[:, i], color=colour, label=label, markevery=(k % 5, 5), **look)
         axes[0].set(ylabel="$p$-variation over depth")
         _from_zero(axes[0])
         for label, of_splits in scores.items():

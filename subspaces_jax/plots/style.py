@@ -117,9 +117,12 @@ def band(axis: Axes, x: Any, values: Any, **options: Any) -> None:
 
 
 def band_about(axis: Axes, x: Any, mean: Any, width: Any, **options: Any) -> None:
-    """A line through `mean` [T] and a band of `width` [T] on each side of it."""
-    (line,) = axis.plot(x, mean, **options)
-    axis.fill_between(x, mean - width, mean + width, color=line.get_color(), alpha=0.1, linewidth=0)
+    """A line through `mean` [T] and a band of `width` [T] on each side of it; on an axis that is logarithmic already it
+    ends at a tenth of the mean, where it would reach below 0."""
+    (line,), low = axis.plot(x, mean, **options), mean - width
+    if axis.get_yscale() == "log":
+        low = np.where(low > 0, low, 0.1 * mean)
+    axis.fill_between(x, low, mean + width, color=line.get_color(), alpha=0.1, linewidth=0)
 
 
 def finished(figure: Figure, axis: Axes, title: str = "", columns: int = 4) -> Figure:

@@ -70,3 +70,12 @@ def test_tables_print_names_as_they_are(tmp_path):
     assert latex[4].startswith(row)
     markdown = tables.text(table).splitlines()
     assert markdown[2].startswith(r"| crop\|flip, 50% & a_b #1 ~^{}\ $x | 2 |")
+
+
+@pytest.mark.parametrize("scale, lowest", [("linear", -2.0), ("log", 0.1)])
+def test_a_band_that_reaches_below_zero_does_not_flood_a_logarithmic_axis(scale, lowest):
+    with style.panels(1) as (_, (axis,)):
+        axis.set_yscale(scale)
+        style.band_about(axis, [0, 1], np.array([1.0, 10.0]), np.array([3.0, 1.0]))
+    heights = axis.collections[0].get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (lowest, 11.0)
