@@ -46,3 +46,11 @@ def layers_of(table: AxisTable) -> tuple[Layer, ...]:
     if len(layers) < 2 or layers[-1].units is not None:
         raise ValueError("expected hidden units between the inputs and the outputs, the axis table has none")
     return tuple(layers)
+
+
+def is_chain(table: AxisTable) -> bool:
+    """Whether a network is one of `layers_of`."""
+    try:
+        return bool(layers_of(table))
+    except ValueError:
+        return False

@@ -10,11 +10,12 @@ from test_configs import assert_drawn, load, module_of
 from test_connectivity import by_hand, network, study
 
 from launch import app
-from subspaces_jax import checkpoints, connecting, geometry, records
+from subspaces_jax import checkpoints, connecting, evaluation, geometry, records
 from subspaces_jax.data import sources
 from subspaces_jax.errors import CheckpointError, ConfigError, RunDirectoryError
 from subspaces_jax.experiments import analyze, build, compile, connect, evaluate, plot, runs, train
 from subspaces_jax.experiments.studies import shared_trunk
+from subspaces_jax.networks import axes
 
 PLAIN = dict(network="mlp_8", num_epochs=2, weight_decay=1e-3, augmentation="none", subspace="none", beta=0.0)
 
@@ -238,6 +239,40 @@ def test_on_the_trunk_of_its_own_copy_a_member_loses_nothing(trained, tmp_path):
     assert facts["num_layers"] == [1] and arrays["one_model_accuracy_adjusted"].shape == (1, 2)
     for name in ("one_model_accuracy", "ensemble_accuracy"):
         np.testing.assert_allclose(arrays[f"{name}_adjusted"][0], np.full(2, arrays[name][0]), atol=0.3)
+
+
+def test_members_with_shortcuts_and_statistics_keep_their_last_layer(tmp_path):
+    """A copy with its units in another order loses nothing; another network's layer is that of least squares."""
+    fields = PLAIN | {"network": "pre_resnet(depth=8, width=4)", "num_epochs": 1, "num_train_examples": 400}
+    for seed, name in enumerate("ab"):
+        train.run(load("line_digits", **fields, seed=seed), tmp_path / name)
+    made = runs.open_run(tmp_path / "a").experiment
+    table = made.model.network.unit_axes()
+    sizes = axes.units(table, made.model.shapes)
+    order = {name: np.random.default_rng(0).permutation(num) for name, num in sizes.items()}
+    copied(tmp_path, "a", tmp_path / "copy", lambda params: connecting.permute(params, table, order))
+    names = [tmp_path / name for name in ("a", "copy", "b")]
+    features, splits = {}, (made.data.train.images, made.data.test.images)
+    for name in "ab":
+        variables = {"params": network(tmp_path, name), "batch_stats": checkpoints.restore(tmp_path / name).batch_stats}
+        stats = evaluation.refresh_batch_stats(made.model.apply_train, variables, splits[0], made.refresh_key, 500)
+        variables["batch_stats"] = stats
+        features[name] = [np.asarray(made.model.features(variables, images), np.float64) for images in splits]
+    head = {name: np.asarray(leaf, np.float64) for name, leaf in network(tmp_path, "b")["Dense_0"].items()}
+    for bias in (False, True):
+        arrays, facts = study("shared_trunk", tmp_path / f"all_{bias}", *names, bias=bias, num_layers=0)
+        alone, adjusted = arrays["one_model_accuracy"], arrays["one_model_accuracy_adjusted"][0]
+        np.testing.assert_allclose([adjusted[0], adjusted[1]], alone[0], atol=0.3)
+        before, last = facts["operations"]
+        assert facts["num_layers"] == [1] and last == 2 * head["kernel"].size and before > 1000
+        assert arrays["cost_ratio"][0] == pytest.approx((before + 3 * last) / (3 * (before + last)))
+        of_trunk = [np.hstack([of, np.ones((len(of), 1))]) if bias else of for of in features["a"]]
+        offset = head["bias"] if bias else 0.0
+        fitted = np.linalg.lstsq(of_trunk[0], features["b"][0] @ head["kernel"] + offset, rcond=1e-6)[0]
+        logits = of_trunk[1] @ fitted + head["bias"] - offset
+        assert adjusted[2] == pytest.approx(100 * np.mean(logits.argmax(1) == made.data.test.labels), abs=0.6)
+    with pytest.raises(ConfigError, match="num_layers is 3: the networks have 2 layers"):
+        study("shared_trunk", tmp_path / "three", *names[:2], num_layers=3)
 
 
 def test_every_number_of_kept_layers_together_is_each_alone(tmp_path):

@@ -2,7 +2,8 @@
 
 WA(n) keeps n layers of every member, counted from the outputs; the first of them is fitted to what the trunk gives on
 the training images, with base=test on the test images. Of dense networks the paper's WA(n) has the same number; of
-VGG16 the paper's WA(j) counts from the inputs and is n = 16 - j here.
+VGG16 the paper's WA(j) counts from the inputs and is n = 16 - j here. Of networks with BatchNorm or with shortcuts, as
+the paper's PreResNet110, members keep their last layer, fitted to the features that the trunk gives it.
 
 results/shared_trunk.npz has, of M members, "ensemble_accuracy" [M] of the first 1, 2, ... M and "one_model_accuracy"
 [M] of each, and of those on the trunk "ensemble_accuracy_adjusted" and "one_model_accuracy_adjusted", as the code of
@@ -12,18 +13,24 @@ Reference: Anokhin and Yarotsky, Low-loss connection of weight vectors: distribu
 arXiv:2008.00741.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from subspaces_jax import geometry
+from subspaces_jax import evaluation, geometry, trees
 from subspaces_jax.analysis import ensembles
-from subspaces_jax.connecting import cost_ratio, operations, with_trunk
+from subspaces_jax.connecting import cost_ratio, grams, operations, solve, with_trunk
+from subspaces_jax.connecting.chains import is_chain
+from subspaces_jax.connecting.permutations import with_leaves
+from subspaces_jax.data import sources
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments.build import Experiment
+from subspaces_jax.experiments.build.images import flat
+from subspaces_jax.experiments.evaluate import passes
 from subspaces_jax.experiments.runs import Networks, Run
 from subspaces_jax.experiments.schema import Field, anything, at_least
 from subspaces_jax.experiments.studies import members, network_parts
@@ -52,22 +59,18 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     networks = members.gathered(settings, opened, members.key_of(settings, "members"))
     made, own = opened[0].experiment, geometry.unstack(networks.stack)
     base = members.test_split(settings, made) if settings.base == "test" else made.data.scored_split("train")
-    table, features = network_parts.axis_table(made), network_parts.features_of(settings, made, base)
     _check(made, networks)
-    image = jax.eval_shape(made.model.inputs, jax.ShapeDtypeStruct((1, *made.data.info.image_shape), jnp.uint8))
-    try:
-        counts = operations(own[0], table, features, image.shape[1:])
-    except ValueError as error:
-        raise ConfigError(f"config.runs: {error}") from None
+    by_layers = is_chain(network_parts.axis_table(made)) and not jax.tree.leaves(networks.batch_stats)
+    trunk = (_of_layers if by_layers else _of_features)(settings, made, networks, base)
+    counts = trunk.operations
     if settings.num_layers > len(counts):
         raise ConfigError(f"config.num_layers is {settings.num_layers}: the networks have {len(counts)} layers")
     kept = [settings.num_layers] if settings.num_layers else list(range(1, len(counts)))
     ensemble, alone = _accuracies(settings, opened, networks, "independent")
     on_trunk = []
     for n in kept:
-        with_own = lambda member: with_trunk(member, own[0], table, n, features, bias=settings.bias)
         try:
-            stack = geometry.stack([own[0], *map(with_own, own[1:])])
+            stack = geometry.stack([own[0], *(trunk.carrying(member, n) for member in own[1:])])
         except ValueError as error:
             raise ConfigError(f"config.runs: {error}") from None
         on_trunk.append(_accuracies(settings, opened, networks._replace(stack=stack), f"WA({n})"))
@@ -127,10 +130,63 @@ def _accuracies(settings: Any, opened: list[Run], networks: Networks, label: str
     return 100.0 * running["accuracy"], 100.0 * np.asarray(arrays["accuracy"], np.float64)
 
 
+class _Trunk(NamedTuple):
+    """Attributes:
+    operations: floating-point operations for one image of each layer, or of all before the last and of the last, [L].
+    carrying: (member, n) -> the trunk with the member's last n layers, fitted to it.
+    """
+
+    operations: np.ndarray
+    carrying: Callable[[Any, int], Any]
+
+
+def _of_layers(settings: Any, made: Experiment, networks: Networks, base: sources.Arrays) -> _Trunk:
+    """Of a chain of layers, each of which may be the first that members keep."""
+    table, features = network_parts.axis_table(made), network_parts.features_of(settings, made, base)
+    first = geometry.unstack(networks.stack)[0]
+    image = jax.eval_shape(made.model.inputs, jax.ShapeDtypeStruct((1, *made.data.info.image_shape), jnp.uint8))
+    try:
+        counts = operations(first, table, features, image.shape[1:])
+    except ValueError as error:
+        raise ConfigError(f"config.runs: {error}") from None
+    return _Trunk(counts, lambda member, n: with_trunk(member, first, table, n, features, bias=settings.bias))
+
+
+def _of_features(settings: Any, made: Experiment, networks: Networks, base: sources.Arrays) -> _Trunk:
+    """Of any network that sows the features which its last layer takes; statistics are refreshed for each."""
+    if (of_images := made.model.features) is None:
+        raise ConfigError(f"config.runs: {made.network_text} sows no features, to which its last layer could be fitted")
+    shared, first = passes(made), geometry.unstack(networks.stack)[0]
+    kernel, bias = (f"{network_parts.layers_of(made)[-1]}/{name}" for name in ("kernel", "bias"))
+
+    def features(params: Any) -> np.ndarray:
+        variables = {"params": params, "batch_stats": networks.batch_stats}
+        if "apply_train" in shared:
+            taken = (shared["train_images"], shared["key"], settings.eval_batch_size, made.mesh)
+            variables["batch_stats"] = evaluation.refresh_batch_stats(shared["apply_train"], variables, *taken)
+        found = evaluation.predict(of_images, variables, flat(base.images), settings.eval_batch_size, made.mesh)
+        return np.asarray(found, np.float32).reshape(len(found), -1)
+
+    of_trunk = features(first)
+
+    def carrying(member: Any, n: int) -> Any:
+        leaves = trees.leaf_names(member)
+        products = grams([(features(member), of_trunk)], kernel=leaves[kernel])
+        found = solve(products, leaves[kernel], leaves[bias] if settings.bias else None)
+        own: dict[str, Any] = {kernel: found.kernel}
+        if bias in leaves:
+            own[bias] = found.bias if settings.bias else leaves[bias]
+        return with_leaves(first, own)
+
+    image = jax.ShapeDtypeStruct((1, *made.data.info.image_shape), jnp.uint8)
+    variables = {"params": first, "batch_stats": networks.batch_stats}
+    total = (jax.jit(made.model.apply).lower(variables, image).cost_analysis() or {})["flops"]  # as XLA counts them
+    head = 2 * int(np.prod(trees.leaf_names(first)[kernel].shape))
+    return _Trunk(np.array([int(total) - head, head]), carrying)
+
+
 def _check(made: Experiment, networks: Networks) -> None:
     if len(networks.names) < 2:
         raise ConfigError("config.runs and config.members give 1 network, a shared trunk takes at least two")
     if made.task.name != "classification":
         raise ConfigError(f"config.runs: the accuracy of ensembles is of classifications, the task is {made.task.name}")
-    if jax.tree.leaves(networks.batch_stats):
-        raise ConfigError("config.runs: weights are adjusted in networks without BatchNorm, these have it")
