@@ -271,6 +271,8 @@ def test_members_with_shortcuts_and_statistics_keep_their_last_layer(tmp_path):
         fitted = np.linalg.lstsq(of_trunk[0], features["b"][0] @ head["kernel"] + offset, rcond=1e-6)[0]
         logits = of_trunk[1] @ fitted + head["bias"] - offset
         assert adjusted[2] == pytest.approx(100 * np.mean(logits.argmax(1) == made.data.test.labels), abs=0.6)
+    apart, _ = study("shared_trunk", tmp_path / "two", *names, num_layers=2)
+    np.testing.assert_array_equal(apart["one_model_accuracy_adjusted"], apart["one_model_accuracy"])
     with pytest.raises(ConfigError, match="num_layers is 3: the networks have 2 layers"):
         study("shared_trunk", tmp_path / "three", *names[:2], num_layers=3)
 

@@ -170,6 +170,8 @@ def _of_features(settings: Any, made: Experiment, networks: Networks, base: sour
     of_trunk = features(first)
 
     def carrying(member: Any, n: int) -> Any:
+        if n > 1:  # all that there is
+            return member
         leaves = trees.leaf_names(member)
         products = grams([(features(member), of_trunk)], kernel=leaves[kernel])
         found = solve(products, leaves[kernel], leaves[bias] if settings.bias else None)
