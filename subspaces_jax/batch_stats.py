@@ -68,7 +68,7 @@ def refresh_batch_stats(
     if not callable(images):
         mesh = parallel.for_batches(mesh, min(batch_size, jax.tree.leaves(images)[0].shape[0]))
         variables, images, key = parallel.replicate((variables, images, key), mesh)
-        return parallel.settled(_refresh(apply_train, variables, images, key, batch_size, mesh))
+        return parallel.waited_for(_refresh(apply_train, variables, images, key, batch_size, mesh))
     averaged: tuple[bool, ...] = ()  # of each leaf of the statistics
     number = 0
     for number, (batch, *rest) in enumerate(images(), start=1):
@@ -81,7 +81,7 @@ def refresh_batch_stats(
         batch = parallel.spread(batch, mesh)
         if number == 1:
             averaged = _averaged_of_shapes(apply_train, *_shapes(variables, batch, key))
-        stats = parallel.settled(_with_batch(apply_train, averaged, variables, stats, batch, key, number))
+        stats = parallel.waited_for(_with_batch(apply_train, averaged, variables, stats, batch, key, number))
     return _divided(jax.tree.unflatten(jax.tree.structure(stats), averaged), stats, number)
 
 

@@ -51,7 +51,7 @@ def pmapped(
     out_specs: Any = PartitionSpec(),
     donate_argnums: Sequence[int] = (),
 ) -> Callable[..., Any]:
-    """`step` mapped over the devices of `mesh`, compiled once; what calls it again and again has it `settled`.
+    """`step` mapped over the devices of `mesh`, compiled once; what calls it again and again has it `waited_for`.
 
     Args:
         step: a function of one device's share of its arguments; it may use `lax.pmean(x, AXIS)`.
@@ -64,7 +64,7 @@ def pmapped(
     return jax.jit(mapped, donate_argnums=tuple(donate_argnums))
 
 
-def settled(tree: PyTree) -> PyTree:
+def waited_for(tree: PyTree) -> PyTree:
     """The tree, waited for where several devices are CPUs, virtual ones or of several processes: of two programs in
     flight there, each with collectives, one device may begin with the first and another with the second, and both wait
     for ever."""

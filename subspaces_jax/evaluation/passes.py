@@ -138,7 +138,7 @@ def measure(
         mesh = parallel.for_batches(mesh, size)
         variables, images, labels = parallel.replicate((variables, images, labels), mesh)
         found = _pass(apply, functions, targets, variables, images, labels, size, mesh, keep_outputs)
-        sums, bad, outputs = parallel.settled(found)
+        sums, bad, outputs = parallel.waited_for(found)
         outputs = np.asarray(outputs) if keep_outputs else None
     if finite and (count := int(bad)):
         raise NonFiniteOutputError(
@@ -197,7 +197,7 @@ def _streamed(apply, functions, targets, variables, images, mesh, keep):
             variables = parallel.replicate(variables, mesh)
         shares = parallel.spread(tuple(batch), mesh)
         found = _one_batch(apply, functions, targets, variables, *shares, keep, mesh)
-        sums, bad, outputs = parallel.settled(found)
+        sums, bad, outputs = parallel.waited_for(found)
         total = (sums, bad) if total is None else jax.tree.map(jnp.add, total, (sums, bad))
         if keep:
             kept.append(np.asarray(outputs)[np.asarray(parallel.gathered(shares[2], mesh))])

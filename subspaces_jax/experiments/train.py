@@ -147,7 +147,7 @@ def _in_memory(made: Experiment, state: State) -> Iterator[Advance]:
         if number not in current:
             current.clear()
             current[number] = order(order_keys, number)
-        return parallel.settled(compiled(state, data, current[number], num_steps))
+        return parallel.waited_for(compiled(state, data, current[number], num_steps))
 
     yield advance
 
@@ -173,7 +173,7 @@ def _on_stream(made: Experiment, state: State) -> Iterator[Advance]:
         for _ in range(num_steps):
             parts = [dict(zip(("images", "labels"), next(stream)[:2])) for stream in streams]
             batch = parts[0] if len(parts) == 1 else jax.tree.map(lambda *leaves: np.stack(leaves), *parts)
-            state, report = parallel.settled(compiled(state, parallel.shard(batch, made.mesh, split)))
+            state, report = parallel.waited_for(compiled(state, parallel.shard(batch, made.mesh, split)))
             total = report if total is None else joined(total, report)
         return state, total
 

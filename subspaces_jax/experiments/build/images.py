@@ -29,7 +29,7 @@ def as_images(info: DatasetInfo, images: jax.Array) -> jax.Array:
     return images.reshape(images.shape[0], *shape)
 
 
-def settled(info: DatasetInfo, images: jax.Array) -> jax.Array:
+def with_own_order(info: DatasetInfo, images: jax.Array) -> jax.Array:
     """Images with their pixels in the order that they carry, if any."""
     return corruption.in_order(images, info.image_shape[-1]) if len(info.image_shape) == 3 else images
 

@@ -17,7 +17,7 @@ from subspaces_jax import geometry, parallel
 from subspaces_jax.data.catalogue import DatasetInfo
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments import choices
-from subspaces_jax.experiments.build.images import as_images, augmenter, floats, normaliser, settled
+from subspaces_jax.experiments.build.images import as_images, augmenter, floats, normaliser, with_own_order
 from subspaces_jax.experiments.calls import DTYPES
 from subspaces_jax.networks import checks, families
 from subspaces_jax.tasks import Task
@@ -99,7 +99,7 @@ def model(settings: Settings, info: DatasetInfo, task: Task) -> Model:
     normalise, augment = normaliser(settings.normalisation, settings.dtype, info), augmenter(settings, info)
     shaped = lambda outputs: outputs.astype(jnp.float32).reshape(outputs.shape[0], *shape)
     carrying = partial(as_images, info)  # an order of their pixels, some training images
-    in_order = lambda images: settled(info, carrying(images))
+    in_order = lambda images: with_own_order(info, carrying(images))
 
     run = partial(_in_precision, settings.matmul_precision)
 
@@ -243,5 +243,5 @@ def _example(info: DatasetInfo) -> jax.Array:
 
 @lru_cache(KEPT)
 def _targets(task: Task, info: DatasetInfo) -> Callable[[jax.Array, PyTree], PyTree]:
-    inputs = lambda images: floats(settled(info, as_images(info, images)))
+    inputs = lambda images: floats(with_own_order(info, as_images(info, images)))
     return lambda images, labels: task.targets(None if images is None else inputs(images), labels)
