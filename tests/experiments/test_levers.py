@@ -51,9 +51,8 @@ def test_every_product_has_the_precision_of_the_config(precision, usual):
     assert "Precision" not in usual[0]
 
 
-@pytest.mark.parametrize("platform", ["cpu", "cuda", "tpu"])
-def test_every_convolution_and_its_gradient_has_the_precision_of_the_config(platform):
-    """Kernels of one pixel and of more, strides, an image that is larger than its gradient; as lowered."""
+def test_every_convolution_and_its_gradient_has_the_precision_of_the_config():
+    """Kernels of one pixel and of more, strides, an image that is larger than its gradient; as lowered for each."""
     network = "cifar_resnet(depth=8, width=4)"
     made = build.experiment(load("line_digits", **FIELDS | {"network": network}, matmul_precision="highest"))
     variables = jax.eval_shape(lambda key: made.model.init(key, 1), jax.random.key(0))
@@ -61,10 +60,12 @@ def test_every_convolution_and_its_gradient_has_the_precision_of_the_config(plat
     batch = {"images": jnp.zeros((8, 64), jnp.uint8), "labels": jnp.zeros(8, jnp.int32)}
     keys = jax.random.split(jax.random.key(1), 8)
     mean = lambda point, stats: jnp.mean(made.model.objective({"params": point, "batch_stats": stats}, batch, keys)[0])
-    lowered = jax.jit(jax.grad(mean)).trace(params, stats).lower(lowering_platforms=(platform,)).as_text()
-    products = re.findall(r"stablehlo\.(?:convolution|dot_general)\(?.*", lowered)
-    assert len(products) >= 25
-    assert not [line for line in products if line.count("HIGHEST") != 2]
+    traced = jax.jit(jax.grad(mean)).trace(params, stats)
+    for platform in ("cpu", "cuda", "tpu"):
+        lowered = traced.lower(lowering_platforms=(platform,)).as_text()
+        products = re.findall(r"stablehlo\.(?:convolution|dot_general)\(?.*", lowered)
+        assert len(products) >= 25, platform
+        assert not [line for line in products if line.count("HIGHEST") != 2], platform
 
 
 def test_flat_leaves_are_those_of_a_tpu_with_many_steps_a_dispatch_and_train_alike(tmp_path):
