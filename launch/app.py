@@ -165,16 +165,15 @@ def _missing_platform(platforms: str) -> str | None:
 
 def _with_config_of_run(argv: Sequence[str]) -> list[str]:
     """The arguments, and where only fields of a config are among them the config of the run in --workdir first."""
-    argv = list(argv)
-    fields_alone = any(re.match(r"--?config\.", part) for part in argv)
-    fields_alone &= not any(re.fullmatch(r"--?config(=.*)?", part) for part in argv)
-    named = [re.fullmatch(r"--?workdir(?:=(.*))?", part) for part in argv]
-    places = [i for i, found in enumerate(named) if found]
-    if not fields_alone or not places:
-        return argv
-    found = named[places[-1]]
-    workdir = found[1] if found and found[1] is not None else next(iter(argv[places[-1] + 1 :]), "")
-    return [argv[0], f"--config={pathlib.Path(__file__).with_name('of_run.py')}:{workdir}", *argv[1:]]
+    has = lambda flag: any(re.match(rf"--?{flag}", part) for part in argv)
+    workdirs = [
+        part.partition("=")[2] if "=" in part else following
+        for part, following in zip(argv, [*argv[1:], ""])
+        if re.match(r"--?workdir(=|$)", part)
+    ]
+    if not has(r"config\.") or has("config(=|$)") or not workdirs:
+        return list(argv)
+    return [argv[0], f"--config={pathlib.Path(__file__).with_name('of_run.py')}:{workdirs[-1]}", *argv[1:]]
 
 
 def _parse(argv: Sequence[str]) -> Sequence[str]:

@@ -249,9 +249,10 @@ def _of_differences(name, output_shape, targets, loss, columns, more=lambda outp
 
     def scores(outputs, targets, mask):
         outputs = outputs.astype(jnp.float32)
+        per_example = checked_loss(outputs, targets)  # first: a difference may spread one over the other
         difference = outputs - targets
         values = {
-            "loss": checked_loss(outputs, targets),
+            "loss": per_example,
             "mae": _mean_over_example(jnp.abs(difference)),
             "mse": _mean_over_example(jnp.square(difference)),
         }

@@ -177,7 +177,7 @@ def _checked(t, y, where, num_parameters):
         raise ValueError(f"{int(bad.sum())} points are not finite or have t below 0: leave them out by `where`")
     if not np.all(np.any(where & (y > 0), axis=-1)):
         raise ValueError("a power law is positive, but a series has no positive value")
-    return np.where(where, t, np.max(t, initial=1.0, where=where)), np.where(where, y, 0.0), where
+    return np.where(where, t, np.max(t, initial=1.0, where=where)), y, where
 
 
 @np.errstate(over="ignore", invalid="ignore")  # of steps too far, which the method takes back

@@ -9,7 +9,7 @@ from subspaces_jax.connecting.connectors import CONNECTORS, connect, needs_table
 from subspaces_jax.connecting.couplings import Flow
 from subspaces_jax.connecting.features import Features, layer_inputs
 from subspaces_jax.connecting.flows import Criterion, fit_bijection, fit_flow
-from subspaces_jax.connecting.heads import cost_ratio, operations, with_trunk
+from subspaces_jax.connecting.heads import cost_ratio, operations, with_last_layer, with_trunk
 from subspaces_jax.connecting.matching import match, match_networks
 from subspaces_jax.connecting.methods import METHODS
 from subspaces_jax.connecting.paths import Path, Sampled
@@ -58,5 +58,6 @@ __all__ = [
     "permute",
     "permute_batch_stats",
     "solve",
+    "with_last_layer",
     "with_trunk",
 ]

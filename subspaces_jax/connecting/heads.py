@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from subspaces_jax import trees
+from subspaces_jax.arrays import Array
 from subspaces_jax.connecting import adjustment
 from subspaces_jax.connecting.chains import Layer, layers_of
 from subspaces_jax.connecting.features import Features
@@ -57,14 +58,55 @@ def with_trunk(
         return params
     own, first = layers[-num_layers:], layers[-num_layers]
     leaves = trees.leaf_names(params)
-    kernel, name_of_bias = leaves[first.kernel], f"{first.name}/bias"
-    if bias and name_of_bias not in first.vectors:
-        raise ValueError(f"bias=True fits the bias of {first.name}, which has none: leave it out")
-    products = features.grams(first.name, kernel, params, trunk)
-    found = adjustment.solve(products, kernel, leaves[name_of_bias] if bias else None, floor=floor, ridge=ridge)
+    _check_bias(leaves, first.name, bias)
+    products = features.grams(first.name, leaves[first.kernel], params, trunk)
     kept = {name: leaves[name] for layer in own for name in (layer.kernel, *layer.vectors)}
-    fitted = {first.kernel: found.kernel} | ({name_of_bias: found.bias} if bias else {})
-    return with_leaves(trunk, kept | fitted)
+    return with_leaves(trunk, kept | _fitted(leaves, first.name, products, bias, floor, ridge))
+
+
+def with_last_layer(
+    params: PyTree,
+    trunk: PyTree,
+    layer: str,
+    before: Array,
+    taken: Array,
+    *,
+    bias: bool = False,
+    floor: float = adjustment.FLOOR,
+    ridge: float = 0.0,
+) -> PyTree:
+    """WA(1) of any network: its last layer on another one's trunk, whatever lies in the trunk.
+
+    Args:
+        params, trunk: as in `with_trunk`, of one architecture.
+        layer: the name of the last layer.
+        before: [N, in], the features that it takes in its own network.
+        taken: [N, in], those of the same images that the trunk gives it.
+        bias, floor, ridge: as in `with_trunk`.
+
+    Raises:
+        ValueError: networks that differ, features that the layer does not take, or `bias` where there is none.
+    """
+    check_same(params, trunk)
+    leaves = trees.leaf_names(params)
+    _check_bias(leaves, layer, bias)
+    products = adjustment.grams([(before, taken)], kernel=leaves[f"{layer}/kernel"])
+    kept = {name: leaf for name, leaf in leaves.items() if name.rpartition("/")[0] == layer}
+    return with_leaves(trunk, kept | _fitted(leaves, layer, products, bias, floor, ridge))
+
+
+def _check_bias(leaves: dict[str, Any], layer: str, bias: bool) -> None:
+    if bias and f"{layer}/bias" not in leaves:
+        raise ValueError(f"bias=True fits the bias of {layer}, which has none: leave it out")
+
+
+def _fitted(
+    leaves: dict[str, Any], layer: str, products: adjustment.Grams, bias: bool, floor: float, ridge: float
+) -> dict[str, Any]:
+    """The kernel of a layer that is adjusted, and its bias where that is fitted, too."""
+    of_kernel, of_bias = f"{layer}/kernel", f"{layer}/bias"
+    found = adjustment.solve(products, leaves[of_kernel], leaves[of_bias] if bias else None, floor=floor, ridge=ridge)
+    return {of_kernel: found.kernel} | ({of_bias: found.bias} if bias else {})
 
 
 def operations(params: PyTree, table: AxisTable, features: Features, image_shape: tuple[int, ...]) -> np.ndarray:

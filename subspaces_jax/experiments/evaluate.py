@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 RESULTS = "points"
 COLUMNS = [list(column) for column in tasks.classification().columns]  # of results from before they were stored
+_class_accuracy = jax.jit(metrics.class_accuracy)  # one program for all points
 
 
 def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | None = None) -> dict[str, Any]:
@@ -33,10 +34,9 @@ def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | No
     Of another split than the run's own eval_split to results/points_train, points_validation or points_test.
 
     A curve gets config.num_points points, equally spaced in t, and its midpoint where that is not among them, each also
-    as an ensemble with its mirror image. A
-    simplex gets its lattice with config.num_points to a side, and its barycentre. One network gets one point. Members
-    trained together get one each, and a run that captured checkpoints one for each and one for their mean (SWA); both
-    get the scores of their ensembles by size.
+    as an ensemble with its mirror image. A simplex gets its lattice with config.num_points to a side, and its
+    barycentre. One network gets one point. Members trained together get one each, and a run that captured checkpoints
+    one for each and one for their mean (SWA); both get the scores of their ensembles by size.
 
     Args:
         config: fields that differ from the run's own, which only those of fields.FREE may; None for none.
@@ -83,7 +83,7 @@ def run(config: build.Config | None, workdir: str | pathlib.Path, step: int | No
     }
     if "logits" in arrays:
         labels = made.data.scored.labels
-        arrays["class_accuracy"] = np.stack([metrics.class_accuracy(logits, labels) for logits in arrays["logits"]])
+        arrays["class_accuracy"] = np.stack([_class_accuracy(logits, labels) for logits in arrays["logits"]])
         facts["class_accuracy"] = records.plain(arrays["class_accuracy"][midpoint or 0])
     if (made.num_members > 1 or made.captures) and "logits" in arrays:
         members = arrays["logits"][1 if made.captures else 0 :]
@@ -162,9 +162,7 @@ def _points(made: Experiment, num_rows: int) -> tuple[jax.Array, int | None, lis
         return points, row, t
     if t is None:
         return jnp.concatenate([points, midpoint[None]]), len(points), None
-    half = (
-        len(points) // 2
-    )  # in its place, so that each point has its mirror image at the same place from the other end
+    half = len(points) // 2  # its place, where mirror images stay as far from the one end as from the other
     return jnp.insert(points, half, midpoint, axis=0), half, [*t[:half], 0.5, *t[half:]]
 
 

@@ -47,17 +47,17 @@ def _networks(made: Experiment) -> dict[int, runs.Networks]:
     named, num = made.initial, made.space.num_endpoints
     files = {i: source for i, source in enumerate(named) if state_dicts.is_weights(source.folder)}
     flax = {i: source for i, source in enumerate(named) if i not in files and checkpoints.is_flax(source.folder)}
-    others = [source.folder for i, source in enumerate(named) if i not in files and i not in flax]
-    if strange := [path for path in others if os.path.isfile(os.path.expanduser(path))]:
+    others = {
+        i: source.folder
+        for i, source in enumerate(named)
+        if source.folder != choices.RANDOM and i not in files and i not in flax
+    }
+    if strange := [path for path in others.values() if os.path.isfile(os.path.expanduser(path))]:
         raise ConfigError(
             f"config.initial: {strange[0]} is a file, and weights are read from files that end in "
             f"{', '.join(state_dicts.SUFFIXES)} or .msgpack: rename it if it is one"
         )
-    opened = {
-        i: runs.open_run(source.folder)
-        for i, source in enumerate(named)
-        if source.folder != choices.RANDOM and i not in files and i not in flax
-    }
+    opened = {i: runs.open_run(folder) for i, folder in others.items()}
     _check_data({run.experiment.dataset: run.folder for run in opened.values()}, made)
     sizes = (num, 2) if made.is_curve else (num,)
     whole = lambda run: run.experiment.num_members > 1 or (len(named) == 1 and run.experiment.num_rows in sizes)

@@ -75,8 +75,7 @@ def contract(stacked: PyTree, coordinates: PyTree) -> PyTree:
     """The point of a stack with the given coordinates: sum_k coordinates[k] * stack[k], at full float32 precision.
 
     One-hot coordinates give the endpoint exactly (where all endpoints are finite: 0 times infinity is not a number; and
-    -0 becomes 0), and the gradient for endpoint k is coordinates[k] times the gradient
-    at the point.
+    -0 becomes 0), and the gradient for endpoint k is coordinates[k] times the gradient at the point.
 
     Args:
         stacked: tree with leaves [K, ...].

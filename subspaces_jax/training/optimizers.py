@@ -42,6 +42,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "adam": adam,
     "p_variation_sgd": p_variation_sgd,
 }
+LABELLED = ("hyperparams", "inner_states")  # dicts in states of Optax whose keys are labels, and no parameters
 ELEMENTWISE = ("sgd", "adam")  # a rule for each number on its own, so that weights may be laid out in other shapes
 
 
@@ -149,15 +150,12 @@ def learning_rate(opt_state: PyTree, schedule: optax.Schedule) -> jax.Array:
     return jnp.asarray(schedule(jnp.maximum(counts[-1] - 1, 0)), jnp.float32)
 
 
-OF_NAMES = ("hyperparams", "inner_states")  # dicts of Optax whose keys are no parameters
-
-
 def _scalars(opt_state: PyTree, name: str) -> list[jax.Array]:
     """The fields of that name of the optimizer's own states; parameters may have such names too, and do not count."""
     own = lambda path, value: (
         len(path) < 2
         or not any(
-            isinstance(key, jax.tree_util.DictKey) and getattr(before, "name", "") not in OF_NAMES
+            isinstance(key, jax.tree_util.DictKey) and getattr(before, "name", "") not in LABELLED
             for before, key in zip(path, path[1:])
         )
     )

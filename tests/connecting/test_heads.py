@@ -7,7 +7,7 @@ import pytest
 from small_networks import made, planted
 
 from subspaces_jax.connecting import Features, layer_inputs
-from subspaces_jax.connecting.heads import cost_ratio, operations, with_trunk
+from subspaces_jax.connecting.heads import cost_ratio, operations, with_last_layer, with_trunk
 from subspaces_jax.networks import MLP, VGG
 
 NET, SHAPE = MLP(3, (6, 5)), (8,)
@@ -35,6 +35,25 @@ def test_the_first_private_layer_is_fitted_to_the_trunk_and_the_later_ones_are_k
     wanted = hidden(member, first) @ member[f"Dense_{first}"]["kernel"]
     expected = np.linalg.pinv(hidden(trunk, first), rcond=1e-6) @ wanted
     np.testing.assert_allclose(found[f"Dense_{first}"]["kernel"], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_last_layer_fitted_to_given_features_is_the_one_of_numpy_on_the_whole_trunk(bias):
+    """From features alone; of the bias, the member's, or fitted with a column of ones."""
+    member, trunk = made(NET, SHAPE, 1), made(NET, SHAPE, 2)
+    before, taken = hidden(member, 2), hidden(trunk, 2)
+    found = with_last_layer(member, trunk, "Dense_2", *np.float32([before, taken]), bias=bias)
+    for i in range(2):
+        jax.tree.map(np.testing.assert_array_equal, found[f"Dense_{i}"], trunk[f"Dense_{i}"])
+    head = member["Dense_2"]
+    wanted = before @ head["kernel"] + (np.asarray(head["bias"]) if bias else 0)
+    columns = np.hstack([taken, np.ones((80, 1))]) if bias else taken
+    expected = np.linalg.pinv(columns, rcond=1e-6) @ wanted
+    np.testing.assert_allclose(found["Dense_2"]["kernel"], expected[:5], atol=1e-3)
+    np.testing.assert_allclose(found["Dense_2"]["bias"], expected[5] if bias else head["bias"], atol=1e-3)
+    without = {"Dense_2": {"kernel": head["kernel"]}}
+    with pytest.raises(ValueError, match="bias=True fits the bias of Dense_2, which has none: leave it out"):
+        with_last_layer(without, without, "Dense_2", before, taken, bias=True)
 
 
 def test_on_a_permuted_copy_of_its_own_trunk_a_network_is_itself():

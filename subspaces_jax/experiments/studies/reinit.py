@@ -36,7 +36,6 @@ from subspaces_jax.networks import axes
 from subspaces_jax.plots import barriers as plots
 from subspaces_jax.plots import style
 
-PyTree = Any
 TOP = 5
 TOP_K = f"top_{TOP}"
 MANY = 16  # points a pass on accelerators

@@ -23,9 +23,8 @@ from matplotlib.figure import Figure
 
 from subspaces_jax import evaluation, geometry, trees
 from subspaces_jax.analysis import ensembles
-from subspaces_jax.connecting import cost_ratio, grams, operations, solve, with_trunk
+from subspaces_jax.connecting import cost_ratio, operations, with_last_layer, with_trunk
 from subspaces_jax.connecting.chains import is_chain
-from subspaces_jax.connecting.permutations import with_leaves
 from subspaces_jax.data import sources
 from subspaces_jax.errors import ConfigError
 from subspaces_jax.experiments.build import Experiment
@@ -61,7 +60,8 @@ def run(settings: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     base = members.test_split(settings, made) if settings.base == "test" else made.data.scored_split("train")
     _check(made, networks)
     by_layers = is_chain(network_parts.axis_table(made)) and not jax.tree.leaves(networks.batch_stats)
-    trunk = (_of_layers if by_layers else _of_features)(settings, made, networks, base)
+    first = {"params": own[0], "batch_stats": networks.batch_stats}
+    trunk = (_of_layers if by_layers else _of_features)(settings, made, first, base)
     counts = trunk.operations
     if settings.num_layers > len(counts):
         raise ConfigError(f"config.num_layers is {settings.num_layers}: the networks have {len(counts)} layers")
@@ -140,51 +140,39 @@ class _Trunk(NamedTuple):
     carrying: Callable[[Any, int], Any]
 
 
-def _of_layers(settings: Any, made: Experiment, networks: Networks, base: sources.Arrays) -> _Trunk:
-    """Of a chain of layers, each of which may be the first that members keep."""
+def _of_layers(settings: Any, made: Experiment, first: Any, base: sources.Arrays) -> _Trunk:
+    """Of a chain of layers, each of which may be the first that members keep; `first` are variables."""
     table, features = network_parts.axis_table(made), network_parts.features_of(settings, made, base)
-    first = geometry.unstack(networks.stack)[0]
+    trunk = first["params"]
     image = jax.eval_shape(made.model.inputs, jax.ShapeDtypeStruct((1, *made.data.info.image_shape), jnp.uint8))
     try:
-        counts = operations(first, table, features, image.shape[1:])
+        counts = operations(trunk, table, features, image.shape[1:])
     except ValueError as error:
         raise ConfigError(f"config.runs: {error}") from None
-    return _Trunk(counts, lambda member, n: with_trunk(member, first, table, n, features, bias=settings.bias))
+    return _Trunk(counts, lambda member, n: with_trunk(member, trunk, table, n, features, bias=settings.bias))
 
 
-def _of_features(settings: Any, made: Experiment, networks: Networks, base: sources.Arrays) -> _Trunk:
+def _of_features(settings: Any, made: Experiment, first: Any, base: sources.Arrays) -> _Trunk:
     """Of any network that sows the features which its last layer takes; statistics are refreshed for each."""
     if (of_images := made.model.features) is None:
         raise ConfigError(f"config.runs: {made.network_text} sows no features, to which its last layer could be fitted")
-    shared, first = passes(made), geometry.unstack(networks.stack)[0]
-    kernel, bias = (f"{network_parts.layers_of(made)[-1]}/{name}" for name in ("kernel", "bias"))
+    shared, layer, trunk = passes(made), network_parts.layers_of(made)[-1], first["params"]
 
     def features(params: Any) -> np.ndarray:
-        variables = {"params": params, "batch_stats": networks.batch_stats}
-        if "apply_train" in shared:
+        variables = first | {"params": params}
+        if made.refreshes:
             taken = (shared["train_images"], shared["key"], settings.eval_batch_size, made.mesh)
             variables["batch_stats"] = evaluation.refresh_batch_stats(shared["apply_train"], variables, *taken)
         found = evaluation.predict(of_images, variables, flat(base.images), settings.eval_batch_size, made.mesh)
         return np.asarray(found, np.float32).reshape(len(found), -1)
 
-    of_trunk = features(first)
-
-    def carrying(member: Any, n: int) -> Any:
-        if n > 1:  # all that there is
-            return member
-        leaves = trees.leaf_names(member)
-        products = grams([(features(member), of_trunk)], kernel=leaves[kernel])
-        found = solve(products, leaves[kernel], leaves[bias] if settings.bias else None)
-        own: dict[str, Any] = {kernel: found.kernel}
-        if bias in leaves:
-            own[bias] = found.bias if settings.bias else leaves[bias]
-        return with_leaves(first, own)
-
+    of_trunk = features(trunk)
+    carrying = lambda member: with_last_layer(member, trunk, layer, features(member), of_trunk, bias=settings.bias)
     image = jax.ShapeDtypeStruct((1, *made.data.info.image_shape), jnp.uint8)
-    variables = {"params": first, "batch_stats": networks.batch_stats}
-    total = (jax.jit(made.model.apply).lower(variables, image).cost_analysis() or {})["flops"]  # as XLA counts them
-    head = 2 * int(np.prod(trees.leaf_names(first)[kernel].shape))
-    return _Trunk(np.array([int(total) - head, head]), carrying)
+    total = (jax.jit(made.model.apply).lower(first, image).cost_analysis() or {})["flops"]  # as XLA counts them
+    head = 2 * int(np.prod(trees.leaf_names(trunk)[f"{layer}/kernel"].shape))
+    # of its two layers, the trunk and the last, two are all that there is
+    return _Trunk(np.array([int(total) - head, head]), lambda member, n: carrying(member) if n == 1 else member)
 
 
 def _check(made: Experiment, networks: Networks) -> None:
